@@ -1,0 +1,99 @@
+//! The one error type of the library, grouped by what the caller can do about it.
+//!
+//! Every message is one plain sentence that names the path concerned and the next step; the source chain holds the
+//! technical cause. The command line maps each group to one exit code (`cli::exit`), and nothing else decides codes.
+//! Why groups and not one variant per place: a caller can retry, correct the call, wait, or give up, and no more.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What the library returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation did not succeed, grouped by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The call itself is wrong: correct it and call again.
+    #[error("{0}")]
+    Usage(String),
+
+    /// The operating system refused an operation on a path.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted, as a verb phrase (`read`, `create the directory`).
+        action: &'static str,
+        /// The path concerned, absolute where known.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+
+    /// SQLite refused an operation on a database.
+    #[error("cannot {action} the SQLite database {}: {source}", path.display())]
+    Sqlite {
+        /// What was attempted, as a verb phrase (`open`, `copy`).
+        action: &'static str,
+        /// The database file.
+        path: PathBuf,
+        /// The cause.
+        source: rusqlite::Error,
+    },
+
+    /// The operation failed for a reason that the sentence explains.
+    #[error("{0}")]
+    Failed(String),
+
+    /// The snapshot exists but may not be used as it is.
+    #[error("{0}")]
+    NotValid(String),
+
+    /// A source kept changing while it was captured; everything else was published.
+    #[error("{0}")]
+    Changing(String),
+
+    /// The operation was refused to protect the operator; the sentence names what would allow it.
+    #[error("{0}")]
+    Refused(String),
+
+    /// Another process holds the repository or the live files: wait and call again.
+    #[error("{0}")]
+    Busy(String),
+
+    /// A file of the repository is damaged, missing or of an unknown version.
+    #[error("{}: {detail}", path.display())]
+    Damaged {
+        /// The file of the repository.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        detail: String,
+    },
+
+    /// The operator asked to stop.
+    #[error("interrupted; nothing that was published before is affected")]
+    Interrupted,
+}
+
+impl Error {
+    /// An [`Error::Io`] builder for `map_err`: `File::open(p).map_err(Error::io("open", p))`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Io { action, path, source }
+    }
+
+    /// An [`Error::Sqlite`] builder for `map_err`.
+    pub fn sqlite(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(rusqlite::Error) -> Error {
+        let path = path.as_ref().to_path_buf();
+        move |source| Error::Sqlite { action, path, source }
+    }
+
+    /// An [`Error::Damaged`] for a file of the repository.
+    pub fn damaged(path: impl AsRef<Path>, detail: impl Into<String>) -> Error {
+        Error::Damaged { path: path.as_ref().to_path_buf(), detail: detail.into() }
+    }
+
+    /// Whether the cause is that a file or directory does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}

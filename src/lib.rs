@@ -1,0 +1,11 @@
+//! vecsnap: content-addressed incremental snapshots of live SQLite databases, small files and Chroma vector stores.
+//!
+//! A snapshot is a manifest that points into a deduplicated store of 64 KiB chunks; a restore rewrites, in place, the
+//! 4 KiB blocks that differ. The rooms of this crate form one-way layers, from the bytes on disk to the operations:
+//! `error`, `id` ← `format` ← `disk` ← `chunk` ← `store` ← `save` ← `restore` ← `upkeep` ← `cli`.
+//! `docs/architecture.md` tells the story; `format-spec.md` is the truth about every byte.
+
+pub mod error;
+pub mod id;
+
+pub use error::{Error, Result};
