@@ -2,10 +2,11 @@
 //!
 //! A snapshot is a manifest that points into a deduplicated store of 64 KiB chunks; a restore rewrites, in place, the
 //! 4 KiB blocks that differ. The rooms of this crate form one-way layers, from the bytes on disk to the operations:
-//! `error`, `id` ← `format` ← `disk` ← `chunk` ← `store` ← `save` ← `restore` ← `upkeep` ← `cli`.
+//! `error`, `id`, `progress` ← `format` ← `disk` ← `chunk` ← `store` ← `save` ← `restore` ← `upkeep` ← `cli`.
 //! `docs/architecture.md` tells the story; `format-spec.md` is the truth about every byte.
 
 pub mod error;
 pub mod id;
+pub mod progress;
 
 pub use error::{Error, Result};
