@@ -8,5 +8,6 @@
 pub mod error;
 pub mod id;
 pub mod progress;
+pub mod upkeep;
 
 pub use error::{Error, Result};

@@ -1,1 +1,3 @@
-fn main() {}
+//! The integration tests: one binary, this root is its index.
+
+mod retention;

@@ -1,0 +1,3 @@
+//! Keeping the repository in order over the years: which snapshots stay, and what they are still worth.
+
+pub mod retention;
