@@ -1,0 +1,16 @@
+//! The only door to files: immutable objects of a repository, locks, scratch space, SQLite files, and restore targets.
+//!
+//! Everything above this room names files only through it, so the promises about durability, about following no
+//! symlink and about not disturbing a live database are kept (and can be checked) in one place.
+
+pub mod durable;
+pub mod local;
+pub mod lock;
+pub mod scratch;
+pub mod stat;
+pub mod storage;
+
+pub use local::LocalStorage;
+pub use lock::{Acquired, FileLock, LockMode};
+pub use scratch::ScratchDirectory;
+pub use storage::{Object, ObjectKind, ObjectWriter, Published, Storage};

@@ -1,0 +1,117 @@
+//! What a file looked like: the fields by which two states of it are told apart.
+//!
+//! Equal [`FileStat`]s mean "not changed in between" under the rules of the capture (design: a file changed within the
+//! clock's granularity is read again before it is trusted); they are compared as a whole, never field by field.
+
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// A moment as the kernel records it: nanoseconds since the Unix epoch.
+pub type Nanoseconds = i128;
+
+/// What kind of thing a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A socket, pipe or device.
+    Special,
+}
+
+/// The state of a file as `stat` reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileStat {
+    /// The device that holds the file.
+    pub device: u64,
+    /// The file's number on that device.
+    pub inode: u64,
+    /// What it is.
+    pub kind: FileKind,
+    /// Length in bytes.
+    pub size: u64,
+    /// Bytes that it takes on the medium; less than `size` for a sparse file.
+    pub allocated: u64,
+    /// Time of the last change of its content.
+    pub mtime: Nanoseconds,
+    /// Time of the last change of its content or attributes.
+    pub ctime: Nanoseconds,
+    /// The permission bits, `0o7777` at most.
+    pub mode: u32,
+    /// The owner's number.
+    pub uid: u32,
+    /// The group's number.
+    pub gid: u32,
+    /// How many names the file has.
+    pub links: u64,
+}
+
+impl From<&Metadata> for FileStat {
+    fn from(metadata: &Metadata) -> Self {
+        let kind = metadata.file_type();
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            kind: match kind {
+                _ if kind.is_file() => FileKind::File,
+                _ if kind.is_dir() => FileKind::Directory,
+                _ if kind.is_symlink() => FileKind::Symlink,
+                _ => FileKind::Special,
+            },
+            size: metadata.len(),
+            allocated: metadata.blocks().saturating_mul(512),
+            mtime: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            ctime: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            links: metadata.nlink(),
+        }
+    }
+}
+
+/// The state of what the path leads to, symlinks followed; `None` if there is nothing.
+pub fn stat(path: &Path) -> Result<Option<FileStat>> {
+    present(std::fs::metadata(path), path)
+}
+
+/// The state of the name itself, a symlink not followed; `None` if there is nothing.
+pub fn lstat(path: &Path) -> Result<Option<FileStat>> {
+    present(std::fs::symlink_metadata(path), path)
+}
+
+fn present(metadata: io::Result<Metadata>, path: &Path) -> Result<Option<FileStat>> {
+    match metadata {
+        Ok(metadata) => Ok(Some(FileStat::from(&metadata))),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::io("look at", path)(error)),
+    }
+}
+
+fn nanoseconds(seconds: i64, nanoseconds: i64) -> Nanoseconds {
+    Nanoseconds::from(seconds) * 1_000_000_000 + Nanoseconds::from(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_seen_as_itself_or_as_what_it_leads_to() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, link) = (root.path().join("file"), root.path().join("link"));
+        std::fs::write(&file, b"12345").unwrap();
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        assert_eq!(stat(&link).unwrap(), stat(&file).unwrap());
+        assert_eq!(stat(&link).unwrap().unwrap().size, 5);
+        assert_eq!(lstat(&link).unwrap().unwrap().kind, FileKind::Symlink);
+        assert_eq!(lstat(&file.join("below")).unwrap(), None);
+    }
+}
