@@ -157,7 +157,9 @@ impl FromStr for Stamp {
     /// Parses exactly `YYYYMMDDTHHMMSSZ`; everything else is a usage error.
     fn from_str(text: &str) -> Result<Self, Error> {
         let shaped = text.len() == 16 && text.is_ascii();
-        let parsed = NaiveDateTime::parse_from_str(text, Self::FORMAT).ok().map(|time| Self(time.and_utc()));
+        let parsed = NaiveDateTime::parse_from_str(text, Self::FORMAT)
+            .ok()
+            .and_then(|time| Self::from_seconds(time.and_utc().timestamp()));
         match parsed {
             Some(stamp) if shaped && stamp.to_string() == text => Ok(stamp),
             _ => Err(Error::Usage(format!("'{text}' is not a stamp like 20260406T180000Z; `vecsnap list` shows them"))),

@@ -7,6 +7,7 @@
 
 pub mod disk;
 pub mod error;
+pub mod format;
 pub mod id;
 pub mod progress;
 pub mod upkeep;

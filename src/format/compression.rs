@@ -1,0 +1,83 @@
+//! The codec byte of frames and envelopes: format-spec.md §2.5.
+//!
+//! Decompression allocates exactly the declared length, which the caller has held against the limits, and refuses
+//! everything that does not fill it. Why a byte and not a rule: a later codec must not need a new version.
+
+use super::Malformed;
+
+/// How stored bytes relate to decoded bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Codec {
+    /// They are the same.
+    Raw = 0,
+    /// One zstd frame without a dictionary, window at most 8 MiB.
+    Zstd = 1,
+}
+
+impl Codec {
+    /// The codec with this number.
+    ///
+    /// # Errors
+    /// [`Malformed::Invalid`] for a number that version 1 does not define.
+    pub fn from_byte(byte: u8) -> Result<Self, Malformed> {
+        match byte {
+            0 => Ok(Self::Raw),
+            1 => Ok(Self::Zstd),
+            other => Err(Malformed::invalid(format!("codec {other} is unknown"))),
+        }
+    }
+}
+
+/// Bytes with the codec that leads back to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compressed {
+    /// How `bytes` are stored.
+    pub codec: Codec,
+    /// The stored bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Compresses with zstd at `level`, or keeps the bytes raw where that is not smaller.
+pub fn compress(raw: &[u8], level: i32) -> Compressed {
+    match zstd::bulk::compress(raw, level) {
+        Ok(bytes) if bytes.len() < raw.len() => Compressed { codec: Codec::Zstd, bytes },
+        _ => Compressed { codec: Codec::Raw, bytes: raw.to_vec() },
+    }
+}
+
+/// The bytes that were stored as `stored` with `codec`, which must be exactly `raw_length` many.
+///
+/// # Errors
+/// [`Malformed`] when they are not.
+pub fn decompress(codec: Codec, stored: &[u8], raw_length: usize) -> Result<Vec<u8>, Malformed> {
+    let raw = match codec {
+        Codec::Raw => stored.to_vec(),
+        Codec::Zstd => zstd::bulk::decompress(stored, raw_length)
+            .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))?,
+    };
+    if raw.len() == raw_length {
+        Ok(raw)
+    } else {
+        Err(Malformed::invalid("its decoded length is not the declared one"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bomb_is_refused_at_the_declared_length() {
+        let bomb = compress(&vec![0; 1 << 20], 3);
+        assert_eq!(bomb.codec, Codec::Zstd);
+        assert!(decompress(bomb.codec, &bomb.bytes, 4096).is_err());
+        assert_eq!(decompress(bomb.codec, &bomb.bytes, 1 << 20).unwrap(), vec![0; 1 << 20]);
+        assert!(decompress(bomb.codec, &bomb.bytes, (1 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn what_does_not_shrink_stays_raw() {
+        assert_eq!(compress(b"abc", 3), Compressed { codec: Codec::Raw, bytes: b"abc".to_vec() });
+    }
+}
