@@ -53,8 +53,13 @@ pub fn compress(raw: &[u8], level: i32) -> Compressed {
 pub fn decompress(codec: Codec, stored: &[u8], raw_length: usize) -> Result<Vec<u8>, Malformed> {
     let raw = match codec {
         Codec::Raw => stored.to_vec(),
-        Codec::Zstd => zstd::bulk::decompress(stored, raw_length)
-            .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))?,
+        Codec::Zstd => {
+            if zstd::zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
+                return Err(Malformed::invalid("it is not one whole zstd frame"));
+            }
+            zstd::bulk::decompress(stored, raw_length)
+                .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))?
+        }
     };
     if raw.len() == raw_length {
         Ok(raw)
@@ -74,6 +79,15 @@ mod tests {
         assert!(decompress(bomb.codec, &bomb.bytes, 4096).is_err());
         assert_eq!(decompress(bomb.codec, &bomb.bytes, 1 << 20).unwrap(), vec![0; 1 << 20]);
         assert!(decompress(bomb.codec, &bomb.bytes, (1 << 20) + 1).is_err());
+    }
+
+    #[test]
+    fn two_zstd_frames_and_bytes_after_one_are_refused() {
+        let one = compress(&[7; 500], 3).bytes;
+        let trailing = [one.as_slice(), b"x"].concat();
+        assert!(decompress(Codec::Zstd, &[one.clone(), one.clone()].concat(), 1000).is_err());
+        assert!(decompress(Codec::Zstd, &trailing, 500).is_err());
+        assert_eq!(decompress(Codec::Zstd, &one, 500).unwrap(), [7; 500]);
     }
 
     #[test]

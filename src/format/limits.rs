@@ -26,6 +26,8 @@ pub const DELTA_BASES: usize = 64;
 pub const CHAIN_DEPTH: usize = 128;
 /// Most distinct records that one blob may need.
 pub const CHAIN_RECORDS: usize = 1_024;
+/// Combinations of blobs that share the prefixes of a delta's bases which a reader tries at least.
+pub const BASE_COMBINATIONS: usize = 256;
 /// Most decoded bytes of a manifest.
 pub const MANIFEST_BYTES: usize = 1024 * 1024;
 /// Most sources of one snapshot.
@@ -36,5 +38,7 @@ pub const TABLE_ENTRY_BYTES: usize = 64 * 1024;
 pub const PATH_BYTES: usize = 4_096;
 /// Most bytes of one component of a path.
 pub const NAME_BYTES: usize = 255;
+/// Most extensions of one structure.
+pub const EXTENSIONS: usize = 64;
 /// Most bytes of a header's payload.
 pub const HEADER_BYTES: usize = 4_096;

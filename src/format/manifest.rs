@@ -11,8 +11,8 @@ use super::codec;
 use super::content::Content;
 use super::envelope::{self, Kind};
 use super::header::RepositoryHeader;
-use super::limits::{MANIFEST_BYTES, SOURCES};
-use super::table::Time;
+use super::limits::{EXTENSIONS, MANIFEST_BYTES, PATH_BYTES, SOURCES};
+use super::table::{self, Time};
 use crate::id::Stamp;
 
 /// A field of a later version that readers of this one pass over.
@@ -22,6 +22,20 @@ pub struct Extension {
     pub tag: u32,
     /// Its bytes.
     pub bytes: Vec<u8>,
+}
+
+/// Refuses extensions that are too many or whose tags do not ascend.
+///
+/// # Errors
+/// [`Malformed::Limit`] or [`Malformed::Invalid`].
+pub fn check_extensions(extensions: &[Extension]) -> Result<(), Malformed> {
+    if extensions.len() > EXTENSIONS {
+        return Err(Malformed::Limit("number of extensions"));
+    }
+    if extensions.iter().zip(extensions.iter().skip(1)).any(|(left, right)| left.tag >= right.tag) {
+        return Err(Malformed::invalid("its extensions do not ascend by their tags"));
+    }
+    Ok(())
 }
 
 /// Why a snapshot was taken.
@@ -111,6 +125,21 @@ pub struct SourceRecord {
 }
 
 impl SourceRecord {
+    fn check(&self) -> Result<(), Malformed> {
+        self.table.check()?;
+        table::check_path(self.name.as_bytes())?;
+        if self.name.is_empty() || self.name.contains('/') {
+            return Err(Malformed::invalid("a source's name is empty or no single component of a path"));
+        }
+        if self.path.len() > PATH_BYTES {
+            return Err(Malformed::Limit("path length"));
+        }
+        if !self.is_captured() && self.table != Content::EMPTY {
+            return Err(Malformed::invalid("a source that was not captured has a table"));
+        }
+        Ok(())
+    }
+
     /// Whether the snapshot holds the source.
     pub fn is_captured(&self) -> bool {
         matches!(self.state, SourceState::Captured | SourceState::CapturedRaw)
@@ -201,19 +230,17 @@ impl Manifest {
 
     fn check(&self) -> Result<(), Malformed> {
         self.header.check()?;
-        if self.stamp().is_none() {
+        check_extensions(&self.extensions)?;
+        if self.stamp().is_none() || self.parent().is_some() != self.parent_seconds.is_some() {
             return Err(Malformed::invalid("its stamp is no moment of the years 0 to 9999"));
         }
         if self.sources.len() > SOURCES {
             return Err(Malformed::Limit("number of sources"));
         }
         for (number, source) in self.sources.iter().enumerate() {
-            source.table.check()?;
-            if source.name.is_empty() || self.sources.iter().take(number).any(|other| other.name == source.name) {
+            source.check()?;
+            if self.sources.iter().take(number).any(|other| other.name == source.name) {
                 return Err(Malformed::invalid("its sources have not each a name of their own"));
-            }
-            if !source.is_captured() && source.table != Content::EMPTY {
-                return Err(Malformed::invalid("a source that was not captured has a table"));
             }
         }
         Ok(())
@@ -253,6 +280,27 @@ mod tests {
         let bytes = manifest.encode().unwrap();
         assert!(bytes.len() < 2048, "{} bytes", bytes.len());
         assert_eq!(Manifest::decode(&bytes).unwrap(), manifest);
+    }
+
+    #[test]
+    fn names_that_could_leave_a_directory_are_refused() {
+        for name in ["", ".", "..", "a/b", "/etc", "a\0b"] {
+            let mut hostile = manifest();
+            hostile.sources[0].name = name.into();
+            assert!(hostile.encode().is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn extensions_ascend_and_are_few() {
+        let extension = |tag| Extension { tag, bytes: vec![1] };
+        let mut later = manifest();
+        later.extensions = vec![extension(3), extension(7)];
+        assert_eq!(Manifest::decode(&later.encode().unwrap()).unwrap(), later);
+        later.extensions = vec![extension(7), extension(7)];
+        assert!(later.encode().is_err());
+        later.extensions = (0..65).map(extension).collect();
+        assert!(later.encode().is_err());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Packs: header, frames, footer, end: format-spec.md §6.
 //!
 //! A frame is one compressed run of record payloads; the footer says which records stand in which frame, and its id
-//! table is what the index is rebuilt from. Invariant: a decoded [`Footer`] is consistent in itself: frames lie inside
-//! the pack one after the other, and every record lies inside its frame.
+//! table is what the index is rebuilt from. Invariant: a decoded [`Footer`] is consistent in itself: frames follow each
+//! other without a gap up to the footer, and the records of each frame fill it.
 //! Why columns: equal columns compress to almost nothing, so a record costs little more than its id.
 
 use bincode::{Decode, Encode};
@@ -224,10 +224,14 @@ impl FooterPlace {
         if magic != END_MAGIC {
             return Err(Malformed::Magic);
         }
+        let greatest = (envelope::HEAD_BYTES + FOOTER_BYTES + envelope::CHECKSUM_BYTES) as u64;
         let place = Self { offset: u64::from_le_bytes(*offset), length: u64::from_le_bytes(*length) };
         let expected = pack_length.checked_sub(END_BYTES as u64);
         if pack_length > PACK_BYTES || place.offset.checked_add(place.length) != expected {
             return Err(Malformed::invalid("its end does not point at its footer"));
+        }
+        if place.length > greatest {
+            return Err(Malformed::Limit("footer"));
         }
         Ok(place)
     }
@@ -256,7 +260,7 @@ fn check_frames(frames: &[Frame], end: u64) -> Result<(), Malformed> {
     if frames.len() > PACK_FRAMES {
         return Err(Malformed::Limit("number of frames"));
     }
-    let mut free = 0;
+    let mut free = frames.first().map_or(end, |frame| frame.offset);
     for frame in frames {
         frame.codec()?;
         if frame.protection != 0 {
@@ -265,13 +269,15 @@ fn check_frames(frames: &[Frame], end: u64) -> Result<(), Malformed> {
         if frame.raw_length as usize > FRAME_BYTES || frame.stored_length as usize > FRAME_BYTES {
             return Err(Malformed::Limit("frame length"));
         }
-        let after = frame.offset.checked_add(frame.stored_length.into()).filter(|&after| after <= end);
-        match after {
-            Some(after) if frame.offset >= free => free = after,
-            _ => return Err(Malformed::invalid("its frames do not lie one after the other inside the pack")),
+        if frame.records == 0 {
+            return Err(Malformed::invalid("a frame has no records"));
         }
+        if frame.offset != free {
+            return Err(Malformed::invalid("its frames do not follow each other without a gap"));
+        }
+        free = frame.offset.saturating_add(frame.stored_length.into());
     }
-    Ok(())
+    if free == end { Ok(()) } else { Err(Malformed::invalid("its frames do not end where its footer begins")) }
 }
 
 fn place_records(stored: &Stored) -> Result<Vec<Record>, Malformed> {
@@ -285,6 +291,9 @@ fn place_records(stored: &Stored) -> Result<Vec<Record>, Malformed> {
             let ((id, flags), (&length, &payload_length)) =
                 columns.next().ok_or_else(|| Malformed::invalid("its frames claim more records than it has"))?;
             let encoding = take_encoding(*flags, &mut base_counts, &mut bases)?;
+            if length == 0 || payload_length == 0 {
+                return Err(Malformed::invalid("a record is empty"));
+            }
             if length as usize > BLOB_BYTES || (encoding == Encoding::Whole && length != payload_length) {
                 return Err(Malformed::Limit("record length"));
             }
@@ -364,7 +373,10 @@ mod tests {
 
     #[test]
     fn inconsistent_footers_are_refused() {
-        let broken: [fn(&mut Footer); 7] = [
+        let broken: [fn(&mut Footer); 10] = [
+            |footer| footer.frames[1].offset = 151,
+            |footer| footer.frames[1].records = 0,
+            |footer| footer.records[2].length = 0,
             |footer| footer.frames[1].offset = 149,
             |footer| footer.frames[0].records = 3,
             |footer| footer.frames[0].records = 1,

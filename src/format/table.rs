@@ -13,7 +13,7 @@ use super::Malformed;
 use super::codec;
 use super::content::Content;
 use super::limits::{NAME_BYTES, PATH_BYTES, TABLE_ENTRY_BYTES};
-use super::manifest::Extension;
+use super::manifest::{self, Extension};
 
 /// A moment of a file system: seconds and nanoseconds since 1970, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
@@ -123,6 +123,10 @@ impl Entry {
         check_path(&self.path)?;
         if self.mode > 0o7777 || self.modified.nanoseconds >= 1_000_000_000 {
             return Err(Malformed::Limit("mode or time"));
+        }
+        manifest::check_extensions(&self.extensions)?;
+        if self.path.is_empty() && self.kind != EntryKind::Directory {
+            return Err(Malformed::invalid("an entry without a path is no directory"));
         }
         match &self.kind {
             EntryKind::File(file) => file.content.check(),
@@ -297,6 +301,7 @@ mod tests {
             assert!(check_path(path.as_bytes()).is_err(), "{path:?}");
             assert!(entry(path, file()).encode().is_err(), "{path:?}");
         }
+        assert!(entry("", file()).encode().is_err(), "a file in the place of the source's own directory");
         for path in ["", "a", "...", "a/..b", "\u{fc}/\u{1f600}"] {
             assert!(check_path(path.as_bytes()).is_ok(), "{path:?}");
         }
