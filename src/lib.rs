@@ -5,6 +5,7 @@
 //! `error`, `id`, `progress` ← `format` ← `disk` ← `chunk` ← `store` ← `save` ← `restore` ← `upkeep` ← `cli`.
 //! `docs/architecture.md` tells the story; `format-spec.md` is the truth about every byte.
 
+pub mod cli;
 pub mod disk;
 pub mod error;
 pub mod format;

@@ -1,0 +1,18 @@
+//! The command line: arguments in, one result document out, one exit code.
+//!
+//! Everything that knows a terminal lives here and nowhere else: clap, progress bars, colours, JSON and text, signals.
+//! Invariant: the result of a command is the only thing that ever goes to stdout; progress, warnings and errors go to
+//! stderr. The rooms below take plain option structs, so that the same operations can later be served over HTTP.
+
+pub mod arguments;
+pub mod completions;
+pub mod exit;
+pub mod interrupt;
+pub mod json;
+pub mod logging;
+pub mod man;
+pub mod output;
+pub mod paths;
+pub mod progress;
+pub mod stamp;
+pub mod text;
