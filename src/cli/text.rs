@@ -29,8 +29,8 @@ enum Layout<'a> {
     Beside(Vec<String>),
     /// Fields of their own, indented below the key.
     Below(&'a Object),
-    /// A table below the key.
-    Table(Table),
+    /// A table below the key, one row per item.
+    Table(Vec<&'a Object>),
     /// One block of fields per item below the key.
     Blocks(Vec<&'a Object>),
 }
@@ -40,7 +40,7 @@ impl<'a> Layout<'a> {
         match value {
             Value::Object(object) if !object.is_empty() => Layout::Below(object),
             Value::Array(items) if !items.is_empty() => match objects(items) {
-                Some(rows) if rows.iter().all(|row| is_flat(row)) => Layout::Table(table(&rows)),
+                Some(rows) if rows.iter().all(|row| is_flat(row)) => Layout::Table(rows),
                 Some(blocks) => Layout::Blocks(blocks),
                 None => Layout::Beside(items.iter().map(|item| scalar(key, item)).collect()),
             },
@@ -64,9 +64,9 @@ fn push_fields(object: &Object, indent: &str, lines: &mut Vec<String>) {
                 lines.push(format!("{indent}{key}"));
                 push_fields(inner, &deeper, lines);
             }
-            Layout::Table(table) => {
+            Layout::Table(rows) => {
                 lines.push(format!("{indent}{key}"));
-                lines.extend(table.lines().map(|line| format!("{deeper}{line}")));
+                lines.extend(table(&rows).lines().map(|line| format!("{deeper}{line}")));
             }
             Layout::Blocks(blocks) => {
                 lines.push(format!("{indent}{key}"));
