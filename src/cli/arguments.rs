@@ -69,10 +69,6 @@ pub struct Arguments {
 #[derive(Args, Clone, Debug, PartialEq)]
 #[command(next_help_heading = "Options of every command")]
 pub struct GlobalArguments {
-    /// Where snapshots live and what they are taken of.
-    #[command(flatten)]
-    pub locations: LocationArguments,
-
     /// Print the result as JSON, also on a terminal
     #[arg(long, global = true)]
     pub json: bool,
@@ -92,6 +88,10 @@ pub struct GlobalArguments {
     /// Colours in warnings and errors
     #[arg(long, global = true, value_name = "WHEN", default_value_t = ColorChoice::Auto)]
     pub color: ColorChoice,
+
+    /// Where snapshots live and what they are taken of.
+    #[command(flatten)]
+    pub locations: LocationArguments,
 }
 
 /// Where things are; each may come from the environment instead.
@@ -137,7 +137,7 @@ pub enum Command {
         vecsnap restore latest --to /tmp/look\n  \
         vecsnap restore --undo --confirm-service-stopped")]
     Restore(RestoreArguments),
-    /// Delete old snapshots and give their space back; only told, not done, without --confirm
+    /// Delete old snapshots and free their space; a dry run without --confirm
     #[command(after_help = "Without --keep options: the newest snapshot of each of the newest 7 days, 4 Sundays and \
         6 firsts of a month stay, counted in UTC among those that have snapshots.\n\nExamples:\n  \
         vecsnap cleanup\n  \
@@ -162,6 +162,7 @@ pub enum Command {
 
 /// Options of `create`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Options of create")]
 pub struct CreateArguments {
     /// Capture the Chroma vector store too
     #[arg(long)]

@@ -111,13 +111,13 @@ impl<Out: Fn() -> W, W: Write> Write for Line<'_, Out> {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use indicatif::ProgressDrawTarget;
+    use indicatif::{ProgressBar, ProgressDrawTarget, TermLike};
     use tracing::subscriber::with_default;
 
     use super::*;
     use crate::cli::arguments;
 
-    #[derive(Clone, Default)]
+    #[derive(Clone, Debug, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Memory {
@@ -129,6 +129,26 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    impl Memory {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    /// A screen that notes down what is drawn on it.
+    #[rustfmt::skip]
+    impl TermLike for Memory {
+        fn width(&self) -> u16 { 80 }
+        fn move_cursor_up(&self, _: usize) -> io::Result<()> { Ok(()) }
+        fn move_cursor_down(&self, _: usize) -> io::Result<()> { Ok(()) }
+        fn move_cursor_right(&self, _: usize) -> io::Result<()> { Ok(()) }
+        fn move_cursor_left(&self, _: usize) -> io::Result<()> { Ok(()) }
+        fn write_line(&self, line: &str) -> io::Result<()> { self.write_str(line) }
+        fn write_str(&self, text: &str) -> io::Result<()> { self.clone().write_all(text.trim().as_bytes()) }
+        fn clear_line(&self) -> io::Result<()> { self.write_str("<cleared>") }
+        fn flush(&self) -> io::Result<()> { Ok(()) }
     }
 
     /// What a call with these options logs for one event of each level.
@@ -147,8 +167,7 @@ mod tests {
             Detail::Plain(level) => with_default(plain(level, Colours::Off, writer), events),
             Detail::Timed(level) => with_default(timed(level, Colours::Off, writer), events),
         }
-        let bytes = memory.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+        memory.text().lines().map(str::to_owned).collect()
     }
 
     #[test]
@@ -167,5 +186,21 @@ mod tests {
             let year = line.get(..4).and_then(|year| year.parse::<u32>().ok());
             assert!(year.is_some_and(|year| year >= 2024), "{line}");
         }
+    }
+
+    #[test]
+    fn a_line_takes_the_bar_away_and_brings_it_back() {
+        let memory = Memory::default();
+        let screen = MultiProgress::with_draw_target(ProgressDrawTarget::term_like(Box::new(memory.clone())));
+        let bar = screen.add(ProgressBar::new(10));
+        bar.set_style(indicatif::ProgressStyle::with_template("BAR").unwrap());
+        bar.tick();
+        let out = memory.clone();
+        let writer = BetweenBars { screen, out: move || out.clone() };
+        with_default(plain(LevelFilter::WARN, Colours::Off, writer), || tracing::warn!("look"));
+        let text = memory.text();
+        let (before, after) = text.split_once("WARN look\n").unwrap();
+        assert!(before.trim_end().ends_with("BAR<cleared>"), "{text}");
+        assert!(after.starts_with("BAR"), "{text}");
     }
 }
