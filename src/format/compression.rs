@@ -11,7 +11,7 @@ use super::Malformed;
 pub enum Codec {
     /// They are the same.
     Raw = 0,
-    /// One zstd frame without a dictionary, window at most 8 MiB.
+    /// One zstd frame that states its content size, without a dictionary, window at most 8 MiB.
     Zstd = 1,
 }
 
@@ -56,6 +56,9 @@ pub fn decompress(codec: Codec, stored: &[u8], raw_length: usize) -> Result<Vec<
         Codec::Zstd => {
             if zstd::zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
                 return Err(Malformed::invalid("it is not one whole zstd frame"));
+            }
+            if !matches!(zstd::zstd_safe::get_frame_content_size(stored), Ok(Some(size)) if size == raw_length as u64) {
+                return Err(Malformed::invalid("its zstd frame does not state the declared length"));
             }
             zstd::bulk::decompress(stored, raw_length)
                 .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))?

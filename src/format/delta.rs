@@ -126,7 +126,7 @@ fn take_instruction(code: &mut &[u8]) -> Result<Instruction, Malformed> {
 }
 
 /// Appends an unsigned LEB128 number: format-spec.md §2.4.
-fn push_number(bytes: &mut Vec<u8>, mut number: u32) {
+pub(super) fn push_number(bytes: &mut Vec<u8>, mut number: u32) {
     while number >= 0x80 {
         bytes.push(number as u8 | 0x80);
         number >>= 7;

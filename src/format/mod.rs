@@ -17,6 +17,8 @@ pub mod malformed;
 pub mod manifest;
 pub mod metadata;
 pub mod pack;
+#[cfg(test)]
+mod specification;
 pub mod table;
 
 pub use malformed::Malformed;
