@@ -11,6 +11,7 @@ pub mod error;
 pub mod format;
 pub mod id;
 pub mod progress;
+pub mod save;
 pub mod upkeep;
 
 pub use error::{Error, Result};

@@ -4,9 +4,11 @@
 //! symlink and about not disturbing a live database are kept (and can be checked) in one place.
 
 pub mod durable;
+pub mod held;
 pub mod local;
 pub mod lock;
 pub mod scratch;
+pub mod sqlite;
 pub mod stat;
 pub mod storage;
 

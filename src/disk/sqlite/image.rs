@@ -1,0 +1,181 @@
+//! A consistent image of a database that may be in use: the online backup API under a pinned read transaction.
+//!
+//! Without the pin every commit of the service restarts the copy in WAL mode, and in rollback mode it never ends. With it
+//! the image is the state of one moment, and in rollback mode the service's writers wait for the copy, which is therefore
+//! bounded by a deadline. The image depends on the content of the source alone: equal content gives equal bytes.
+//! <https://www.sqlite.org/backup.html>
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode};
+
+use super::super::durable::FILE_MODE;
+use super::connection::{Access, Database, check_length, open};
+use super::{DatabaseStats, HeaderMode};
+use crate::error::{Error, Result};
+
+/// Pages copied between two looks at the clock.
+const PAGES_PER_STEP: i32 = 512;
+
+/// How long to sleep when the database is locked.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Why a source could not be read through SQLite with the access tried.
+#[derive(Debug)]
+pub enum SourceTrouble {
+    /// Other processes kept it locked, or the copy took longer, until the deadline.
+    Deadline,
+    /// It cannot be read without writing: a journal to roll back, a log to index, or missing permissions.
+    NeedsWriting(String),
+    /// Its bytes are damaged beyond what SQLite reads.
+    Damaged(String),
+    /// Anything else.
+    Other(Error),
+}
+
+impl SourceTrouble {
+    fn of(error: rusqlite::Error, action: &'static str, path: &Path) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => Self::NeedsWriting(error.to_string()),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
+            _ => Self::Other(Error::sqlite(action, path)(error)),
+        }
+    }
+}
+
+impl From<Error> for SourceTrouble {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageCopy {
+    /// Bytes per page.
+    pub page_size: u32,
+    /// Pages in the image.
+    pub pages: u32,
+    /// For how long writers of the source had to wait; `None` where they did not (WAL mode, private copies).
+    pub writer_blocked: Option<Duration>,
+}
+
+/// A source held at one moment of its history by a read transaction.
+pub struct PinnedSource {
+    database: Database,
+    path: PathBuf,
+    access: Access,
+    pinned_at: Instant,
+    mode: HeaderMode,
+    stats: DatabaseStats,
+}
+
+impl PinnedSource {
+    /// Opens the database at `path` (absolute, symlinks resolved) and pins its present state, waiting for locks until
+    /// `deadline`.
+    pub fn open(path: &Path, access: Access, deadline: Instant) -> Result<Self, SourceTrouble> {
+        check_length(path)?;
+        let database = Database::open(path, access)?;
+        let trouble = |error| SourceTrouble::of(error, "read", path);
+        // SQLite opens a file that may not be written read-only; as such it would leave new sidecars behind.
+        if access == Access::QueryOnly && database.connection().is_readonly("main").map_err(trouble)? {
+            return Err(SourceTrouble::NeedsWriting("the file may not be written".into()));
+        }
+        pin_until(database.connection(), path, deadline)?;
+        let mode = journal_mode(database.connection()).map_err(trouble)?;
+        let mut stats = DatabaseStats::of(path)?;
+        if mode == HeaderMode::Wal {
+            // In WAL mode commits go on, so the states must be older than what is pinned; and as root SQLite sets the
+            // owner of a log when it opens it, so they must be newer than that. In rollback mode the pin stops commits.
+            database.connection().execute_batch("ROLLBACK").map_err(trouble)?;
+            stats = DatabaseStats::of(path)?;
+            pin_until(database.connection(), path, deadline)?;
+        }
+        Ok(Self { database, path: path.to_path_buf(), access, pinned_at: Instant::now(), mode, stats })
+    }
+
+    /// The states of the source's files: whatever changes them later is not in the pinned state, and what the pinned state
+    /// lacks has changed them.
+    pub fn stats(&self) -> DatabaseStats {
+        self.stats
+    }
+
+    /// Copies the pinned state into the new file `image`, then lets the source go.
+    ///
+    /// The image is not synced; after an error the file may be there, incomplete.
+    pub fn copy_to(self, image: &Path, deadline: Instant) -> Result<ImageCopy, SourceTrouble> {
+        let source = self.database.connection();
+        let copied = copy(source, &self.path, image, deadline);
+        let others_wait = self.mode == HeaderMode::Rollback && self.access != Access::Immutable;
+        if self.access == Access::QueryOnly {
+            self.database.leave_wal_alone(&self.path);
+        }
+        drop(self.database);
+        let (page_size, pages) = copied?;
+        Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| self.pinned_at.elapsed()) })
+    }
+}
+
+fn pin_until(connection: &Connection, path: &Path, deadline: Instant) -> Result<(), SourceTrouble> {
+    while !pin(connection).map_err(|error| SourceTrouble::of(error, "read", path))? {
+        if Instant::now() >= deadline {
+            return Err(SourceTrouble::Deadline);
+        }
+        thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+/// Begins a read transaction; `false` if the database is locked. Reads the header and nothing of the schema, which may
+/// use what this SQLite does not know.
+fn pin(connection: &Connection) -> rusqlite::Result<bool> {
+    let pinned = connection
+        .execute_batch("BEGIN")
+        .and_then(|()| connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0)));
+    match pinned {
+        Ok(_) => Ok(true),
+        Err(error) => {
+            let busy = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::FileLockingProtocolFailed];
+            if !connection.is_autocommit() {
+                connection.execute_batch("ROLLBACK")?;
+            }
+            if error.sqlite_error_code().is_some_and(|code| busy.contains(&code)) { Ok(false) } else { Err(error) }
+        }
+    }
+}
+
+fn copy(source: &Connection, path: &Path, image: &Path, deadline: Instant) -> Result<(u32, u32), SourceTrouble> {
+    let trouble = |error| SourceTrouble::of(error, "copy", path);
+    let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(image);
+    drop(made.map_err(Error::io("create", image))?);
+    let mut destination = open(image, Access::ReadWrite).map_err(Error::sqlite("create", image))?;
+    destination
+        .execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;")
+        .map_err(Error::sqlite("prepare", image))?;
+    let backup = Backup::new(source, &mut destination).map_err(trouble)?;
+    loop {
+        match backup.step(PAGES_PER_STEP).map_err(trouble)? {
+            StepResult::Done => break,
+            StepResult::Busy | StepResult::Locked => thread::sleep(POLL),
+            _ => {}
+        }
+        if Instant::now() >= deadline {
+            return Err(SourceTrouble::Deadline);
+        }
+    }
+    let pages = u32::try_from(backup.progress().pagecount).unwrap_or_default();
+    drop(backup);
+    let page_size = destination.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(trouble)?;
+    destination.close().map_err(|(_, error)| Error::sqlite("finish", image)(error))?;
+    Ok((page_size, pages))
+}
+
+fn journal_mode(connection: &Connection) -> rusqlite::Result<HeaderMode> {
+    let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    Ok(if mode == "wal" { HeaderMode::Wal } else { HeaderMode::Rollback })
+}

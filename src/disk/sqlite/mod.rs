@@ -1,0 +1,27 @@
+//! SQLite files: what lies beside them, how they are opened, copied, checked and folded.
+//!
+//! Invariant: a source database is never changed by any function here except [`fold_sidecars`], which is for restore
+//! targets; and a private image is opened so that no sidecar ever appears beside it. The bundled SQLite is used
+//! throughout, since older ones can corrupt a database under a concurrent checkpoint (the WAL-reset bug, fixed in 3.51.3).
+
+mod check;
+mod connection;
+mod fold;
+mod image;
+mod sidecar;
+mod sniff;
+
+pub use check::{Verdict, integrity_check};
+pub use connection::Access;
+pub use fold::{Folded, fold_sidecars};
+pub use image::{ImageCopy, PinnedSource, SourceTrouble};
+pub use sidecar::{DatabaseStats, Sidecar, is_wal_live};
+pub use sniff::{HeaderMode, Sniffed, is_sqlite, sniff};
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_bundled_sqlite_has_the_fix_of_the_wal_reset_bug() {
+        assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());
+    }
+}

@@ -1,0 +1,235 @@
+//! Capturing a SQLite database, in whatever state it is found, without changing a byte of it.
+//!
+//! Invariant: afterwards the source and its sidecars have the bytes, modification times and names they had before, except
+//! for what a live service did itself and the lock bytes in its `-shm`. (As root, SQLite sets the owner of a log or journal
+//! that it opens to that of the database, which it mostly is already; the file's ctime moves.) The state found decides how the database is read:
+//!
+//! | found | read |
+//! |---|---|
+//! | no bytes | as bytes, never opened: SQLite would delete a WAL beside it |
+//! | another magic | not at all: an error |
+//! | a WAL in use by a service | read-only, as one more reader |
+//! | a `-wal` or `-shm` that nobody uses | a copy: opening the original would recover, and so change, it |
+//! | WAL mode, nothing beside | like a writer that only queries, so that the sidecars it needs vanish again |
+//! | the same on a read-only mount | as immutable, with a look before and after |
+//! | rollback mode | read-only; with a hot journal, which that cannot roll back, a copy |
+//!
+//! Whatever turns out to need writing after all is copied too.
+
+mod recovery;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use tempfile::TempPath;
+
+use crate::disk::sqlite::{
+    Access, DatabaseStats, HeaderMode, ImageCopy, PinnedSource, Sidecar, Sniffed, SourceTrouble, is_wal_live, sniff,
+};
+use crate::error::{Error, Result};
+
+/// How a capture is done.
+#[derive(Clone, Copy, Debug)]
+pub struct ImageOptions {
+    /// How long the whole capture may take, waiting for locks included. In rollback mode the service's writers wait
+    /// meanwhile.
+    pub deadline: Duration,
+    /// What to do about a source too damaged for SQLite.
+    pub damaged: DamagedSource,
+}
+
+/// What to do about a source too damaged for SQLite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DamagedSource {
+    /// Fail: there is nothing worth a snapshot.
+    Refuse,
+    /// Take its files as raw bytes: a restore is about to overwrite them, and there must be a way back.
+    TakeRaw,
+}
+
+/// A captured database.
+#[derive(Debug)]
+pub struct CapturedDatabase {
+    /// The states of its files, none newer than the content: as long as they stay the same, so does the content.
+    pub stats: DatabaseStats,
+    /// Where its content is.
+    pub content: DatabaseContent,
+}
+
+/// Where the content of a captured database is.
+#[derive(Debug)]
+pub enum DatabaseContent {
+    /// The main file has no bytes, and that is the content.
+    Empty,
+    /// A consistent image.
+    Image(DatabaseImage),
+    /// Files to be taken byte by byte.
+    Raw(RawDatabase),
+}
+
+/// A consistent image of a database in a temporary file.
+#[derive(Debug)]
+pub struct DatabaseImage {
+    /// The file; dropping this deletes it.
+    pub file: TempPath,
+    /// What was copied, and how long writers waited.
+    pub copy: ImageCopy,
+}
+
+/// A database that SQLite cannot read.
+#[derive(Debug)]
+pub struct RawDatabase {
+    /// Why it cannot.
+    pub reason: String,
+    /// The main file, then its `-wal` and `-journal` as far as they have bytes. (A `-shm` only indexes the `-wal`.)
+    pub files: Vec<PathBuf>,
+}
+
+/// Why an attempt gave no image.
+enum Obstacle {
+    Damaged(String),
+    Failed(Error),
+}
+
+impl From<Error> for Obstacle {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Captures the database at `source` (a symlink is followed) with temporary files in `scratch`, which needs room for one
+/// image, or for an image and a copy of the source where the source needs recovery.
+///
+/// # Errors
+/// [`Error::Changing`] if the source stays locked, or keeps changing, until the deadline; [`Error::Failed`] if it is no
+/// SQLite file; [`Error::Sqlite`] if it is damaged and that is not accepted; [`Error::Io`] if it is missing or unreadable.
+pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
+    let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;
+    let deadline = Instant::now() + options.deadline;
+    let stats = DatabaseStats::of(&source)?;
+    let captured = match sniff(&source)? {
+        Sniffed::Empty if options.damaged == DamagedSource::TakeRaw && stats.wal.is_some() => {
+            Err(Obstacle::Damaged("the main file is empty and a log lies beside it".into()))
+        }
+        Sniffed::Empty => {
+            warn_of_wal(&source, &stats);
+            return Ok(CapturedDatabase { stats, content: DatabaseContent::Empty });
+        }
+        Sniffed::Other(start) => Err(Obstacle::Damaged(not_sqlite(&source, &start))),
+        // What SQLite holds here already is in use, so that reading it takes no more than one more reader.
+        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, scratch, deadline),
+        Sniffed::Sqlite(mode) => take_image(&source, mode, scratch, deadline),
+    };
+    match captured {
+        Ok(captured) => Ok(captured),
+        Err(Obstacle::Damaged(reason)) if options.damaged == DamagedSource::TakeRaw => {
+            let content = DatabaseContent::Raw(RawDatabase { reason, files: files_with_bytes(&source, &stats) });
+            Ok(CapturedDatabase { stats, content })
+        }
+        Err(Obstacle::Damaged(reason)) => Err(Error::Failed(reason)),
+        Err(Obstacle::Failed(error)) => Err(error),
+    }
+}
+
+fn take_image(
+    source: &Path,
+    mode: HeaderMode,
+    scratch: &Path,
+    deadline: Instant,
+) -> Result<CapturedDatabase, Obstacle> {
+    let Some(access) = access_in_place(source, mode)? else {
+        return recovery::image_of_copy(source, scratch, deadline);
+    };
+    match image_in_place(source, access, scratch, deadline) {
+        Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, scratch, deadline),
+        outcome => outcome.map_err(|trouble| obstacle(source, trouble)),
+    }
+}
+
+/// How to open the source itself without changing it; `None` if only a copy can be opened.
+fn access_in_place(source: &Path, mode: HeaderMode) -> Result<Option<Access>> {
+    let exists = |sidecar: Sidecar| sidecar.of(source).symlink_metadata().is_ok();
+    let log = exists(Sidecar::Wal) || exists(Sidecar::Shm);
+    Ok(match mode {
+        _ if log => is_wal_live(source)?.then_some(Access::ReadOnly),
+        HeaderMode::Rollback => Some(Access::ReadOnly),
+        HeaderMode::Wal if exists(Sidecar::Journal) => None,
+        HeaderMode::Wal if is_on_read_only_mount(source)? => Some(Access::Immutable),
+        HeaderMode::Wal => Some(Access::QueryOnly),
+    })
+}
+
+fn image_in_place(
+    source: &Path,
+    access: Access,
+    scratch: &Path,
+    deadline: Instant,
+) -> Result<CapturedDatabase, SourceTrouble> {
+    let captured = image_through(source, access, scratch, deadline)?;
+    // Another mount of the same file may be writable, and an immutable read takes no lock.
+    if access == Access::Immutable && DatabaseStats::of(source)? != captured.stats {
+        return Err(SourceTrouble::NeedsWriting("it changed while it was read without locks".into()));
+    }
+    Ok(captured)
+}
+
+fn image_through(
+    database: &Path,
+    access: Access,
+    scratch: &Path,
+    deadline: Instant,
+) -> Result<CapturedDatabase, SourceTrouble> {
+    let pinned = PinnedSource::open(database, access, deadline)?;
+    // The name alone is wanted here: the copy makes the file.
+    let name = tempfile::Builder::new().prefix("image-").make_in(scratch, |path| {
+        if path.symlink_metadata().is_ok() { Err(io::ErrorKind::AlreadyExists.into()) } else { Ok(()) }
+    });
+    let file = name.map_err(Error::io("create an image in", scratch))?.into_temp_path();
+    let stats = pinned.stats();
+    let copy = pinned.copy_to(&file, deadline)?;
+    Ok(CapturedDatabase { stats, content: DatabaseContent::Image(DatabaseImage { file, copy }) })
+}
+
+fn obstacle(source: &Path, trouble: SourceTrouble) -> Obstacle {
+    match trouble {
+        SourceTrouble::Deadline => Obstacle::Failed(Error::Changing(format!(
+            "the database {} stayed in use by a writer until the time for its capture was up; \
+             try again when the service is less busy",
+            source.display()
+        ))),
+        SourceTrouble::Damaged(cause) | SourceTrouble::NeedsWriting(cause) => Obstacle::Damaged(format!(
+            "the database {} is too damaged to be copied ({cause}); restore it from a snapshot",
+            source.display()
+        )),
+        SourceTrouble::Other(error) => Obstacle::Failed(error),
+    }
+}
+
+fn is_on_read_only_mount(path: &Path) -> Result<bool> {
+    let mount = statvfs(path).map_err(io::Error::from).map_err(Error::io("look at the mount of", path))?;
+    Ok(mount.f_flag.contains(StatVfsMountFlags::RDONLY))
+}
+
+fn not_sqlite(source: &Path, start: &[u8]) -> String {
+    let start = start.escape_ascii();
+    format!("{} is not a SQLite database: it starts with \"{start}\"; check the path given for it", source.display())
+}
+
+fn warn_of_wal(source: &Path, stats: &DatabaseStats) {
+    if stats.wal.is_some() {
+        tracing::warn!(
+            path = %source.display(),
+            "the database has no bytes but a log lies beside it; SQLite takes it for empty, and so does this snapshot"
+        );
+    }
+}
+
+fn files_with_bytes(source: &Path, stats: &DatabaseStats) -> Vec<PathBuf> {
+    let sidecars = [(Sidecar::Wal, stats.wal), (Sidecar::Journal, stats.journal)];
+    let filled = sidecars.into_iter().filter_map(|(sidecar, stat)| stat.map(|_| sidecar.of(source)));
+    std::iter::once(source.to_path_buf()).chain(filled).collect()
+}
