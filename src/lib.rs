@@ -5,6 +5,7 @@
 //! `error`, `id`, `progress` ← `format` ← `disk` ← `chunk` ← `store` ← `save` ← `restore` ← `upkeep` ← `cli`.
 //! `docs/architecture.md` tells the story; `format-spec.md` is the truth about every byte.
 
+pub mod chunk;
 pub mod cli;
 pub mod disk;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod format;
 pub mod id;
 pub mod progress;
 pub mod save;
+pub mod store;
 pub mod upkeep;
 
 pub use error::{Error, Result};

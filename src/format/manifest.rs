@@ -84,6 +84,8 @@ pub enum Verdict {
     Failed(String),
     /// It could not run.
     Unknown(String),
+    /// The file does not open as a database.
+    OpenFailed(String),
 }
 
 /// Whether the files of a tree are provably of one moment.

@@ -1,0 +1,127 @@
+//! Writing and reading file tables: format-spec.md §10.
+//!
+//! A table is streamed in both directions, so that a source of a million files needs no more memory than one of ten.
+
+use super::blob_reader::{BlobFault, BlobReader};
+use super::blob_writer::{BlobWriter, Purpose};
+use super::content::{Piece, Pieces};
+use crate::chunk::cut::Cutter;
+use crate::chunk::tree::TreeBuilder;
+use crate::error::{Error, Result};
+use crate::format::content::Content;
+use crate::format::table::{Entry, EntryDecoder};
+use crate::id::BlobId;
+
+/// Writes one file table.
+#[derive(Debug, Default)]
+pub struct TableWriter {
+    cutter: Cutter,
+    tree: TreeBuilder,
+    length: u64,
+}
+
+impl TableWriter {
+    /// Appends an entry; entries come in the order of [`compare_paths`](crate::format::table::compare_paths).
+    ///
+    /// # Errors
+    /// [`Error::Failed`] for an entry that the format forbids; errors of the writer.
+    pub fn push(&mut self, entry: &Entry, writer: &mut BlobWriter) -> Result<()> {
+        let bytes = entry.encode().map_err(|fault| {
+            Error::Failed(format!(
+                "'{}' cannot be captured: {fault}",
+                String::from_utf8_lossy(&entry.path).escape_debug()
+            ))
+        })?;
+        self.length += bytes.len() as u64;
+        let tree = &mut self.tree;
+        self.cutter.feed(&bytes, |chunk| {
+            let id = writer.put_chunk(chunk, Purpose::Metadata)?;
+            tree.push_chunk(id, writer)
+        })
+    }
+
+    /// Ends the table and returns its content.
+    ///
+    /// # Errors
+    /// Errors of the writer.
+    pub fn finish(mut self, writer: &mut BlobWriter) -> Result<Content> {
+        let tree = &mut self.tree;
+        self.cutter.finish(|chunk| {
+            let id = writer.put_chunk(chunk, Purpose::Metadata)?;
+            tree.push_chunk(id, writer)
+        })?;
+        self.tree.finish(self.length, writer)
+    }
+}
+
+/// Why a table cannot be read on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TableFault {
+    /// One of its blobs is missing or damaged.
+    #[error("a part of the file table cannot be read")]
+    Blob {
+        /// The blob.
+        id: BlobId,
+        /// Where it stands in the table, in bytes.
+        offset: u64,
+        /// Why.
+        fault: BlobFault,
+    },
+    /// Its bytes are no table.
+    #[error("the file table is malformed: {0}")]
+    Malformed(String),
+}
+
+/// Reads one file table entry by entry.
+pub struct TableReader {
+    pieces: Pieces,
+    decoder: EntryDecoder,
+    ended: bool,
+}
+
+/// The outcome of reading an entry.
+pub type EntryResult = std::result::Result<Option<Entry>, TableFault>;
+
+impl TableReader {
+    /// The table with this content.
+    pub fn of(content: &Content) -> Self {
+        Self { pieces: Pieces::of(content), decoder: EntryDecoder::default(), ended: false }
+    }
+
+    /// The next entry, or `None` after the last; calls `blob` with the id of each blob of the table on the way.
+    ///
+    /// # Errors
+    /// I/O errors; a table that is damaged is a [`TableFault`] inside.
+    pub fn next(&mut self, reader: &mut BlobReader<'_>, mut blob: impl FnMut(&BlobId)) -> Result<EntryResult> {
+        loop {
+            match self.decoder.take() {
+                Ok(Some(entry)) => return Ok(Ok(Some(entry))),
+                Ok(None) if self.ended => {
+                    return Ok(match self.decoder.finish() {
+                        Ok(()) => Ok(None),
+                        Err(fault) => Err(TableFault::Malformed(fault.to_string())),
+                    });
+                }
+                Ok(None) => {}
+                Err(fault) => return Ok(Err(TableFault::Malformed(fault.to_string()))),
+            }
+            match self.pieces.next(reader, &mut blob)? {
+                Some(Piece::Chunk { id, offset, length }) => {
+                    blob(&id);
+                    match reader.chunk(&id)? {
+                        Ok(bytes) if bytes.len() == length => self.decoder.feed(&bytes),
+                        Ok(_) => {
+                            return Ok(Err(TableFault::Malformed("a chunk has not the length of its place".into())));
+                        }
+                        Err(fault) => return Ok(Err(TableFault::Blob { id, offset, fault })),
+                    }
+                }
+                Some(Piece::Hidden { node, offset, fault, .. }) => {
+                    return Ok(Err(TableFault::Blob { id: node, offset, fault }));
+                }
+                Some(Piece::Hole { .. }) => return Ok(Err(TableFault::Malformed("it has a hole".into()))),
+                None => self.ended = true,
+            }
+        }
+    }
+}

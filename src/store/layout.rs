@@ -1,0 +1,71 @@
+//! The names of everything in a repository: format-spec.md §16.
+
+use std::path::{Path, PathBuf};
+
+use crate::id::{PackId, Stamp};
+
+/// The readable description of the repository.
+pub const REPOSITORY: &str = "repository.json";
+/// The directory of packs.
+pub const PACKS: &str = "packs";
+/// The directory of snapshots.
+pub const SNAPSHOTS: &str = "snapshots";
+/// The directory of intents.
+pub const INTENTS: &str = "intents";
+/// The intent of the restore under way.
+pub const INTENT: &str = "intents/restore.json";
+/// The outcomes of drills, one JSON object a line.
+pub const DRILLS: &str = "drills.jsonl";
+/// The derived index.
+pub const INDEX: &str = "index.sqlite";
+/// Scratch directories of runs.
+pub const TMP: &str = "tmp";
+/// Held shared by whoever reads or writes blobs, exclusively while packs are deleted.
+pub const LOCK: &str = "lock";
+/// Held exclusively by a restore, shared by a create while it captures.
+pub const LIVE_LOCK: &str = "live.lock";
+/// Held by a cleanup.
+pub const CLEANUP_LOCK: &str = "cleanup.lock";
+/// A snapshot's commit point.
+pub const MANIFEST: &str = "manifest";
+/// A snapshot's readable description.
+pub const METADATA: &str = "backup-metadata.json";
+
+/// The name of a pack's file.
+pub fn pack(id: &PackId) -> String {
+    let hex = id.to_string();
+    format!("{PACKS}/{}/{hex}.pack", hex.get(..2).unwrap_or_default())
+}
+
+/// The pack whose file has this name inside its directory.
+pub fn pack_id(directory: &str, file: &str) -> Option<PackId> {
+    let id: PackId = file.strip_suffix(".pack")?.parse().ok()?;
+    file.starts_with(directory).then_some(id).filter(|_| directory.len() == 2)
+}
+
+/// The name of a file of a snapshot.
+pub fn snapshot_file(stamp: Stamp, file: &str) -> String {
+    format!("{SNAPSHOTS}/{stamp}/{file}")
+}
+
+/// The directory of a snapshot.
+pub fn snapshot_directory(root: &Path, name: &str) -> PathBuf {
+    root.join(SNAPSHOTS).join(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pack_names_lead_back_to_their_ids_and_strangers_to_none() {
+        let id = PackId::from_bytes([0xab; 32]);
+        let name = pack(&id);
+        assert!(name.starts_with("packs/ab/abab") && name.ends_with(".pack"));
+        let file = name.rsplit('/').next().unwrap();
+        assert_eq!(pack_id("ab", file), Some(id));
+        assert_eq!(pack_id("cd", file), None);
+        assert_eq!(pack_id("ab", "README"), None);
+        assert_eq!(pack_id("", file), None);
+    }
+}

@@ -1,0 +1,23 @@
+//! The repository: putting blobs in, getting them back, and publishing snapshots.
+//!
+//! Packs and snapshots are the truth; the index is derived from the packs and may vanish at any time. Invariant: a blob
+//! that [`blob_reader::BlobReader`] hands out has been hashed and is what its id says; a blob that
+//! [`blob_writer::BlobWriter`] reports as stored is in a published pack once it has finished.
+
+pub mod blob_reader;
+pub mod blob_writer;
+pub mod content;
+pub mod file_table;
+pub mod index;
+pub mod layout;
+mod pack_builder;
+pub mod packs;
+pub mod repository;
+pub mod snapshots;
+mod upload;
+pub mod verdicts;
+
+pub use blob_reader::{BlobFault, BlobReader};
+pub use blob_writer::{BlobWriter, Purpose};
+pub use repository::{Access, LockWait, Repository};
+pub use snapshots::{SnapshotFormat, SnapshotListing};

@@ -1,0 +1,292 @@
+//! Opening and making a repository.
+//!
+//! Invariant: whoever has a [`Repository`] holds its lock shared, so no pack vanishes meanwhile, and its index knows
+//! every pack that exists. A repository that cannot be written is read with a private index and leaves no trace.
+//! Order (design §6): lock, packs, index; only then is anything deduplicated against it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{SecondsFormat, Utc};
+
+use super::index::Index;
+use super::{layout, packs};
+use crate::disk::{
+    Acquired, FileLock, LocalStorage, LockMode, ObjectKind, Published, ScratchDirectory, Storage, durable, scratch,
+};
+use crate::error::{Error, Result};
+use crate::format::Malformed;
+use crate::format::header::{RepositoryDocument, RepositoryHeader};
+use crate::id::RepositoryId;
+
+const DOCUMENT_LIMIT: u64 = 65_536;
+
+/// What a repository is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing in it changes, except its index where that can be written.
+    Read,
+    /// Blobs and snapshots are added or removed.
+    Write,
+}
+
+/// How long to wait for other processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockWait(pub Duration);
+
+/// An open repository.
+#[derive(Debug)]
+pub struct Repository {
+    root: PathBuf,
+    header: RepositoryHeader,
+    storage: Arc<dyn Storage>,
+    index: Arc<Index>,
+    scratch: Option<ScratchDirectory>,
+    lock: Option<FileLock>,
+    wait: LockWait,
+}
+
+impl std::fmt::Debug for dyn Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Storage({})", self.root().display())
+    }
+}
+
+impl Repository {
+    /// Opens the repository at `root`; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while a cleanup deletes; [`Error::Damaged`] for a repository that is damaged or of an unknown
+    /// version or feature.
+    pub fn open(root: &Path, access: Access, wait: LockWait) -> Result<Option<Self>> {
+        let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
+        if read_header(&LocalStorage::new(&root, None))?.is_none() {
+            return Ok(None);
+        }
+        let what = format!("the repository {}", root.display());
+        let lock = FileLock::acquire(&root.join(layout::LOCK), LockMode::Shared, wait.0, &what)?;
+        let lock = match (lock, access) {
+            (Acquired::Held(lock), _) => Some(lock),
+            (Acquired::ReadOnly(_), Access::Read) => None,
+            (refused, Access::Write) => Some(refused.or_refuse()?),
+        };
+        let scratch = match access {
+            Access::Read => None,
+            Access::Write => {
+                scratch::remove_abandoned(&root.join(layout::TMP));
+                Some(ScratchDirectory::create(&root.join(layout::TMP))?)
+            }
+        };
+        let storage = LocalStorage::new(&root, scratch.as_ref().map(ScratchDirectory::path));
+        let Some(header) = read_header(&storage)? else { return Ok(None) };
+        let index = open_index(&storage, &header, access)?;
+        let (storage, index) = (Arc::new(storage), Arc::new(index));
+        Ok(Some(Self { root, header, storage, index, scratch, lock, wait }))
+    }
+
+    /// Opens the repository at `root` for writing, making it if there is none.
+    ///
+    /// # Errors
+    /// Those of [`Repository::open`], and I/O errors of making it.
+    pub fn open_or_create(root: &Path, wait: LockWait) -> Result<Self> {
+        create(root)?;
+        Self::open(root, Access::Write, wait)?
+            .ok_or_else(|| Error::Failed(format!("the repository {} vanished while it was opened", root.display())))
+    }
+
+    /// The repository's directory, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What all its files say of it.
+    pub fn header(&self) -> &RepositoryHeader {
+        &self.header
+    }
+
+    /// Its immutable objects.
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    /// Its index.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// A directory for temporary files of this run, on the file system of the repository.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if the repository was opened for reading.
+    pub fn scratch(&self) -> Result<&Path> {
+        self.scratch.as_ref().map(ScratchDirectory::path).ok_or_else(|| {
+            Error::Refused(format!("the repository {} was opened for reading only", self.root.display()))
+        })
+    }
+
+    /// How long this process waits for others.
+    pub fn lock_wait(&self) -> LockWait {
+        self.wait
+    }
+
+    /// Takes the lock on the live files: shared while they are captured, exclusive while they are restored.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] after the wait.
+    pub fn lock_live(&self, mode: LockMode) -> Result<FileLock> {
+        let path = self.root.join(layout::LIVE_LOCK);
+        FileLock::acquire(&path, mode, self.wait.0, "restoring or capturing the live files")?.or_refuse()
+    }
+
+    /// Takes the lock that lets one cleanup run at a time, without waiting.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another cleanup runs.
+    pub fn lock_cleanup(&self) -> Result<FileLock> {
+        let path = self.root.join(layout::CLEANUP_LOCK);
+        FileLock::acquire(&path, LockMode::Exclusive, Duration::ZERO, "cleanup")?.or_refuse()
+    }
+
+    /// Gives the shared lock up and takes it exclusively: nobody reads or writes blobs from now on. Other processes may
+    /// have published snapshots and packs in between.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] after the wait; the repository must then be opened again.
+    pub fn lock_exclusively(&mut self) -> Result<()> {
+        self.lock = None;
+        let what = format!("the repository {}", self.root.display());
+        let lock = FileLock::acquire(&self.root.join(layout::LOCK), LockMode::Exclusive, self.wait.0, &what)?;
+        self.lock = Some(lock.or_refuse()?);
+        Ok(())
+    }
+
+    /// Reads all footers again, in case rows of the index are missing or wrong.
+    ///
+    /// # Errors
+    /// When packs cannot be listed.
+    pub fn reindex(&self) -> Result<()> {
+        let existing = packs::list(self.storage())?;
+        self.index.reconcile(&existing)?;
+        adopt(&self.index, self.storage(), &self.header, &existing)
+    }
+
+    pub(super) fn storage_shared(&self) -> Arc<dyn Storage> {
+        Arc::clone(&self.storage)
+    }
+
+    pub(super) fn index_shared(&self) -> Arc<Index> {
+        Arc::clone(&self.index)
+    }
+}
+
+/// Makes a repository at `root` unless there is one.
+///
+/// # Errors
+/// I/O errors; [`Error::Damaged`] if what is there cannot be read.
+pub fn create(root: &Path) -> Result<()> {
+    let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
+    if read_header(&LocalStorage::new(&root, None))?.is_some() {
+        return Ok(());
+    }
+    durable::create_directories(&root, durable::DIRECTORY_MODE)?;
+    for directory in [layout::PACKS, layout::SNAPSHOTS, layout::INTENTS, layout::TMP] {
+        durable::create_directories(&root.join(directory), durable::DIRECTORY_MODE)?;
+    }
+    let scratch = ScratchDirectory::create(&root.join(layout::TMP))?;
+    let storage = LocalStorage::new(&root, Some(scratch.path()));
+    let mut id = [0; RepositoryId::LEN];
+    fill_random(&mut id)?;
+    let header = RepositoryHeader::new(RepositoryId::from_bytes(id));
+    let document = RepositoryDocument::new(&header, Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true));
+    let mut bytes = serde_json::to_vec_pretty(&document)
+        .map_err(|error| Error::Failed(format!("the repository's description cannot be written: {error}")))?;
+    bytes.push(b'\n');
+    let mut object = storage.create()?;
+    std::io::Write::write_all(&mut object, &bytes).map_err(Error::io("write", root.join(layout::REPOSITORY)))?;
+    object.sync()?;
+    // Whoever came first has made it; both are then the same repository.
+    let (Published::New | Published::AlreadyThere) = object.publish(layout::REPOSITORY)?;
+    Ok(())
+}
+
+fn fill_random(bytes: &mut [u8]) -> Result<()> {
+    use std::io::Read;
+    let source = Path::new("/dev/urandom");
+    let mut file = std::fs::File::open(source).map_err(Error::io("open", source))?;
+    file.read_exact(bytes).map_err(Error::io("read", source))
+}
+
+/// The header that `repository.json` tells; `None` if there is no repository.
+fn read_header(storage: &dyn Storage) -> Result<Option<RepositoryHeader>> {
+    let path = storage.root().join(layout::REPOSITORY);
+    let bytes = match storage.read(layout::REPOSITORY, DOCUMENT_LIMIT) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => {
+            let packs = storage.list(layout::PACKS)?;
+            if packs.iter().any(|object| object.kind == ObjectKind::Directory) {
+                return Err(Error::damaged(
+                    path,
+                    "it is missing although there are packs; put it back from a copy of the repository",
+                ));
+            }
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let header = RepositoryDocument::parse(&bytes).map_err(|fault| {
+        let advice = match fault {
+            Malformed::Version(_) | Malformed::Feature(_) => "",
+            _ => "; put it back from a copy of the repository",
+        };
+        Error::damaged(&path, format!("this is no description of a repository: {fault}{advice}"))
+    })?;
+    Ok(Some(header))
+}
+
+fn open_index(storage: &LocalStorage, header: &RepositoryHeader, access: Access) -> Result<Index> {
+    let existing = packs::list(storage)?;
+    let path = storage.root().join(layout::INDEX);
+    let writable = access == Access::Write || is_writable(storage.root());
+    if writable {
+        let opened = Index::open(&path).and_then(|index| {
+            let unknown = index.reconcile(&existing)?;
+            adopt(&index, storage, header, &unknown)?;
+            Ok(index)
+        });
+        match opened {
+            Ok(index) => return Ok(index),
+            Err(cause) => tracing::warn!(%cause, "the index cannot be used; a temporary one takes its place"),
+        }
+    }
+    let index = Index::open_private()?;
+    let unknown = index.reconcile(&existing)?;
+    adopt(&index, storage, header, &unknown)?;
+    Ok(index)
+}
+
+/// Adopts packs from their footers; one that cannot be read is reported and left out, its blobs count as missing.
+fn adopt(index: &Index, storage: &dyn Storage, header: &RepositoryHeader, unknown: &[packs::PackFile]) -> Result<()> {
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    if storage.root().join(layout::PACKS).exists() {
+        // A pack that was linked but not yet durable must not be built upon.
+        let _ = storage.sync_directory(layout::PACKS);
+    }
+    for pack in unknown {
+        match packs::read_footer(storage, header, pack) {
+            Ok(footer) => index.adopt(pack, &footer)?,
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+                tracing::warn!(cause = %error, "a pack cannot be read and is left out");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn is_writable(directory: &Path) -> bool {
+    use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
+    accessat(CWD, directory, Permission::WRITE_OK, AtFlags::EACCESS).is_ok()
+}

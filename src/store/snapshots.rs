@@ -1,0 +1,221 @@
+//! The snapshots of a repository: which there are, reading one, publishing one.
+//!
+//! Invariant: a directory under `snapshots/` with a manifest is a committed snapshot; it appears with all its files by
+//! one rename that never replaces. A stamp is claimed by that rename alone, and is never in the future: whoever finds
+//! its second taken waits for the next one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use chrono::Utc;
+
+use super::layout;
+use super::repository::Repository;
+use crate::disk::durable::{self, Renamed};
+use crate::disk::{ObjectKind, Storage};
+use crate::error::{Error, Result};
+use crate::format::limits::MANIFEST_BYTES;
+use crate::format::manifest::{Manifest, SnapshotKind};
+use crate::format::metadata;
+use crate::id::Stamp;
+
+const METADATA_LIMIT: u64 = 1024 * 1024;
+
+/// Who made the directory of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotFormat {
+    /// vecsnap; the manifest may be lost all the same.
+    Vecsnap,
+    /// The tool that copied everything.
+    FullCopy,
+    /// Nobody known.
+    Unknown,
+}
+
+/// What stands in a snapshot's `backup-metadata.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetadataState {
+    /// There is none.
+    Missing,
+    /// It is not JSON.
+    Invalid,
+    /// This.
+    Parsed(serde_json::Value),
+}
+
+/// A directory under `snapshots/`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotListing {
+    /// Its name, a stamp or not.
+    pub name: String,
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Who made it.
+    pub format: SnapshotFormat,
+    /// Its description.
+    pub metadata: MetadataState,
+}
+
+impl SnapshotListing {
+    /// The stamp that its name is, if it is one.
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.name.parse().ok()
+    }
+}
+
+/// Lists the directories under `snapshots/` of the repository at `root`, ascending by name; none if there is none.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn list(storage: &dyn Storage) -> Result<Vec<SnapshotListing>> {
+    let directories = storage.list(layout::SNAPSHOTS)?;
+    let directories = directories.into_iter().filter(|object| object.kind == ObjectKind::Directory);
+    directories.map(|object| look_at(storage, object.name)).collect()
+}
+
+/// Looks at one directory under `snapshots/`; `None` if it does not exist.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn find(storage: &dyn Storage, name: &str) -> Result<Option<SnapshotListing>> {
+    let exists = storage
+        .list(layout::SNAPSHOTS)?
+        .iter()
+        .any(|object| object.kind == ObjectKind::Directory && object.name == name);
+    if exists { look_at(storage, name.to_owned()).map(Some) } else { Ok(None) }
+}
+
+fn look_at(storage: &dyn Storage, name: String) -> Result<SnapshotListing> {
+    let directory = format!("{}/{name}", layout::SNAPSHOTS);
+    let path = layout::snapshot_directory(storage.root(), &name);
+    let metadata = match storage.read(&format!("{directory}/{}", layout::METADATA), METADATA_LIMIT) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_or(MetadataState::Invalid, MetadataState::Parsed),
+        Err(error) if error.is_not_found() => MetadataState::Missing,
+        Err(Error::Damaged { .. }) => MetadataState::Invalid,
+        Err(error) => return Err(error),
+    };
+    let objects = storage.list(&directory)?;
+    let has = |name: &str| objects.iter().any(|object| object.name == name);
+    let ours = matches!(&metadata, MetadataState::Parsed(value) if metadata::is_vecsnap(value));
+    let format = if has(layout::MANIFEST) || ours {
+        SnapshotFormat::Vecsnap
+    } else if has("db") || has("config") || has("chroma") || matches!(metadata, MetadataState::Parsed(_)) {
+        SnapshotFormat::FullCopy
+    } else {
+        SnapshotFormat::Unknown
+    };
+    Ok(SnapshotListing { name, path, format, metadata })
+}
+
+/// Why a snapshot has no usable manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ManifestFault {
+    /// There is no manifest.
+    Missing,
+    /// It is damaged, or not of this snapshot or repository.
+    Corrupt(String),
+}
+
+/// The outcome of reading a manifest.
+pub type ManifestResult = std::result::Result<Manifest, ManifestFault>;
+
+/// Reads the manifest of a snapshot.
+///
+/// # Errors
+/// I/O errors; a manifest that is missing or damaged is a [`ManifestFault`] inside.
+pub fn read_manifest(repository: &Repository, stamp: Stamp) -> Result<ManifestResult> {
+    let name = layout::snapshot_file(stamp, layout::MANIFEST);
+    let bytes = match repository.storage().read(&name, 2 * MANIFEST_BYTES as u64) {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_not_found() => return Ok(Err(ManifestFault::Missing)),
+        Err(Error::Damaged { detail, .. }) => return Ok(Err(ManifestFault::Corrupt(detail))),
+        Err(error) => return Err(error),
+    };
+    Ok(match Manifest::decode(&bytes) {
+        Ok(manifest) if manifest.header.repository != repository.header().repository => {
+            Err(ManifestFault::Corrupt(format!("it belongs to the repository {}", manifest.header.repository)))
+        }
+        Ok(manifest) if manifest.stamp() != Some(stamp) => {
+            Err(ManifestFault::Corrupt("it is the manifest of another snapshot".into()))
+        }
+        Ok(manifest) => Ok(manifest),
+        Err(fault) => Err(ManifestFault::Corrupt(fault.to_string())),
+    })
+}
+
+/// The readable snapshots, oldest first; those without a usable manifest are left out.
+///
+/// # Errors
+/// I/O errors.
+pub fn manifests(repository: &Repository) -> Result<Vec<Manifest>> {
+    let mut manifests = Vec::new();
+    for object in repository.storage().list(layout::SNAPSHOTS)? {
+        let stamp = object.name.parse::<Stamp>().ok().filter(|_| object.kind == ObjectKind::Directory);
+        if let Some(stamp) = stamp
+            && let Ok(manifest) = read_manifest(repository, stamp)?
+        {
+            manifests.push(manifest);
+        }
+    }
+    Ok(manifests)
+}
+
+/// The newest snapshot that `create` took.
+///
+/// # Errors
+/// I/O errors.
+pub fn latest(repository: &Repository) -> Result<Option<Stamp>> {
+    let newest = manifests(repository)?.into_iter().rev().find(|manifest| manifest.kind == SnapshotKind::Ordinary);
+    Ok(newest.and_then(|manifest| manifest.stamp()))
+}
+
+/// The files of a snapshot about to be published under a stamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotFiles {
+    /// The bytes of the manifest.
+    pub manifest: Vec<u8>,
+    /// The bytes of `backup-metadata.json`.
+    pub metadata: Vec<u8>,
+}
+
+/// Publishes a snapshot under `first` or, where that is taken, under the next free second once it has come; `files`
+/// makes the files for the stamp. This is the commit: when it returns, the snapshot survives a crash.
+///
+/// # Errors
+/// I/O errors; nothing is then published.
+pub fn publish(repository: &Repository, first: Stamp, files: impl Fn(Stamp) -> Result<SnapshotFiles>) -> Result<Stamp> {
+    let parent = repository.root().join(layout::SNAPSHOTS);
+    durable::create_directories(&parent, durable::DIRECTORY_MODE)?;
+    let mut stamp = first;
+    loop {
+        let target = parent.join(stamp.to_string());
+        if fs::symlink_metadata(&target).is_err() {
+            let prepared = prepare(repository.scratch()?, &files(stamp)?)?;
+            match durable::rename_no_replace(&prepared, &target)? {
+                Renamed::Done => return Ok(stamp),
+                Renamed::Exists => {
+                    fs::remove_dir_all(&prepared).map_err(Error::io("remove", &prepared))?;
+                }
+            }
+        }
+        stamp = stamp.next();
+        wait_for(stamp);
+    }
+}
+
+/// Writes the files of a snapshot into a new directory, the manifest last, and makes them durable.
+fn prepare(scratch: &Path, files: &SnapshotFiles) -> Result<PathBuf> {
+    let directory = scratch.join("snapshot");
+    durable::create_directories(&directory, durable::DIRECTORY_MODE)?;
+    durable::write_new_file(&directory.join(layout::METADATA), &files.metadata)?;
+    durable::write_new_file(&directory.join(layout::MANIFEST), &files.manifest)?;
+    durable::sync_directory(&directory)?;
+    Ok(directory)
+}
+
+fn wait_for(stamp: Stamp) {
+    let left = stamp.time().signed_duration_since(Utc::now()).to_std().unwrap_or(Duration::ZERO);
+    thread::sleep(left.min(Duration::from_secs(1)));
+}

@@ -1,0 +1,126 @@
+//! Publishing sealed packs beside the work of the caller: sync, read back, check, name, index.
+//!
+//! Invariant: a pack gets its name only after its bytes are durable and every record in it was read back, decoded and
+//! hashed. One thread does it, in order, with one pack waiting at most, so memory and unpublished bytes stay bounded.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use super::index::Index;
+use super::layout;
+use super::pack_builder::SealedPack;
+use super::packs::{self, PackFile};
+use crate::disk::{Published, Storage};
+use crate::error::{Error, Result};
+use crate::format::pack::Footer;
+use crate::id::BlobId;
+
+/// Blobs that were taken but are not in the index yet.
+pub(super) type InFlight = Arc<Mutex<HashSet<BlobId>>>;
+
+/// The thread that publishes packs.
+pub(super) struct Upload {
+    queue: Option<SyncSender<SealedPack>>,
+    worker: Option<JoinHandle<Result<Vec<PackFile>>>>,
+}
+
+impl Upload {
+    pub(super) fn start(storage: Arc<dyn Storage>, index: Arc<Index>, in_flight: InFlight) -> Result<Self> {
+        let (queue, packs) = mpsc::sync_channel(1);
+        let worker = thread::Builder::new()
+            .name("upload".into())
+            .spawn(move || publish_all(packs, &*storage, &index, &in_flight))
+            .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
+        Ok(Self { queue: Some(queue), worker: Some(worker) })
+    }
+
+    /// Hands over a pack; waits while another one waits already.
+    pub(super) fn push(&mut self, pack: SealedPack) -> Result<()> {
+        let sent = self.queue.as_ref().is_some_and(|queue| queue.send(pack).is_ok());
+        if sent { Ok(()) } else { self.finish().and(Err(stopped())) }
+    }
+
+    /// Waits until all packs are published and returns them.
+    pub(super) fn finish(&mut self) -> Result<Vec<PackFile>> {
+        self.queue = None;
+        let worker = self.worker.take().ok_or_else(stopped)?;
+        worker.join().unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+fn stopped() -> Error {
+    Error::Failed("publishing packs stopped unexpectedly; run the command again".into())
+}
+
+fn publish_all(
+    queue: Receiver<SealedPack>,
+    storage: &dyn Storage,
+    index: &Index,
+    in_flight: &InFlight,
+) -> Result<Vec<PackFile>> {
+    let mut published = Vec::new();
+    for pack in queue {
+        let (file, footer) = publish(pack, storage)?;
+        match index.adopt(&file, &footer) {
+            Ok(()) => {
+                let mut in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+                for record in &footer.records {
+                    in_flight.remove(&record.id);
+                }
+            }
+            Err(cause) => tracing::warn!(%cause, "the index could not be updated; the next command will do it"),
+        }
+        published.push(file);
+    }
+    Ok(published)
+}
+
+fn publish(mut pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)> {
+    pack.object.sync()?;
+    check_records(&pack, storage)?;
+    let file = PackFile { id: pack.id, size: pack.size };
+    if pack.object.publish(&layout::pack(&pack.id))? == Published::AlreadyThere {
+        check_existing(storage, &file)?;
+    }
+    Ok((file, pack.footer))
+}
+
+/// Reads every frame back from the medium and hashes every record in it.
+fn check_records(pack: &SealedPack, storage: &dyn Storage) -> Result<()> {
+    let damaged = |detail: String| Error::damaged(storage.root().join(layout::PACKS), detail);
+    let mut records = pack.footer.records.iter();
+    for frame in &pack.footer.frames {
+        let stored = pack.object.read_back(frame.offset, frame.stored_length as usize)?;
+        let raw = packs::decode_frame(frame, &stored)
+            .map_err(|fault| damaged(format!("what was just written does not read back: {fault}; check the disk")))?;
+        for record in records.by_ref().take(frame.records as usize) {
+            let payload = raw.get(record.offset as usize..(record.offset + record.payload_length) as usize);
+            if payload.is_none_or(|payload| record.kind.id_of(payload) != record.id) {
+                return Err(damaged(format!("blob {} does not read back as written; check the disk", record.id)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A pack of this name exists: it must hold these very bytes, or publishing nothing would lose them.
+fn check_existing(storage: &dyn Storage, pack: &PackFile) -> Result<()> {
+    const STEP: u64 = 1024 * 1024;
+    let name = layout::pack(&pack.id);
+    let mut hasher = blake3::Hasher::new();
+    if storage.size(&name)? == Some(pack.size) {
+        for offset in (0..pack.size).step_by(STEP as usize) {
+            hasher.update(&storage.read_range(&name, offset, STEP.min(pack.size - offset) as usize)?);
+        }
+    }
+    if crate::id::PackId::of_hasher(&hasher) == pack.id {
+        return Ok(());
+    }
+    let path = packs::path(storage, &pack.id);
+    Err(Error::damaged(
+        path,
+        "the pack is damaged and stands where an undamaged one must go; move it away and try again",
+    ))
+}

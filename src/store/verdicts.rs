@@ -1,0 +1,44 @@
+//! Verdicts of SQLite's integrity check, kept by the content that was checked.
+//!
+//! Invariant: a verdict belongs to bytes, not to a place or a time, so it holds for every snapshot that has the same
+//! image. Verdicts that could not be reached are not kept: the next check may have what this one lacked.
+
+use std::path::Path;
+
+use super::index::Index;
+use crate::disk::sqlite;
+use crate::format::content::Content;
+use crate::format::manifest::Verdict;
+
+/// Whether a kept verdict is good enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recheck {
+    /// A kept verdict counts.
+    IfUnknown,
+    /// The check runs in any case.
+    Always,
+}
+
+/// Checks the image of this content in the file at `path`, which no process uses, and keeps the verdict.
+pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
+    let verdict = match sqlite::integrity_check(path) {
+        sqlite::Verdict::Ok => Verdict::Ok,
+        sqlite::Verdict::Failed(cause) => Verdict::Failed(cause),
+        sqlite::Verdict::Unknown(cause) => Verdict::Unknown(cause),
+        sqlite::Verdict::OpenFailed(cause) => Verdict::OpenFailed(cause),
+    };
+    if !matches!(verdict, Verdict::Unknown(_) | Verdict::Unchecked)
+        && let Err(cause) = index.record_verdict(content, &verdict)
+    {
+        tracing::debug!(%cause, "a verdict could not be kept");
+    }
+    verdict
+}
+
+/// The kept verdict on this content, if one is good enough.
+pub fn kept(index: &Index, content: &Content, recheck: Recheck) -> Option<Verdict> {
+    match recheck {
+        Recheck::IfUnknown => index.verdict(content).filter(|verdict| *verdict != Verdict::Unchecked),
+        Recheck::Always => None,
+    }
+}
