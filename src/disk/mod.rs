@@ -5,12 +5,15 @@
 
 pub mod durable;
 pub mod held;
+pub mod holes;
 pub mod local;
 pub mod lock;
+pub mod mount;
 pub mod scratch;
 pub mod sqlite;
 pub mod stat;
 pub mod storage;
+pub mod target;
 
 pub use local::LocalStorage;
 pub use lock::{Acquired, FileLock, LockMode};

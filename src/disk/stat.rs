@@ -8,6 +8,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::FileType;
+
 use crate::error::{Error, Result};
 
 /// A moment as the kernel records it: nanoseconds since the Unix epoch.
@@ -77,6 +79,29 @@ impl From<&Metadata> for FileStat {
     }
 }
 
+impl From<&rustix::fs::Stat> for FileStat {
+    fn from(stat: &rustix::fs::Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            kind: match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => FileKind::File,
+                FileType::Directory => FileKind::Directory,
+                FileType::Symlink => FileKind::Symlink,
+                _ => FileKind::Special,
+            },
+            size: stat.st_size.try_into().unwrap_or_default(),
+            allocated: u64::try_from(stat.st_blocks).unwrap_or_default().saturating_mul(512),
+            mtime: nanoseconds(stat.st_mtime, stat.st_mtime_nsec as i64),
+            ctime: nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64),
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            links: stat.st_nlink,
+        }
+    }
+}
+
 /// The state of what the path leads to, symlinks followed; `None` if there is nothing.
 pub fn stat(path: &Path) -> Result<Option<FileStat>> {
     present(std::fs::metadata(path), path)
@@ -110,6 +135,7 @@ mod tests {
         std::fs::write(&file, b"12345").unwrap();
         std::os::unix::fs::symlink("file", &link).unwrap();
         assert_eq!(stat(&link).unwrap(), stat(&file).unwrap());
+        assert_eq!(stat(&file).unwrap(), Some(FileStat::from(&rustix::fs::stat(&file).unwrap())));
         assert_eq!(stat(&link).unwrap().unwrap().size, 5);
         assert_eq!(lstat(&link).unwrap().unwrap().kind, FileKind::Symlink);
         assert_eq!(lstat(&file.join("below")).unwrap(), None);
