@@ -14,5 +14,6 @@ pub mod man;
 pub mod output;
 pub mod paths;
 pub mod progress;
+pub mod session;
 pub mod stamp;
 pub mod text;
