@@ -366,6 +366,20 @@ fn looking_at_a_database_never_drops_the_locks_that_sqlite_holds_on_it() {
     assert!(try_to_write(), "the lock outlived the capture");
 }
 
+#[test]
+fn a_directory_that_may_not_be_written_is_captured() {
+    use std::os::unix::fs::PermissionsExt;
+    for mode in ["delete", "wal"] {
+        let place = Place::new();
+        drop(make(&place.path("a.db"), &format!("PRAGMA journal_mode={mode};")));
+        let set = |bits| fs::set_permissions(place.sources.path(), fs::Permissions::from_mode(bits)).unwrap();
+        set(0o555);
+        let image = place.image("a.db");
+        set(0o755);
+        assert_eq!(total(&image.file), TOTAL, "{mode}");
+    }
+}
+
 /// Runs inside a mount namespace where the sources are read-only; see the test below.
 #[test]
 fn child_on_a_read_only_mount() {
