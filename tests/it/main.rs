@@ -9,4 +9,5 @@
     reason = "helpers of tests may fail the test just as tests may; clippy.toml only covers the tests themselves"
 )]
 
+mod golden;
 mod retention;

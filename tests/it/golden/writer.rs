@@ -1,0 +1,344 @@
+//! Writes the golden repositories of format 1, once, through the encoders of `vecsnap::format` alone.
+//!
+//! They are built by hand, record by record, so that they hold what no version of the program may ever write by itself
+//! (a chunk with two records, a circle of deltas). What was written is committed and read forever; it is never written
+//! again: a change of the format that needs new bytes is a new version with fixtures of its own.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use vecsnap::format::compression::{self, Codec};
+use vecsnap::format::content::{Content, Root, slots_below};
+use vecsnap::format::delta::{self, Instruction};
+use vecsnap::format::header::{RepositoryDocument, RepositoryHeader};
+use vecsnap::format::limits::{CHUNK_SIZE, NODE_SLOTS};
+use vecsnap::format::list_node::ListNode;
+use vecsnap::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, Verdict};
+use vecsnap::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record};
+use vecsnap::format::table::{Capture, Entry, EntryKind, FileEntry, OrderCheck, SourceStats, Stat, Time};
+use vecsnap::id::{BlobId, PackId, RepositoryId, Stamp};
+
+/// 2026-04-06T18:00:00Z.
+const MOMENT: i64 = 1_775_498_400;
+
+/// What a record under construction holds.
+struct Pending {
+    kind: BlobKind,
+    id: BlobId,
+    length: usize,
+    encoding: Encoding,
+    payload: Vec<u8>,
+}
+
+/// A pack under construction.
+pub(super) struct PackWriter {
+    bytes: Vec<u8>,
+    footer: Footer,
+    pending: Vec<Pending>,
+}
+
+/// A repository under construction.
+pub(super) struct GoldenWriter {
+    fixture: PathBuf,
+    header: RepositoryHeader,
+    known: BTreeSet<BlobId>,
+    pack: PackWriter,
+}
+
+/// What stands at a path of a source.
+pub(super) enum Item {
+    Directory,
+    Symlink(&'static str),
+    /// Bytes at offsets of a file of this length; what lies between is holes where `sparse`, else zeros.
+    File {
+        length: usize,
+        extents: Vec<(usize, Vec<u8>)>,
+        sparse: bool,
+        capture: Capture,
+    },
+}
+
+impl Item {
+    pub(super) fn file(bytes: impl Into<Vec<u8>>) -> Self {
+        let bytes = bytes.into();
+        Self::File { length: bytes.len(), extents: vec![(0, bytes)], sparse: false, capture: Capture::Plain }
+    }
+
+    pub(super) fn captured(bytes: Vec<u8>, capture: Capture) -> Self {
+        Self::File { length: bytes.len(), extents: vec![(0, bytes)], sparse: false, capture }
+    }
+
+    pub(super) fn sparse(length: usize, extents: Vec<(usize, Vec<u8>)>) -> Self {
+        Self::File { length, extents, sparse: true, capture: Capture::Plain }
+    }
+}
+
+/// One source of a snapshot under construction: its paths in the order of a table, with their modes.
+pub(super) struct Source {
+    pub(super) name: &'static str,
+    pub(super) kind: SourceKind,
+    pub(super) state: SourceState,
+    pub(super) items: Vec<(&'static str, u32, Item)>,
+}
+
+impl Source {
+    pub(super) fn missing(name: &'static str, kind: SourceKind, state: SourceState) -> Self {
+        Self { name, kind, state, items: Vec::new() }
+    }
+
+    pub(super) fn captured(name: &'static str, kind: SourceKind, items: Vec<(&'static str, u32, Item)>) -> Self {
+        Self { name, kind, state: SourceState::Captured, items }
+    }
+}
+
+impl PackWriter {
+    fn new(header: &RepositoryHeader) -> Self {
+        Self { bytes: pack::encode_header(header).unwrap(), footer: Footer::default(), pending: Vec::new() }
+    }
+
+    /// Where the id of a blob stands in the pack's id table.
+    fn table_offset(&self, id: BlobId) -> u32 {
+        let ids = self.footer.records.iter().map(|record| record.id).chain(self.pending.iter().map(|record| record.id));
+        32 * ids.into_iter().position(|other| other == id).unwrap() as u32
+    }
+}
+
+impl GoldenWriter {
+    pub(super) fn new(fixture: PathBuf) -> Self {
+        assert!(!fixture.exists(), "{} exists; golden repositories are never written again", fixture.display());
+        let mut id = [0; 16];
+        id.copy_from_slice(&blake3::hash(fixture.file_name().unwrap().as_encoded_bytes()).as_bytes()[..16]);
+        let header = RepositoryHeader::new(RepositoryId::from_bytes(id));
+        let document = RepositoryDocument::new(&header, "2026-04-06T18:00:00.000000+00:00".into());
+        fs::create_dir_all(fixture.join("repository")).unwrap();
+        let json = serde_json::to_string_pretty(&document).unwrap() + "\n";
+        fs::write(fixture.join("repository/repository.json"), json).unwrap();
+        Self { fixture, pack: PackWriter::new(&header), header, known: BTreeSet::new() }
+    }
+
+    /// Adds a record that holds the blob whole.
+    pub(super) fn whole(&mut self, kind: BlobKind, content: &[u8]) -> BlobId {
+        self.push(kind, content, Encoding::Whole, content.to_vec())
+    }
+
+    /// Adds a chunk as a delta against these blobs.
+    pub(super) fn delta(&mut self, content: &[u8], bases: &[&[u8]], code: &[Instruction], literals: &[u8]) -> BlobId {
+        let payload = delta::encode(code, literals);
+        assert_eq!(delta::apply(&payload, bases, content.len()).unwrap(), content);
+        let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
+        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false }, payload)
+    }
+
+    /// Adds the list node of a file in which one slot changed, as a delta against the node before and the id table.
+    pub(super) fn delta_node(&mut self, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
+        let mut after = before.clone();
+        after.slots[slot] = Some(child);
+        let (base, content) = (before.encode().unwrap(), after.encode().unwrap());
+        let place = (1 + 4 + 8 + 8 + 32 * slot) as u32;
+        let rest = content.len() as u32 - place - 32;
+        let mut code = vec![
+            Instruction::CopyAlong { length: place },
+            Instruction::CopyFrom { length: 32, base: 1, offset: self.pack.table_offset(child) },
+        ];
+        if rest > 0 {
+            code.push(Instruction::CopyFrom { length: rest, base: 0, offset: place + 32 });
+        }
+        let bases = vec![BlobId::of_list_node(&base).prefix()];
+        let payload = delta::encode(&code, b"");
+        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true }, payload);
+        after
+    }
+
+    fn push(&mut self, kind: BlobKind, content: &[u8], encoding: Encoding, payload: Vec<u8>) -> BlobId {
+        let id = kind.id_of(content);
+        self.known.insert(id);
+        self.pack.pending.push(Pending { kind, id, length: content.len(), encoding, payload });
+        id
+    }
+
+    /// Ends the frame that holds the records added since the last one.
+    pub(super) fn end_frame(&mut self, codec: Codec) {
+        let pending = std::mem::take(&mut self.pack.pending);
+        let raw: Vec<u8> = pending.iter().flat_map(|record| record.payload.iter().copied()).collect();
+        let stored = match codec {
+            Codec::Raw => raw.clone(),
+            Codec::Zstd => zstd::bulk::compress(&raw, 19).unwrap(),
+        };
+        assert_eq!(compression::decompress(codec, &stored, raw.len()).unwrap(), raw);
+        let place = self.pack.bytes.len() as u64;
+        let number = self.pack.footer.frames.len() as u32;
+        let counts = (stored.len() as u32, raw.len() as u32, pending.len() as u32);
+        self.pack.footer.frames.push(Frame::new(place, counts.0, counts.1, counts.2, codec));
+        self.pack.bytes.extend_from_slice(&stored);
+        let mut offset = 0;
+        for Pending { kind, id, length, encoding, payload } in pending {
+            let (length, payload_length) = (length as u32, payload.len() as u32);
+            let record = Record { id, kind, length, frame: number, offset, payload_length, encoding };
+            self.pack.footer.records.push(record);
+            offset += payload_length;
+        }
+    }
+
+    /// Ends the pack and writes it.
+    pub(super) fn end_pack(&mut self) {
+        if !self.pack.pending.is_empty() {
+            self.end_frame(Codec::Zstd);
+        }
+        let mut pack = std::mem::replace(&mut self.pack, PackWriter::new(&self.header));
+        pack.bytes.extend(pack.footer.encode(pack.bytes.len() as u64).unwrap());
+        let id = PackId::of_hasher(blake3::Hasher::new().update(&pack.bytes)).to_string();
+        let directory = self.fixture.join("repository/packs").join(&id[..2]);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(format!("{id}.pack")), pack.bytes).unwrap();
+    }
+
+    /// Adds what the content needs and the repository does not have yet, all whole.
+    fn content(&mut self, item: &[u8], is_hole: impl Fn(usize) -> bool) -> Content {
+        let mut slots: Vec<Option<BlobId>> = Vec::new();
+        for (number, chunk) in item.chunks(CHUNK_SIZE).enumerate() {
+            let hole = item.len() > CHUNK_SIZE && is_hole(number);
+            slots.push((!hole).then(|| self.ensure(BlobKind::Chunk, chunk)));
+        }
+        let length = item.len() as u64;
+        let depth = Content::depth_for(slots.len() as u64);
+        for level in 1..=depth {
+            let nodes = slots.chunks(NODE_SLOTS).map(<[_]>::to_vec).collect::<Vec<_>>();
+            slots = nodes
+                .into_iter()
+                .map(|slots| {
+                    let hole = level < depth && slots.iter().all(Option::is_none);
+                    let node = ListNode { depth: level, slots }.encode().unwrap();
+                    (!hole).then(|| self.ensure(BlobKind::ListNode, &node))
+                })
+                .collect();
+        }
+        assert!(slots_below(depth) >= Content::slots(length));
+        let root = match (slots.first().copied().flatten(), depth) {
+            (None, _) => Root::Empty,
+            (Some(id), 0) => Root::Chunk(id),
+            (Some(id), depth) => Root::Node { depth, id },
+        };
+        let content = Content { length, root };
+        content.check().unwrap();
+        content
+    }
+
+    fn ensure(&mut self, kind: BlobKind, content: &[u8]) -> BlobId {
+        let id = kind.id_of(content);
+        if self.known.contains(&id) { id } else { self.whole(kind, content) }
+    }
+
+    /// Adds the source's files and its table, and notes in `expected` what a reader must find.
+    fn source(&mut self, source: &Source, expected: &mut String) -> SourceRecord {
+        let mut table = Vec::new();
+        let mut order = OrderCheck::default();
+        let (mut files, mut bytes) = (0, 0);
+        for (number, (path, mode, item)) in source.items.iter().enumerate() {
+            let modified = Time { seconds: MOMENT - number as i64, nanoseconds: 123_456_789 };
+            let (kind, line) = match item {
+                Item::Directory => (EntryKind::Directory, "directory\t0\t-".to_owned()),
+                Item::Symlink(target) => {
+                    (EntryKind::Symlink(target.as_bytes().to_vec()), format!("symlink\t0\t{target}"))
+                }
+                Item::File { length, extents, sparse, capture } => {
+                    let mut whole = vec![0; *length];
+                    for (offset, bytes) in extents {
+                        whole[*offset..offset + bytes.len()].copy_from_slice(bytes);
+                    }
+                    let touched = |slot: usize| {
+                        let slot = slot * CHUNK_SIZE..(slot + 1) * CHUNK_SIZE;
+                        extents.iter().any(|(at, bytes)| *at < slot.end && at + bytes.len() > slot.start)
+                    };
+                    let content = self.content(&whole, |slot| *sparse && !touched(slot));
+                    files += 1;
+                    bytes += content.length;
+                    let stat = Stat { inode: 1_000 + number as u64, size: content.length, modified, changed: modified };
+                    let stats = SourceStats { file: stat, wal: None, journal: None };
+                    let entry = FileEntry { content, capture: *capture, sparse: *sparse, stats };
+                    (EntryKind::File(entry), format!("file\t{length}\t{}", blake3::hash(&whole).to_hex()))
+                }
+            };
+            let path_in_tree = if path.is_empty() { source.name.to_owned() } else { format!("{}/{path}", source.name) };
+            expected.push_str(&format!("{path_in_tree}\t{mode:04o}\t{line}\n"));
+            let entry = Entry {
+                path: path.as_bytes().to_vec(),
+                kind,
+                mode: *mode,
+                uid: 0,
+                gid: 0,
+                modified,
+                extensions: Vec::new(),
+            };
+            order.accept(&entry).unwrap();
+            table.extend(entry.encode().unwrap());
+        }
+        let checked = source.kind == SourceKind::Sqlite && source.state == SourceState::Captured;
+        SourceRecord {
+            name: source.name.into(),
+            kind: source.kind,
+            state: source.state,
+            path: format!("/srv/service/{}", source.name).into(),
+            table: self.content(&table, |_| false),
+            files,
+            bytes,
+            started: Time { seconds: MOMENT, nanoseconds: 0 },
+            verdict: if checked { Verdict::Ok } else { Verdict::Unchecked },
+            consistency: Consistency::Unproven,
+            writer_blocked_microseconds: 0,
+        }
+    }
+
+    /// Adds all that the snapshot still needs, ends the pack, and commits the snapshot.
+    pub(super) fn snapshot(&mut self, stamp: &str, kind: SnapshotKind, sources: &[Source]) {
+        let moment: Stamp = stamp.parse().unwrap();
+        let mut manifest = Manifest::new(self.header.clone(), moment, kind, moment.seconds() * 1_000_000 + 123_456);
+        manifest.program = "written by hand".into();
+        let mut expected = String::new();
+        for source in sources {
+            let record = self.source(source, &mut expected);
+            manifest.sources.push(record);
+        }
+        if !self.pack.pending.is_empty() {
+            self.end_pack();
+        }
+        let directory = self.fixture.join("repository/snapshots").join(stamp);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("backup-metadata.json"), metadata(&manifest, stamp, sources)).unwrap();
+        fs::write(directory.join("manifest"), manifest.encode().unwrap()).unwrap();
+        fs::write(self.fixture.join(format!("{stamp}.tree")), expected).unwrap();
+    }
+}
+
+fn metadata(manifest: &Manifest, stamp: &str, sources: &[Source]) -> String {
+    let root = format!("/srv/backup/snapshots/{stamp}");
+    let captured = |name: &str| manifest.source(name).filter(|source| source.is_captured());
+    let place = |name: &str, directory: &str| {
+        let file = sources.iter().find(|source| source.name == name).and_then(|source| source.items.first());
+        let file = file.map(|(path, ..)| Path::new(&root).join(directory).join(path));
+        let place = file.filter(|_| captured(name).is_some()).unwrap_or_default();
+        place.display().to_string().trim_end_matches('/').to_owned()
+    };
+    let chroma = captured("chroma");
+    let note = match chroma {
+        Some(_) => "Chroma snapshot included: a copy of the whole directory",
+        None => "Chroma hot backup is not included; it was not asked for",
+    };
+    let document = serde_json::json!({
+        "created_at": manifest.stamp().unwrap().time().format("%Y-%m-%dT%H:%M:%S.123456+00:00").to_string(),
+        "backup_root": root,
+        "db_snapshot_path": place("db", "db"),
+        "db_size_bytes": captured("db").map_or(0, |source| source.bytes),
+        "registry_snapshot_path": place("registry", "config"),
+        "chroma_snapshot_path": place("chroma", "chroma"),
+        "chroma_snapshot_bytes": chroma.map_or(0, |source| source.bytes),
+        "chroma_snapshot_files": chroma.map_or(0, |source| source.files),
+        "chroma_snapshot_included": chroma.is_some(),
+        "vector_store_note": note,
+        "stamp": stamp,
+        "format": "vecsnap",
+        "format_version": 1,
+        "kind": if manifest.kind == SnapshotKind::Ordinary { "ordinary" } else { "pre-restore" },
+    });
+    serde_json::to_string_pretty(&document).unwrap() + "\n"
+}
