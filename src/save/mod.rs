@@ -1,3 +1,17 @@
 //! From sources to the store: how each kind of source is read so that what is stored is the state of one moment.
+//!
+//! Invariant: no byte, name or lock of a source changes; what could not be captured is said, never left out silently.
+//! [`create::create`] tells the whole story; the other modules read one kind of thing each.
 
+pub mod create;
+pub mod database;
+mod file;
+pub mod report;
+pub mod sources;
 pub mod sqlite;
+pub mod tree;
+mod walk;
+
+pub use create::{CreateOptions, create};
+pub use report::CreateReport;
+pub use sources::LiveSources;

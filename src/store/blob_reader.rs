@@ -5,6 +5,7 @@
 //! blob is called missing or corrupt, all footers are read once more, since the index may be an old copy.
 //! Memory: frames and blobs are kept in caches of fixed size.
 
+use std::collections::HashSet;
 use std::num::NonZero;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::packs;
 use super::repository::Repository;
 use crate::error::{Error, Result};
 use crate::format::delta;
-use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
+use crate::format::limits::{BASE_COMBINATIONS, CHAIN_DEPTH, CHAIN_RECORDS};
 use crate::format::pack::{BlobKind, Encoding, Footer, Frame, Record};
 use crate::id::{BlobId, BlobPrefix, PackId};
 
@@ -25,6 +26,8 @@ const FRAME_CACHE_BYTES: usize = 40 * 1024 * 1024;
 const FOOTER_CACHE_RECORDS: usize = 100_000;
 /// Rebuilt blobs kept, of at most 64 KiB each.
 const BLOB_CACHE: NonZero<usize> = NonZero::new(256).unwrap();
+/// Most decodings for one blob, when caches are too small for its chain or a hostile chain branches without end.
+const ATTEMPTS: usize = 16 * CHAIN_RECORDS;
 /// Most blobs tried for one base prefix.
 const PREFIX_MATCHES: usize = 8;
 
@@ -47,7 +50,7 @@ pub struct BlobReader<'a> {
     footer_records: usize,
     frames: LruCache<FramePlace, Arc<[u8]>>,
     frame_bytes: usize,
-    blobs: LruCache<BlobId, Arc<[u8]>>,
+    blobs: LruCache<BlobId, CachedBlob>,
     reindexed: bool,
 }
 
@@ -57,13 +60,28 @@ struct FramePlace {
     offset: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct RecordPlace {
+    pack: PackId,
+    record: u32,
+}
+
+/// A blob rebuilt before.
+#[derive(Clone)]
+struct CachedBlob {
+    kind: BlobKind,
+    bytes: Arc<[u8]>,
+}
+
 /// The chain that is being followed for one blob.
 #[derive(Default)]
 struct Chain {
     /// The blobs that wait for a base, outermost first.
     path: Vec<BlobId>,
-    /// Records decoded so far.
-    records: usize,
+    /// The distinct records decoded so far.
+    records: HashSet<RecordPlace>,
+    /// Records decoded so far, those decoded again included.
+    attempts: usize,
 }
 
 /// A record with the facts of the pack around it.
@@ -123,8 +141,8 @@ impl<'a> BlobReader<'a> {
 
     /// Tries every record of the blob, whole ones first. `kind` is open for bases, which may be of either.
     fn resolve(&mut self, id: &BlobId, kind: Option<BlobKind>, chain: &mut Chain) -> Result<BlobResult> {
-        if let Some(blob) = self.blobs.get(id) {
-            return Ok(Ok(Arc::clone(blob)));
+        if let Some(blob) = self.blobs.get(id).filter(|blob| kind.is_none_or(|kind| kind == blob.kind)) {
+            return Ok(Ok(Arc::clone(&blob.bytes)));
         }
         let mut faults = Vec::new();
         let mut found = Vec::new();
@@ -144,7 +162,7 @@ impl<'a> BlobReader<'a> {
                 Ok(blob) if record.record.kind.id_of(&blob) == *id => {
                     let blob: Arc<[u8]> = blob.into();
                     if record.record.encoding != Encoding::Whole || !chain.path.is_empty() {
-                        self.blobs.put(*id, Arc::clone(&blob));
+                        self.blobs.put(*id, CachedBlob { kind: record.record.kind, bytes: Arc::clone(&blob) });
                     }
                     return Ok(Ok(blob));
                 }
@@ -167,8 +185,9 @@ impl<'a> BlobReader<'a> {
     }
 
     fn rebuild(&mut self, found: &Found, chain: &mut Chain) -> Result<std::result::Result<Vec<u8>, String>> {
-        chain.records += 1;
-        if chain.records > CHAIN_RECORDS {
+        chain.attempts += 1;
+        chain.records.insert(RecordPlace { pack: found.place.pack.id, record: found.place.record });
+        if chain.records.len() > CHAIN_RECORDS || chain.attempts > ATTEMPTS {
             return Ok(Err(self.describe(found, "its chain needs more records than the format allows")));
         }
         let frame = match self.frame(found) {
@@ -276,8 +295,8 @@ fn tolerable(error: Error) -> Result<String> {
 
 /// Every choice of one candidate a base, the first candidates first.
 fn combinations(candidates: &[Vec<Arc<[u8]>>]) -> impl Iterator<Item = Vec<&[u8]>> {
-    const MOST: usize = 64;
-    let total = candidates.iter().fold(1_usize, |total, blobs| total.saturating_mul(blobs.len())).min(MOST);
+    let total = candidates.iter().fold(1_usize, |total, blobs| total.saturating_mul(blobs.len()));
+    let total = total.min(BASE_COMBINATIONS);
     (0..total).map(move |number| {
         let mut rest = number;
         let choose = |blobs: &'_ Vec<Arc<[u8]>>| -> usize {

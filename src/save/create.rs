@@ -1,0 +1,247 @@
+//! Taking a snapshot.
+//!
+//! Capture each source to blobs, publish the packs, then publish the manifest: that last rename is the commit, and all
+//! that it points to is durable and was read back before. Invariant: a create that fails or dies leaves at most packs
+//! that nothing points to, which the next cleanup removes.
+
+use std::path::Path;
+use std::time::Instant;
+
+use chrono::Utc;
+
+use super::database::{self, Capturing, CheckImage, StoredDatabase};
+use super::report::{self, CreateReport};
+use super::sources::{self, CHROMA, DB, LiveSources, REGISTRY};
+use super::sqlite::DamagedSource;
+use super::tree::{self, TreeOutcome};
+use crate::disk::{FileLock, LockMode, stat};
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::table::{EntryKind, Time};
+use crate::id::Stamp;
+use crate::progress::{Phase, Progress};
+use crate::store::file_table::TableWriter;
+use crate::store::snapshots::{self, SnapshotFiles};
+use crate::store::{BlobWriter, Repository, layout};
+
+/// What a create captures, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Where the live sources are.
+    pub sources: LiveSources,
+    /// Whether the Chroma tree is captured.
+    pub include_chroma: bool,
+    /// Whether SQLite images inside trees are checked now; the database's always is.
+    pub check_trees: bool,
+    /// Why the snapshot is taken. Before a restore, sources that are missing or damaged are recorded as they are, and
+    /// the caller holds the live lock.
+    pub kind: SnapshotKind,
+}
+
+/// Takes a snapshot of the live sources.
+///
+/// # Errors
+/// [`Error::Failed`] for a database that is missing or no SQLite file; [`Error::Refused`] while a restore is pending;
+/// [`Error::Busy`] while one runs; I/O errors. A tree that kept changing, or an image that is damaged, is no error: the
+/// report says so, and the snapshot stays.
+pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn Progress) -> Result<CreateReport> {
+    let began = Instant::now();
+    let _live = lock_live(repository, options.kind)?;
+    options.sources.check_apart_from(repository.root())?;
+    let created = Utc::now();
+    let first_stamp = Stamp::of(created);
+    let mut manifest =
+        Manifest::new(repository.header().clone(), first_stamp, options.kind, created.timestamp_micros());
+    manifest.host = host_name();
+    manifest.set_parent(parent(repository, first_stamp)?);
+
+    progress.phase(Phase::Reading, None);
+    let mut writer = BlobWriter::begin(repository)?;
+    let mut capturing = Capturing { repository, writer: &mut writer, progress };
+    manifest.sources.push(capture_db(&mut capturing, options)?);
+    let registry = capture_registry(&mut capturing, &options.sources.registry)?;
+    manifest.sources.push(registry.record);
+    manifest.sources.push(capture_chroma(&mut capturing, options)?);
+
+    progress.phase(Phase::Checking, None);
+    let written = writer.finish()?;
+    progress.check()?;
+    let validation_errors = report::validation_errors(&manifest, registry.fault);
+    let stamp = snapshots::publish(repository, first_stamp, |stamp| files(&manifest, repository.root(), stamp))?;
+    progress.finish();
+
+    let published = files_size(&files(&manifest, repository.root(), stamp)?);
+    manifest.set_stamp(stamp);
+    let report = CreateReport {
+        stamp,
+        metadata: report::metadata(&manifest, repository.root(), stamp),
+        manifest,
+        validated: validation_errors.is_empty(),
+        validation_errors,
+        stored_bytes: written.stored_bytes() + published,
+        chunks_new: written.chunks_new,
+        chunks_reused: written.chunks_reused,
+        duration: began.elapsed(),
+    };
+    tell(&report);
+    Ok(report)
+}
+
+/// Holds restores off while the live files are read; before a restore, the caller does.
+fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileLock>> {
+    if kind == SnapshotKind::PreRestore {
+        return Ok(None);
+    }
+    let lock = repository.lock_live(LockMode::Shared)?;
+    if repository.storage().size(layout::INTENT)?.is_some() {
+        return Err(Error::Refused(format!(
+            "a restore was interrupted and its targets may be half written ({}); run `vecsnap restore --resume` or \
+             `vecsnap restore --undo` first",
+            repository.root().join(layout::INTENT).display()
+        )));
+    }
+    Ok(Some(lock))
+}
+
+/// The newest snapshot that is not in the future.
+fn parent(repository: &Repository, now: Stamp) -> Result<Option<Stamp>> {
+    let stamps: Vec<Stamp> = snapshots::manifests(repository)?.iter().filter_map(Manifest::stamp).collect();
+    if let Some(future) = stamps.iter().copied().find(|stamp| *stamp > now) {
+        tracing::warn!(stamp = %future, "a snapshot has a stamp in the future; check the clock of this machine");
+    }
+    Ok(stamps.into_iter().rfind(|stamp| *stamp <= now))
+}
+
+fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
+    let path = &options.sources.db;
+    let mut record = sources::record(DB, SourceKind::Sqlite, SourceState::Absent, path, now());
+    if stat::stat(path)?.is_none() {
+        return match options.kind {
+            SnapshotKind::PreRestore => Ok(record),
+            SnapshotKind::Ordinary => Err(Error::Failed(format!(
+                "the database {} does not exist; check --db or ATOCORE_DATA_DIR",
+                path.display()
+            ))),
+        };
+    }
+    let damaged = match options.kind {
+        SnapshotKind::PreRestore => DamagedSource::TakeRaw,
+        SnapshotKind::Ordinary => DamagedSource::Refuse,
+    };
+    let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
+    let stored = database::store(capturing, path, name, damaged, CheckImage::Now)?;
+    fill_record(&mut record, &stored);
+    let mut table = TableWriter::default();
+    for entry in &stored.entries {
+        table.push(entry, capturing.writer)?;
+    }
+    record.table = table.finish(capturing.writer)?;
+    Ok(record)
+}
+
+fn fill_record(record: &mut SourceRecord, stored: &StoredDatabase) {
+    record.state = if stored.raw_because.is_some() { SourceState::CapturedRaw } else { SourceState::Captured };
+    record.verdict = stored.verdict.clone();
+    record.writer_blocked_microseconds = u64::try_from(stored.writer_blocked.as_micros()).unwrap_or(u64::MAX);
+    for entry in &stored.entries {
+        if let EntryKind::File(file) = &entry.kind {
+            record.files += 1;
+            record.bytes += file.content.length;
+        }
+    }
+}
+
+struct CapturedRegistry {
+    record: SourceRecord,
+    /// Why it is no JSON, if it is none.
+    fault: Option<String>,
+}
+
+fn capture_registry(capturing: &mut Capturing<'_>, path: &Path) -> Result<CapturedRegistry> {
+    let mut record = sources::record(REGISTRY, SourceKind::File, SourceState::Absent, path, now());
+    if stat::stat(path)?.is_none() {
+        tracing::debug!(path = %path.display(), "there is no registry");
+        return Ok(CapturedRegistry { record, fault: None });
+    }
+    let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
+    let entry = database::store_plain(capturing, path, name)?;
+    if let EntryKind::File(file) = &entry.kind {
+        record.files = 1;
+        record.bytes = file.content.length;
+    }
+    let mut table = TableWriter::default();
+    table.push(&entry, capturing.writer)?;
+    record.table = table.finish(capturing.writer)?;
+    record.state = SourceState::Captured;
+    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
+    let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_reader(std::io::BufReader::new(file));
+    Ok(CapturedRegistry { record, fault: parsed.err().map(|fault| fault.to_string()) })
+}
+
+fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
+    let path = &options.sources.chroma;
+    let mut record = sources::record(CHROMA, SourceKind::Tree, SourceState::NotRequested, path, now());
+    if !options.include_chroma {
+        return Ok(record);
+    }
+    match stat::stat(path)? {
+        None => {
+            tracing::warn!(event = "chroma_snapshot_skipped_missing", path = %path.display(), "there is no Chroma directory to capture");
+            record.state = SourceState::Absent;
+            return Ok(record);
+        }
+        Some(stat) if stat.kind != stat::FileKind::Directory => {
+            return Err(Error::Failed(format!(
+                "{} is not a directory; check --chroma-dir or ATOCORE_DATA_DIR",
+                path.display()
+            )));
+        }
+        Some(_) => {}
+    }
+    let check = if options.check_trees { CheckImage::Now } else { CheckImage::Later };
+    match tree::store(capturing, path, check)? {
+        TreeOutcome::KeptChanging => {
+            tracing::warn!(path = %path.display(), "the Chroma directory kept changing and is not in this snapshot");
+            record.state = SourceState::Changing;
+        }
+        TreeOutcome::Stored(stored) => {
+            record.state = if stored.raw.is_empty() { SourceState::Captured } else { SourceState::CapturedRaw };
+            record.table = stored.table;
+            record.files = stored.files;
+            record.bytes = stored.bytes;
+            record.verdict = stored.verdict;
+            record.writer_blocked_microseconds = u64::try_from(stored.writer_blocked.as_micros()).unwrap_or(u64::MAX);
+        }
+    }
+    Ok(record)
+}
+
+fn files(manifest: &Manifest, root: &Path, stamp: Stamp) -> Result<SnapshotFiles> {
+    let mut manifest = manifest.clone();
+    manifest.set_stamp(stamp);
+    let unwritable = |fault: String| Error::Failed(format!("the snapshot {stamp} cannot be written: {fault}"));
+    let metadata = report::metadata(&manifest, root, stamp);
+    let mut metadata = serde_json::to_vec_pretty(&metadata).map_err(|fault| unwritable(fault.to_string()))?;
+    metadata.push(b'\n');
+    Ok(SnapshotFiles { manifest: manifest.encode().map_err(|fault| unwritable(fault.to_string()))?, metadata })
+}
+
+fn files_size(files: &SnapshotFiles) -> u64 {
+    (files.manifest.len() + files.metadata.len()) as u64
+}
+
+fn tell(report: &CreateReport) {
+    if !report.validated {
+        tracing::warn!(event = "post_backup_validation_failed", stamp = %report.stamp, errors = ?report.validation_errors, "the snapshot was kept but is not valid");
+    }
+    tracing::info!(event = "runtime_backup_created", stamp = %report.stamp, stored_bytes = report.stored_bytes, "snapshot created");
+}
+
+fn now() -> Time {
+    sources::time(Utc::now().timestamp_nanos_opt().map_or(0, i128::from))
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().chars().take(64).collect()
+}

@@ -1,0 +1,191 @@
+//! Storing one SQLite database: its image, its emptiness, or, where SQLite cannot read it, its raw bytes.
+//!
+//! Invariant: an image is checked by content: the verdict is the kept one or that of a check of this very image, or
+//! `Unchecked` where the caller did not ask. The image lives in the scratch directory and is gone when this returns.
+
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use super::file::{self, ReadOutcome};
+use super::sources::{table_stat, time};
+use super::sqlite::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
+use crate::disk::held::open_source;
+use crate::disk::stat::{self, FileStat};
+use crate::error::{Error, Result};
+use crate::format::content::Content;
+use crate::format::manifest::Verdict;
+use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
+use crate::progress::{Phase, Progress};
+use crate::store::verdicts::{self, Recheck};
+use crate::store::{BlobWriter, Repository};
+
+/// How long the capture of one database may take.
+pub const DEADLINE: Duration = Duration::from_secs(600);
+/// How long writers may wait before it is worth a warning: the usual busy timeout of a service is 5 s.
+const LONG_BLOCK: Duration = Duration::from_secs(4);
+
+/// Whether an image is checked when no verdict on it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckImage {
+    /// It is.
+    Now,
+    /// It stays unchecked.
+    Later,
+}
+
+/// A database in the store.
+#[derive(Debug)]
+pub struct StoredDatabase {
+    /// The main file and, for a raw capture, its sidecars. Paths begin with the name that was given.
+    pub entries: Vec<Entry>,
+    /// What is known of the image.
+    pub verdict: Verdict,
+    /// Why it was taken raw, if it was.
+    pub raw_because: Option<String>,
+    /// For how long writers had to wait.
+    pub writer_blocked: Duration,
+}
+
+/// Everything a capture needs beside the source.
+pub(super) struct Capturing<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) writer: &'a mut BlobWriter,
+    pub(super) progress: &'a dyn Progress,
+}
+
+/// Stores the database at `source` under the table path `name`.
+///
+/// # Errors
+/// As [`capture_image`]; errors of the store.
+pub(super) fn store(
+    capturing: &mut Capturing<'_>,
+    source: &Path,
+    name: &[u8],
+    damaged: DamagedSource,
+    check: CheckImage,
+) -> Result<StoredDatabase> {
+    let scratch = capturing.repository.scratch()?;
+    let captured = capture_image(source, scratch, ImageOptions { deadline: DEADLINE, damaged })?;
+    let stats = SourceStats {
+        file: table_stat(&captured.stats.main),
+        wal: captured.stats.wal.as_ref().map(table_stat),
+        journal: captured.stats.journal.as_ref().map(table_stat),
+    };
+    let main = captured.stats.main;
+    let entry = |content, capture| file_entry(name, &main, FileEntry { content, capture, sparse: false, stats });
+    match captured.content {
+        DatabaseContent::Empty => Ok(StoredDatabase {
+            entries: vec![entry(Content::EMPTY, Capture::SqliteImage)],
+            verdict: Verdict::Ok,
+            raw_because: None,
+            writer_blocked: Duration::ZERO,
+        }),
+        DatabaseContent::Image(image) => {
+            let writer_blocked = image.copy.writer_blocked.unwrap_or_default();
+            if writer_blocked > LONG_BLOCK {
+                tracing::warn!(path = %source.display(), seconds = writer_blocked.as_secs_f64(), "writers of the database had to wait for long; WAL mode would spare them");
+            }
+            let content = store_image(capturing, &image.file)?;
+            let verdict = verdict(capturing, &content, &image.file, check);
+            let entries = vec![entry(content, Capture::SqliteImage)];
+            Ok(StoredDatabase { entries, verdict, raw_because: None, writer_blocked })
+        }
+        DatabaseContent::Raw(raw) => {
+            tracing::warn!(path = %source.display(), cause = %raw.reason, "the database is captured as raw bytes");
+            let entries = raw.files.iter().map(|path| store_raw(capturing, path, source, name));
+            let mut entries = entries.collect::<Result<Vec<_>>>()?;
+            entries.sort_by(|left, right| compare_paths(&left.path, &right.path));
+            Ok(StoredDatabase {
+                entries,
+                verdict: Verdict::Unchecked,
+                raw_because: Some(raw.reason),
+                writer_blocked: Duration::ZERO,
+            })
+        }
+    }
+}
+
+fn store_image(capturing: &mut Capturing<'_>, image: &Path) -> Result<Content> {
+    let file = File::open(image).map_err(Error::io("open", image))?;
+    let length = file.metadata().map_err(Error::io("look at", image))?.len();
+    match file::store(&file, image, length, capturing.writer, capturing.progress)? {
+        ReadOutcome::Stored(stored) => Ok(stored.content),
+        ReadOutcome::Shrank => Err(Error::Failed(format!("{} was changed by another process", image.display()))),
+    }
+}
+
+fn verdict(capturing: &Capturing<'_>, content: &Content, image: &Path, check: CheckImage) -> Verdict {
+    let index = capturing.repository.index();
+    match (verdicts::kept(index, content, Recheck::IfUnknown), check) {
+        (Some(verdict), _) => verdict,
+        (None, CheckImage::Later) => Verdict::Unchecked,
+        (None, CheckImage::Now) => {
+            capturing.progress.phase(Phase::CheckingDatabases, None);
+            let verdict = verdicts::check_image(index, content, image);
+            capturing.progress.phase(Phase::Reading, None);
+            verdict
+        }
+    }
+}
+
+/// Stores one file of a damaged database: the main file, or a sidecar, which keeps its suffix.
+fn store_raw(capturing: &mut Capturing<'_>, path: &Path, source: &Path, name: &[u8]) -> Result<Entry> {
+    let file = open_source(path)?.or_fail(path)?;
+    let stat = file.stat().map_err(Error::io("look at", path))?;
+    let real = std::fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
+    let suffix = path.as_os_str().as_bytes().strip_prefix(real.as_os_str().as_bytes()).unwrap_or_default();
+    let stored = match file::store(file.file(), path, stat.size, capturing.writer, capturing.progress)? {
+        ReadOutcome::Stored(stored) => stored,
+        ReadOutcome::Shrank => {
+            return Err(Error::Changing(format!("{} became shorter while it was captured; try again", path.display())));
+        }
+    };
+    let stats = SourceStats { file: table_stat(&stat), wal: None, journal: None };
+    let entry = FileEntry { content: stored.content, capture: Capture::RawSqlite, sparse: stored.sparse, stats };
+    Ok(file_entry(&[name, suffix].concat(), &stat, entry))
+}
+
+/// The table entry of a regular file with this stat.
+pub(super) fn file_entry(path: &[u8], stat: &FileStat, file: FileEntry) -> Entry {
+    entry(path, stat, EntryKind::File(file))
+}
+
+/// The table entry of anything with this stat.
+pub(super) fn entry(path: &[u8], stat: &FileStat, kind: EntryKind) -> Entry {
+    Entry {
+        path: path.to_vec(),
+        kind,
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        modified: time(stat.mtime),
+        extensions: Vec::new(),
+    }
+}
+
+/// Stores one plain file that nobody should be writing, such as the registry: read again if it changed meanwhile.
+///
+/// # Errors
+/// [`Error::Changing`] if it never stood still; I/O errors.
+pub(super) fn store_plain(capturing: &mut Capturing<'_>, path: &Path, name: &[u8]) -> Result<Entry> {
+    const ATTEMPTS: usize = 4;
+    let real = std::fs::canonicalize(path).map_err(Error::io("resolve", path))?;
+    for _ in 0..ATTEMPTS {
+        let file = open_source(&real)?.or_fail(&real)?;
+        let before = file.stat().map_err(Error::io("look at", path))?;
+        let outcome = file::store(file.file(), &real, before.size, capturing.writer, capturing.progress)?;
+        let after = stat::stat(&real)?;
+        match outcome {
+            ReadOutcome::Stored(stored) if after == Some(before) => {
+                let stats = SourceStats { file: table_stat(&before), wal: None, journal: None };
+                let capture = Capture::Plain;
+                let entry = FileEntry { content: stored.content, capture, sparse: stored.sparse, stats };
+                return Ok(file_entry(name, &before, entry));
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    Err(Error::Changing(format!("{} kept changing while it was captured; try again", path.display())))
+}
