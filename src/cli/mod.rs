@@ -6,7 +6,9 @@
 
 pub mod arguments;
 pub mod completions;
+pub mod create;
 pub mod exit;
+pub mod init;
 pub mod interrupt;
 pub mod json;
 pub mod logging;
@@ -14,6 +16,7 @@ pub mod man;
 pub mod output;
 pub mod paths;
 pub mod progress;
+pub mod run;
 pub mod session;
 pub mod stamp;
 pub mod text;

@@ -1,0 +1,102 @@
+//! `vecsnap create`: the default command, made for cron.
+
+use serde_json::{Value, json};
+
+use super::arguments::CreateArguments;
+use super::exit::Exit;
+use super::session::Session;
+use crate::error::{Error, Result};
+use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState, Verdict};
+use crate::save::{self, CreateOptions, CreateReport, LiveSources};
+use crate::store::Repository;
+
+/// Takes a snapshot and shows its document.
+///
+/// # Errors
+/// Those of [`save::create`]; bad usage.
+pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
+    let locations = session.locations();
+    let root = locations.repository()?;
+    let sources =
+        LiveSources { db: locations.database()?, registry: locations.registry()?, chroma: locations.chroma()? };
+    sources.check_apart_from(&root)?;
+    if !sources.db.exists() {
+        let db = sources.db.display();
+        return Err(Error::Failed(format!("the database {db} does not exist; check --db or ATOCORE_DATA_DIR")));
+    }
+    let repository = Repository::open_or_create(&root, session.lock_wait())?;
+    let options = CreateOptions {
+        sources,
+        include_chroma: arguments.chroma,
+        check_trees: arguments.check,
+        kind: SnapshotKind::Ordinary,
+    };
+    let report = save::create(&repository, &options, session.progress)?;
+    let exit = exit_of(&report);
+    session.print(&document(&report)?, exit)?;
+    Ok(exit)
+}
+
+/// A source that was left out weighs more than a verdict: the next create may well capture it.
+fn exit_of(report: &CreateReport) -> Exit {
+    match (report.left_out(), report.validated) {
+        (Some(_), _) => Exit::Changing,
+        (None, false) => Exit::NotValid,
+        (None, true) => Exit::Done,
+    }
+}
+
+/// The result document: the reference's fields first and in its order.
+///
+/// # Errors
+/// [`Error::Failed`] if the metadata cannot be told as JSON.
+pub fn document(report: &CreateReport) -> Result<Value> {
+    let metadata = serde_json::to_value(&report.metadata)
+        .map_err(|fault| Error::Failed(format!("the result cannot be told as JSON: {fault}")))?;
+    let mut document = metadata.as_object().cloned().unwrap_or_default();
+    for own in ["stamp", "format", "format_version", "kind"] {
+        document.shift_remove(own);
+    }
+    let sources: Vec<Value> = report.manifest.sources.iter().map(source).collect();
+    let additions = json!({
+        "validated": report.validated,
+        "validation_errors": report.validation_errors,
+        "stamp": report.stamp.to_string(),
+        "parent": report.manifest.parent().map(|parent| parent.to_string()),
+        "stored_bytes": report.stored_bytes,
+        "logical_bytes": report.logical_bytes(),
+        "chunks_new": report.chunks_new,
+        "chunks_delta": 0,
+        "chunks_reused": report.chunks_reused,
+        "duration_s": (report.duration.as_secs_f64() * 1000.0).round() / 1000.0,
+        "sources": sources,
+    });
+    document.extend(additions.as_object().cloned().unwrap_or_default());
+    Ok(Value::Object(document))
+}
+
+fn source(source: &SourceRecord) -> Value {
+    let state = match source.state {
+        SourceState::Captured => "captured",
+        SourceState::CapturedRaw => "captured_raw",
+        SourceState::Absent => "absent",
+        SourceState::NotRequested => "not_requested",
+        SourceState::Changing => "changing",
+    };
+    let (verdict, cause) = match &source.verdict {
+        Verdict::Unchecked => ("unchecked", None),
+        Verdict::Ok => ("ok", None),
+        Verdict::Failed(cause) => ("failed", Some(cause)),
+        Verdict::Unknown(cause) => ("unknown", Some(cause)),
+        Verdict::OpenFailed(cause) => ("open_failed", Some(cause)),
+    };
+    json!({
+        "name": source.name,
+        "state": state,
+        "files": source.files,
+        "bytes": source.bytes,
+        "integrity": verdict,
+        "integrity_error": cause,
+        "writer_blocked_s": source.writer_blocked_microseconds as f64 / 1e6,
+    })
+}

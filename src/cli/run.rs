@@ -1,0 +1,52 @@
+//! One run of the program: from the command line to the exit code.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+
+use super::arguments::{self, Command, Invocation};
+use super::exit::Exit;
+use super::progress::{Bars, Visibility};
+use super::session::Session;
+use super::{completions, create, init, interrupt, logging, man, output};
+use crate::error::Result;
+use crate::progress::Progress;
+
+/// Runs the command that the arguments name and returns how it ended; errors are one sentence on stderr.
+pub fn run(line: impl IntoIterator<Item = OsString>) -> Exit {
+    let invocation = match arguments::parse(line) {
+        Ok(invocation) => invocation,
+        Err(answer) => {
+            let done = answer.exit_code() == 0;
+            // A reader that went away early is no error of ours.
+            let _ = answer.print();
+            return if done { Exit::Done } else { Exit::Usage };
+        }
+    };
+    let outcome = start(&invocation);
+    outcome.unwrap_or_else(|error| {
+        // Nothing is left to do where stderr is gone.
+        let _ = writeln!(io::stderr(), "error: {error}");
+        Exit::from(&error)
+    })
+}
+
+fn start(invocation: &Invocation) -> Result<Exit> {
+    let interrupted = interrupt::watch()?;
+    let drawn = io::stderr().is_terminal() && !invocation.globals.quiet;
+    let bars = Bars::new(if drawn { Visibility::Drawn } else { Visibility::Hidden }, interrupted);
+    logging::start(&invocation.globals, bars.screen())?;
+    let session = Session { globals: &invocation.globals, progress: &bars };
+    let outcome = dispatch(&session, &invocation.command);
+    bars.finish();
+    outcome
+}
+
+fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {
+    match command {
+        Command::Create(arguments) => create::run(session, arguments),
+        Command::Init => init::run(session),
+        Command::Completions(arguments) => output::print_bytes(&completions::script(arguments)).map(|()| Exit::Done),
+        Command::Man(arguments) => output::print_bytes(&man::page(arguments)?).map(|()| Exit::Done),
+        other => Err(crate::Error::Failed(format!("{other:?}"))),
+    }
+}
