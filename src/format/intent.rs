@@ -35,6 +35,11 @@ pub struct Intent {
 }
 
 impl Intent {
+    /// Whether the state before a restore is being put back: then that snapshot is also the way back.
+    pub fn is_undo(&self) -> bool {
+        self.pre_restore_snapshot.as_deref() == Some(&self.stamp)
+    }
+
     /// The intent in these bytes of JSON.
     ///
     /// # Errors

@@ -14,6 +14,8 @@ pub const SNAPSHOTS: &str = "snapshots";
 pub const INTENTS: &str = "intents";
 /// The intent of the restore under way.
 pub const INTENT: &str = "intents/restore.json";
+/// The intent of putting the state before a restore back.
+pub const UNDO_INTENT: &str = "intents/undo.json";
 /// The outcomes of drills, one JSON object a line.
 pub const DRILLS: &str = "drills.jsonl";
 /// The derived index.

@@ -9,6 +9,7 @@ pub mod blob_writer;
 pub mod content;
 pub mod file_table;
 pub mod index;
+pub mod intents;
 pub mod layout;
 mod pack_builder;
 pub mod packs;

@@ -1,0 +1,132 @@
+//! The intent of the restore under way: format-spec.md §14.
+//!
+//! Invariant: while an intent stands, the live files may be half old and half new, so whoever captures or restores them
+//! asks [`pending`] first, holding the live lock. Going back is recorded as an intent of its own, which names the
+//! pre-restore snapshot twice (as what is restored and as the way back) and counts before that of the restore it undoes:
+//! so an interruption at any point leaves a record of what was being done last.
+
+use std::io::Write;
+
+use super::layout;
+use super::repository::Repository;
+use crate::disk::{ObjectKind, Published};
+use crate::error::{Error, Result};
+use crate::format::intent::Intent;
+
+const INTENT_LIMIT: u64 = 1024 * 1024;
+
+/// The intent of the restore that was interrupted, if there is one.
+///
+/// # Errors
+/// [`Error::Damaged`] for an intent that cannot be understood; I/O errors.
+pub fn pending(repository: &Repository) -> Result<Option<Intent>> {
+    let names = names(repository)?;
+    let Some(name) = names.iter().find(|name| *name == layout::UNDO_INTENT).or(names.first()) else {
+        return Ok(None);
+    };
+    let bytes = repository.storage().read(name, INTENT_LIMIT)?;
+    Intent::parse(&bytes).map(Some).map_err(|fault| {
+        let path = repository.root().join(name);
+        Error::damaged(path, format!("{fault}; remove it only if the live files are known to be whole"))
+    })
+}
+
+/// Refuses to go on while a restore is unfinished.
+///
+/// # Errors
+/// [`Error::Refused`] that names the ways on; those of [`pending`].
+pub fn refuse_pending(repository: &Repository) -> Result<()> {
+    match pending(repository)? {
+        None => Ok(()),
+        Some(intent) => Err(Error::Refused(format!(
+            "the restore of {} that began at {} is unfinished, so the live files may be half old and half new; \
+             finish it with `vecsnap restore --resume` or go back with `vecsnap restore --undo`",
+            intent.stamp, intent.started_at
+        ))),
+    }
+}
+
+/// Makes an intent durable; that of a restore must be the only one, that of going back may join it.
+///
+/// # Errors
+/// I/O errors; nothing may then be written into the targets.
+pub fn publish(repository: &Repository, intent: &Intent) -> Result<()> {
+    let name = if intent.is_undo() { layout::UNDO_INTENT } else { layout::INTENT };
+    let path = repository.root().join(name);
+    let mut bytes = serde_json::to_vec_pretty(intent)
+        .map_err(|error| Error::Failed(format!("the intent {} cannot be written: {error}", path.display())))?;
+    bytes.push(b'\n');
+    let mut object = repository.storage().create()?;
+    object.write_all(&bytes).map_err(Error::io("write", &path))?;
+    object.sync()?;
+    match object.publish(name)? {
+        Published::New => Ok(()),
+        Published::AlreadyThere => Err(Error::Refused(format!(
+            "another restore left the intent {}; finish it with --resume or go back with --undo",
+            path.display()
+        ))),
+    }
+}
+
+/// Removes every intent, durably: the targets are whole again.
+///
+/// # Errors
+/// I/O errors.
+pub fn clear(repository: &Repository) -> Result<()> {
+    let names = names(repository)?;
+    // The intent of going back goes last: what is left after a crash in between is what was done last.
+    let (undo, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == layout::UNDO_INTENT);
+    others.into_iter().chain(undo).try_for_each(|name| repository.storage().delete(name))?;
+    repository.storage().sync_directory(layout::INTENTS)
+}
+
+fn names(repository: &Repository) -> Result<Vec<String>> {
+    let objects = repository.storage().list(layout::INTENTS)?;
+    let files = objects.into_iter().filter(|object| object.kind == ObjectKind::File);
+    Ok(files.map(|object| format!("{}/{}", layout::INTENTS, object.name)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::LockWait;
+
+    fn intent(stamp: &str, before: Option<&str>) -> Intent {
+        Intent {
+            format_version: 1,
+            stamp: stamp.into(),
+            pre_restore_snapshot: before.map(Into::into),
+            started_at: "2026-04-07T08:00:01.000000+00:00".into(),
+            targets: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn going_back_counts_before_the_restore_and_clearing_leaves_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = Repository::open_or_create(directory.path(), LockWait(Duration::ZERO)).unwrap();
+        assert_eq!(pending(&repository).unwrap(), None);
+        refuse_pending(&repository).unwrap();
+        let restore = intent("20260406T180000Z", Some("20260407T080000Z"));
+        publish(&repository, &restore).unwrap();
+        assert_eq!(pending(&repository).unwrap(), Some(restore.clone()));
+        assert!(matches!(publish(&repository, &restore), Err(Error::Refused(_))));
+        let undo = intent("20260407T080000Z", Some("20260407T080000Z"));
+        publish(&repository, &undo).unwrap();
+        assert_eq!(pending(&repository).unwrap(), Some(undo));
+        let refused = refuse_pending(&repository).unwrap_err().to_string();
+        assert!(refused.contains("--resume") && refused.contains("--undo"), "{refused}");
+        clear(&repository).unwrap();
+        assert_eq!(pending(&repository).unwrap(), None);
+    }
+
+    #[test]
+    fn an_intent_that_cannot_be_understood_stops_everything() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = Repository::open_or_create(directory.path(), LockWait(Duration::ZERO)).unwrap();
+        std::fs::write(directory.path().join(layout::INTENT), b"{").unwrap();
+        assert!(matches!(refuse_pending(&repository), Err(Error::Damaged { .. })));
+    }
+}
