@@ -1,0 +1,135 @@
+//! Calls of the binary, with nothing of the caller's environment that it would listen to.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// No call of a test takes this long; one that does hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const LISTENED_TO: [&str; 8] = [
+    "ATOCORE_BACKUP_DIR",
+    "ATOCORE_DATA_DIR",
+    "ATOCORE_PROJECT_REGISTRY_PATH",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "NO_COLOR",
+    "CLICOLOR_FORCE",
+    "VECSNAP_LOG",
+];
+
+/// The binary that is tested.
+pub fn binary() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_vecsnap"))
+}
+
+/// One call of the binary, to be completed and run.
+pub struct Vecsnap {
+    command: assert_cmd::Command,
+    line: String,
+}
+
+impl Vecsnap {
+    /// A call without arguments in a clean environment.
+    pub fn new() -> Self {
+        let mut command = assert_cmd::Command::new(binary());
+        LISTENED_TO.iter().for_each(|name| {
+            command.env_remove(name);
+        });
+        command.timeout(PATIENCE);
+        Self { command, line: "vecsnap".into() }
+    }
+
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.line.push(' ');
+        self.line.push_str(&argument.as_ref().to_string_lossy());
+        self.command.arg(argument);
+        self
+    }
+
+    pub fn args(self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        arguments.into_iter().fold(self, |call, argument| call.arg(argument))
+    }
+
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub fn current_dir(mut self, directory: &Path) -> Self {
+        self.command.current_dir(directory);
+        self
+    }
+
+    pub fn run(mut self) -> Outcome {
+        let output = self.command.output().expect("the binary can be started");
+        Outcome {
+            line: self.line,
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
+            stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
+        }
+    }
+
+    /// Runs a call that must succeed, and returns its document.
+    pub fn json(self) -> Value {
+        self.run().exits(0).json()
+    }
+}
+
+/// What a call left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    line: String,
+    /// `None` if a signal or the end of the tests' patience killed it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Holds the exit code, and that whatever happened was said without a panic or a backtrace.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "exit code of {self}");
+        assert!(!self.stderr.contains("panicked at"), "a panic from {self}");
+        self
+    }
+
+    /// Holds that stderr mentions all of these.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "stderr does not mention {word:?}: {self}");
+        }
+        self
+    }
+
+    /// Holds that stdout is empty.
+    #[track_caller]
+    pub fn prints_nothing(self) -> Self {
+        assert_eq!(self.stdout, "", "{self}");
+        self
+    }
+
+    /// The document on stdout.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("no JSON document ({error}) from {self}"))
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { line, code, stdout, stderr } = self;
+        write!(f, "`{line}`, which exited with {code:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}
+
+/// The names of a document's fields, in order.
+#[track_caller]
+pub fn keys(document: &Value) -> Vec<&str> {
+    document.as_object().unwrap_or_else(|| panic!("no object: {document}")).keys().map(String::as_str).collect()
+}

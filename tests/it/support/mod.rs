@@ -1,0 +1,16 @@
+//! What the integration tests share: a made-up runtime, the binary, pictures of directories, damage.
+
+pub mod chroma;
+pub mod command;
+pub mod damage;
+pub mod noise;
+pub mod runtime;
+mod selftest;
+pub mod tree_state;
+pub mod vector_store;
+
+#[allow(unused_imports)]
+pub use command::{Outcome, Vecsnap};
+pub use runtime::{Journal, Runtime};
+pub use tree_state::TreeState;
+pub use vector_store::VectorStore;
