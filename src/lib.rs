@@ -12,6 +12,7 @@ pub mod error;
 pub mod format;
 pub mod id;
 pub mod progress;
+pub mod restore;
 pub mod save;
 pub mod store;
 pub mod upkeep;

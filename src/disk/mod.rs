@@ -10,6 +10,7 @@ pub mod local;
 pub mod lock;
 pub mod mount;
 pub mod scratch;
+pub mod space;
 pub mod sqlite;
 pub mod stat;
 pub mod storage;

@@ -28,6 +28,8 @@ const FOOTER_CACHE_RECORDS: usize = 100_000;
 const BLOB_CACHE: NonZero<usize> = NonZero::new(256).unwrap();
 /// Most decodings for one blob, when caches are too small for its chain or a hostile chain branches without end.
 const ATTEMPTS: usize = 16 * CHAIN_RECORDS;
+/// Blobs remembered as known.
+const KNOWN_CACHE: NonZero<usize> = NonZero::new(65_536).unwrap();
 /// Most blobs tried for one base prefix.
 const PREFIX_MATCHES: usize = 8;
 
@@ -50,8 +52,10 @@ pub struct BlobReader<'a> {
     footer_records: usize,
     frames: LruCache<FramePlace, Arc<[u8]>>,
     frame_bytes: usize,
+    frame_limit: usize,
     blobs: LruCache<BlobId, CachedBlob>,
     reindexed: bool,
+    known: LruCache<BlobId, ()>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,7 +99,14 @@ struct Found {
 impl<'a> BlobReader<'a> {
     /// A reader with empty caches.
     pub fn new(repository: &'a Repository) -> Self {
+        Self::with_frame_cache(repository, FRAME_CACHE_BYTES)
+    }
+
+    /// A reader that keeps at most `frame_limit` bytes of decoded frames, one frame at least; for several readers side by
+    /// side, and for reading in the order of packs.
+    pub fn with_frame_cache(repository: &'a Repository, frame_limit: usize) -> Self {
         Self {
+            frame_limit,
             repository,
             footers: LruCache::unbounded(),
             footer_records: 0,
@@ -103,6 +114,7 @@ impl<'a> BlobReader<'a> {
             frame_bytes: 0,
             blobs: LruCache::new(BLOB_CACHE),
             reindexed: false,
+            known: LruCache::new(KNOWN_CACHE),
         }
     }
 
@@ -125,6 +137,58 @@ impl<'a> BlobReader<'a> {
     /// As [`BlobReader::chunk`].
     pub fn list_node(&mut self, id: &BlobId) -> Result<BlobResult> {
         self.read(id, BlobKind::ListNode)
+    }
+
+    /// Whether footers record this chunk, and all bases that its record needs; reads no content.
+    ///
+    /// # Errors
+    /// I/O errors of the index.
+    pub fn knows_chunk(&mut self, id: &BlobId) -> Result<bool> {
+        self.knows(id, Some(BlobKind::Chunk), &mut Vec::new())
+    }
+
+    fn knows(&mut self, id: &BlobId, kind: Option<BlobKind>, path: &mut Vec<BlobId>) -> Result<bool> {
+        if self.known.get(id).is_some() {
+            return Ok(true);
+        }
+        for place in self.repository.index().places(id)? {
+            let found = match self.find(&place, id) {
+                Ok(Some(found)) if kind.is_none_or(|kind| kind == found.record.kind) => found,
+                Ok(_) => continue,
+                Err(error) => {
+                    tolerable(error)?;
+                    continue;
+                }
+            };
+            if self.knows_bases(&found, path)? {
+                self.known.put(*id, ());
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn knows_bases(&mut self, found: &Found, path: &mut Vec<BlobId>) -> Result<bool> {
+        let Encoding::Delta { bases, .. } = &found.record.encoding else { return Ok(true) };
+        if path.len() >= CHAIN_DEPTH || path.contains(&found.record.id) {
+            return Ok(false);
+        }
+        path.push(found.record.id);
+        let mut all = true;
+        for prefix in bases {
+            all = all && self.knows_one_of(prefix, path)?;
+        }
+        path.pop();
+        Ok(all)
+    }
+
+    fn knows_one_of(&mut self, prefix: &BlobPrefix, path: &mut Vec<BlobId>) -> Result<bool> {
+        for id in self.repository.index().with_prefix(prefix, PREFIX_MATCHES)? {
+            if self.knows(&id, None, path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn read(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
@@ -272,7 +336,7 @@ impl<'a> BlobReader<'a> {
         let frame: Arc<[u8]> = packs::read_frame(self.repository.storage(), &found.place.pack.id, &found.frame)?.into();
         self.frame_bytes += frame.len();
         self.frames.put(key, Arc::clone(&frame));
-        while self.frame_bytes > FRAME_CACHE_BYTES && self.frames.len() > 1 {
+        while self.frame_bytes > self.frame_limit && self.frames.len() > 1 {
             let Some((_, old)) = self.frames.pop_lru() else { break };
             self.frame_bytes -= old.len();
         }

@@ -15,6 +15,7 @@ mod pack_builder;
 pub mod packs;
 pub mod repository;
 pub mod snapshots;
+pub mod temporary;
 mod upload;
 pub mod verdicts;
 

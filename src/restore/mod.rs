@@ -1,0 +1,3 @@
+//! From the store back to files.
+
+pub mod verify;

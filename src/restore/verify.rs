@@ -1,0 +1,270 @@
+//! Verifying a snapshot: is every byte of it there, and is it what it was when it was captured?
+//!
+//! Invariant: a snapshot is found valid only if every blob that it reaches was read, decoded and hashed just now (or, for
+//! a quick look, is recorded in a pack together with all that its deltas need). What is lost is named by source, file
+//! and byte. Damage is a result, not an error: errors are what keeps the verification itself from running.
+//! Memory is bounded whatever the size of the snapshot: sets lie in temporary files (`store::temporary`).
+
+mod blobs;
+mod files;
+mod finding;
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use crate::error::Result;
+use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::table::EntryKind;
+use crate::progress::{Phase, Progress};
+use crate::store::verdicts::Recheck;
+use crate::store::{BlobFault, BlobReader, Repository};
+
+use blobs::{LostChunks, NeededChunk, NeededChunks};
+pub use files::check_registry;
+pub use finding::{FileRange, Finding, file_name};
+pub use walk::{Descent, Step, walk};
+
+/// The source that every ordinary snapshot holds.
+const DATABASE: &str = "db";
+/// The source that must be JSON.
+const REGISTRY: &str = "registry";
+/// Lost places named for each source; the rest is counted.
+const MOST_PLACES: usize = 1000;
+
+/// How thorough a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Every blob is known to be there; no content is read.
+    Quick,
+    /// Every blob is read, decoded and hashed; databases pass the integrity check; the registry parses.
+    Full,
+}
+
+/// How to verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VerifyOptions {
+    /// How thorough to be.
+    pub depth: Depth,
+    /// Whether known verdicts of the integrity check count.
+    pub recheck: Recheck,
+}
+
+/// What was found of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceVerification {
+    /// The source.
+    pub name: String,
+    /// Whether the snapshot holds it.
+    pub captured: bool,
+    /// What is wrong with it, or may be.
+    pub findings: Vec<Finding>,
+}
+
+impl SourceVerification {
+    /// Whether nothing is wrong with it; warnings do not count.
+    pub fn is_valid(&self) -> bool {
+        self.findings.iter().all(Finding::is_warning)
+    }
+}
+
+/// What was found of a snapshot.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Its sources, in the order of the manifest.
+    pub sources: Vec<SourceVerification>,
+}
+
+impl Verification {
+    /// Whether nothing is wrong with the snapshot; warnings do not count.
+    pub fn is_valid(&self) -> bool {
+        self.sources.iter().all(SourceVerification::is_valid)
+    }
+
+    /// What was found of the source with this name.
+    pub fn source(&self, name: &str) -> Option<&SourceVerification> {
+        self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// What is wrong, as scripts know it.
+    pub fn errors(&self) -> Vec<String> {
+        self.findings(false)
+    }
+
+    /// What gives rise to doubt without being wrong.
+    pub fn warnings(&self) -> Vec<String> {
+        self.findings(true)
+    }
+
+    fn findings(&self, warnings: bool) -> Vec<String> {
+        let findings = self.sources.iter().flat_map(|source| &source.findings);
+        findings.filter(|finding| finding.is_warning() == warnings).map(Finding::to_string).collect()
+    }
+}
+
+/// Verifies the snapshot of this manifest.
+///
+/// # Errors
+/// What keeps the verification from running: I/O errors, too little room for the image of a database, an interruption.
+/// Whatever is wrong with the snapshot is in the result.
+pub fn verify(
+    repository: &Repository,
+    manifest: &Manifest,
+    options: VerifyOptions,
+    progress: &dyn Progress,
+) -> Result<Verification> {
+    let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
+    let captured = || manifest.sources.iter().filter(|source| source.is_captured());
+
+    progress.phase(Phase::Verifying, None);
+    let mut needed = NeededChunks::new()?;
+    let mut surveys = Vec::with_capacity(manifest.sources.len());
+    for source in &manifest.sources {
+        surveys.push(survey(source, &mut needed, &mut reader, progress)?);
+    }
+    progress.phase(Phase::Verifying, Some(needed.bytes()));
+    let lost = needed.check(repository, options.depth, progress)?;
+
+    let images = captured().filter(|source| source.kind != SourceKind::File).map(|source| source.bytes).sum();
+    progress.phase(Phase::CheckingDatabases, Some(images));
+    let any_lost = !lost.is_empty()?;
+    let mut verification = Verification::default();
+    for (source, survey) in manifest.sources.iter().zip(surveys) {
+        let mut findings = Vec::new();
+        if is_missing(manifest, source, &survey) {
+            findings.push(Finding::SnapshotMissing { source: source.name.clone() });
+        }
+        if any_lost || survey.hidden {
+            findings.extend(name_losses(source, &lost, &mut reader)?);
+        }
+        if source.state == SourceState::Captured {
+            findings.extend(files::check_images(source, options, &mut reader, progress)?);
+            if source.name == REGISTRY && options.depth == Depth::Full {
+                findings.extend(check_registry(source, &mut reader)?);
+            }
+        }
+        if let Consistency::Suspect(causes) = &source.consistency {
+            findings.push(Finding::Inconsistent { source: source.name.clone(), detail: causes.join("; ") });
+        }
+        let (name, captured) = (source.name.clone(), source.is_captured());
+        verification.sources.push(SourceVerification { name, captured, findings });
+    }
+    if manifest.source(DATABASE).is_none() {
+        let findings = vec![Finding::SnapshotMissing { source: DATABASE.into() }];
+        verification.sources.insert(0, SourceVerification { name: DATABASE.into(), captured: false, findings });
+    }
+    Ok(verification)
+}
+
+/// What a first look at a source's table and list nodes found.
+#[derive(Default)]
+struct Survey {
+    entries: u64,
+    files: u64,
+    hidden: bool,
+}
+
+/// Gathers the chunks that a source needs.
+fn survey(
+    source: &SourceRecord,
+    needed: &mut NeededChunks,
+    reader: &mut BlobReader<'_>,
+    progress: &dyn Progress,
+) -> Result<Survey> {
+    let mut survey = Survey::default();
+    walk(source, Descent::Chunks, reader, &mut |reader, step| {
+        match step {
+            Step::Entry(entry) => {
+                progress.check()?;
+                survey.entries += 1;
+                survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
+            }
+            Step::Chunk { id, length, .. } => needed.insert(reader.repository(), NeededChunk { id, length })?,
+            Step::Hidden { .. } => survey.hidden = true,
+        }
+        Ok(())
+    })?;
+    Ok(survey)
+}
+
+/// Whether the snapshot lacks a source that it should hold. Before a restore, a database may well be absent.
+fn is_missing(manifest: &Manifest, source: &SourceRecord, survey: &Survey) -> bool {
+    let has_content = match source.kind {
+        SourceKind::Sqlite | SourceKind::File => survey.files > 0,
+        SourceKind::Tree => survey.entries > 0,
+    };
+    match source.is_captured() {
+        true => !has_content && !survey.hidden,
+        false => source.name == DATABASE && manifest.kind == SnapshotKind::Ordinary,
+    }
+}
+
+/// Names every place of a source whose bytes are lost; neighbours with one cause are one place.
+fn name_losses(source: &SourceRecord, lost: &LostChunks, reader: &mut BlobReader<'_>) -> Result<Vec<Finding>> {
+    let mut losses = Losses::default();
+    walk(source, Descent::Chunks, reader, &mut |_, step| {
+        match step {
+            Step::Entry(_) => {}
+            Step::Chunk { entry, id, offset, length } => {
+                if let Some(fault) = lost.find(&NeededChunk { id, length })? {
+                    let range = FileRange { file: file_name(&source.name, entry), offset, length };
+                    losses.push(range, fault, String::new());
+                }
+            }
+            Step::Hidden { range, fault, also } => losses.push(range, fault, also),
+        }
+        Ok(())
+    })?;
+    Ok(losses.finish())
+}
+
+/// Places of loss, joined as they come.
+#[derive(Default)]
+struct Losses {
+    findings: Vec<Finding>,
+    unlisted: u64,
+}
+
+impl Losses {
+    fn push(&mut self, range: FileRange, fault: BlobFault, also: String) {
+        let finding = match fault {
+            BlobFault::Missing => Finding::ChunkMissing { range, detail: also },
+            BlobFault::Corrupt(cause) if also.is_empty() => Finding::ChunkCorrupt { range, detail: cause },
+            BlobFault::Corrupt(cause) => Finding::ChunkCorrupt { range, detail: format!("{cause}; {also}") },
+        };
+        if self.findings.last_mut().is_some_and(|last| join(last, &finding)) {
+            return;
+        }
+        if self.findings.len() < MOST_PLACES {
+            self.findings.push(finding);
+        } else {
+            self.unlisted += 1;
+        }
+    }
+
+    fn finish(mut self) -> Vec<Finding> {
+        if self.unlisted > 0 {
+            self.findings.push(Finding::MoreChunks { places: self.unlisted });
+        }
+        self.findings
+    }
+}
+
+/// Extends `last` by `next` if that follows it in the same file and for the same cause.
+fn join(last: &mut Finding, next: &Finding) -> bool {
+    let (range, next) = match (last, next) {
+        (Finding::ChunkMissing { range, detail }, Finding::ChunkMissing { range: next_range, detail: next_detail })
+        | (Finding::ChunkCorrupt { range, detail }, Finding::ChunkCorrupt { range: next_range, detail: next_detail })
+            if detail == next_detail =>
+        {
+            (range, next_range)
+        }
+        _ => return false,
+    };
+    let follows = range.file == next.file && range.offset + range.length == next.offset;
+    if follows {
+        range.length += next.length;
+    }
+    follows
+}

@@ -1,0 +1,241 @@
+//! What the files of a source must be beyond their bytes: sound databases, a registry that is JSON.
+//!
+//! Invariant: a verdict of the integrity check belongs to content, so one that is known is not reached again. An image is
+//! checked as a file that exists for that long only, in the repository's place for temporary files or, where that
+//! cannot be written, in the system's. An image with lost blobs is not checked: that is reported already.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde::de::IgnoredAny;
+use tempfile::TempDir;
+
+use super::finding::{Finding, file_name};
+use super::walk::{Descent, Step, walk};
+use super::{Depth, VerifyOptions};
+use crate::disk::{ScratchDirectory, space};
+use crate::error::{Error, Result};
+use crate::format::content::Content;
+use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
+use crate::format::table::{Capture, Entry, EntryKind, FileEntry};
+use crate::progress::Progress;
+use crate::store::content::{Piece, Pieces};
+use crate::store::verdicts::{self, Recheck};
+use crate::store::{BlobReader, Repository, layout};
+
+/// Checks the SQLite images of a captured source.
+pub(super) fn check_images(
+    source: &SourceRecord,
+    options: VerifyOptions,
+    reader: &mut BlobReader<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    walk(source, Descent::Entries, reader, &mut |reader, step| {
+        if let Step::Entry(entry) = step
+            && let EntryKind::File(file) = &entry.kind
+            && file.capture == Capture::SqliteImage
+        {
+            progress.check()?;
+            let verdict = verdict_on(source, entry, file, options, reader)?;
+            findings.extend(verdict.and_then(|verdict| finding_of(source, entry, verdict)));
+            progress.advance(file.content.length);
+        }
+        Ok(())
+    })?;
+    Ok(findings)
+}
+
+/// The verdict on an image; `None` if there is none and none can or shall be reached.
+fn verdict_on(
+    source: &SourceRecord,
+    entry: &Entry,
+    file: &FileEntry,
+    options: VerifyOptions,
+    reader: &mut BlobReader<'_>,
+) -> Result<Option<Verdict>> {
+    if file.content == Content::EMPTY {
+        return Ok(None);
+    }
+    let index = reader.repository().index();
+    // The manifest holds the verdict on the only image of a database source.
+    let recorded = (source.kind == SourceKind::Sqlite && source.verdict != Verdict::Unchecked)
+        .then(|| source.verdict.clone())
+        .filter(|_| options.recheck == Recheck::IfUnknown);
+    let known = verdicts::kept(index, &file.content, options.recheck).or(recorded);
+    match (known, options.depth) {
+        (known, Depth::Quick) => Ok(known),
+        (Some(known), Depth::Full) if !matches!(known, Verdict::Unknown(_)) => Ok(Some(known)),
+        (_, Depth::Full) => {
+            let room = ImageRoom::find(reader.repository(), file.content.length, &file_name(&source.name, entry))?;
+            let path = room.path().join("image");
+            let written = write_content(&file.content, reader, &path)?;
+            Ok((written == Written::Whole).then(|| verdicts::check_image(index, &file.content, &path)))
+        }
+    }
+}
+
+fn finding_of(source: &SourceRecord, entry: &Entry, verdict: Verdict) -> Option<Finding> {
+    let named = |detail: String| match source.kind {
+        SourceKind::Sqlite => detail,
+        SourceKind::File | SourceKind::Tree => format!("{}: {detail}", file_name(&source.name, entry)),
+    };
+    match verdict {
+        Verdict::Ok | Verdict::Unchecked => None,
+        Verdict::Failed(cause) => Some(Finding::IntegrityCheckFailed { detail: named(cause) }),
+        Verdict::OpenFailed(cause) => Some(Finding::OpenFailed { detail: named(cause) }),
+        Verdict::Unknown(cause) => Some(Finding::IntegrityUnknown { detail: named(cause) }),
+    }
+}
+
+/// A directory for one image.
+enum ImageRoom {
+    InRepository(ScratchDirectory),
+    OfSystem(TempDir),
+}
+
+impl ImageRoom {
+    /// # Errors
+    /// [`Error::Failed`] that names the bytes needed if they are not free.
+    fn find(repository: &Repository, bytes: u64, image: &str) -> Result<Self> {
+        let room = match ScratchDirectory::create(&repository.root().join(layout::TMP)) {
+            Ok(scratch) => Self::InRepository(scratch),
+            Err(cause) => {
+                tracing::debug!(%cause, "the repository has no place for temporary files; the system's is used");
+                let system = std::env::temp_dir();
+                Self::OfSystem(TempDir::new().map_err(Error::io("create a temporary directory in", &system))?)
+            }
+        };
+        let purpose = format!("checking the integrity of {image}");
+        space::require(room.path(), bytes, &purpose, "make room there, or name a larger directory in TMPDIR")?;
+        Ok(room)
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::InRepository(scratch) => scratch.path(),
+            Self::OfSystem(directory) => directory.path(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Whole,
+    Partly,
+}
+
+/// Writes content into a new file, up to the first piece that cannot be read; holes stay holes.
+fn write_content(content: &Content, reader: &mut BlobReader<'_>, path: &PathBuf) -> Result<Written> {
+    let file = File::create_new(path).map_err(Error::io("create", path))?;
+    file.set_len(content.length).map_err(Error::io("write", path))?;
+    let mut pieces = Pieces::of(content);
+    while let Some(piece) = pieces.next(reader, |_| ())? {
+        match piece {
+            Piece::Chunk { id, offset, .. } => match reader.chunk(&id)? {
+                Ok(bytes) => file.write_all_at(&bytes, offset).map_err(Error::io("write", path))?,
+                Err(_) => return Ok(Written::Partly),
+            },
+            Piece::Hole { .. } => {}
+            Piece::Hidden { .. } => return Ok(Written::Partly),
+        }
+    }
+    Ok(Written::Whole)
+}
+
+/// Whether the registry in this source is JSON; reads it, but keeps nothing of it in memory.
+///
+/// # Errors
+/// I/O errors; a registry with lost blobs is not judged.
+pub fn check_registry(source: &SourceRecord, reader: &mut BlobReader<'_>) -> Result<Option<Finding>> {
+    let mut finding = None;
+    walk(source, Descent::Entries, reader, &mut |reader, step| {
+        if let Step::Entry(Entry { kind: EntryKind::File(file), .. }) = step {
+            let mut bytes = ContentBytes::of(&file.content, reader);
+            let parsed = serde_json::from_reader::<_, IgnoredAny>(&mut bytes);
+            match (bytes.failure, bytes.lost, parsed) {
+                (Some(error), ..) => return Err(error),
+                (None, false, Err(cause)) => finding = Some(Finding::RegistryInvalidJson { detail: cause.to_string() }),
+                (None, ..) => {}
+            }
+        }
+        Ok(())
+    })?;
+    Ok(finding)
+}
+
+/// The bytes of a text file, which must be UTF-8, as a reader.
+struct ContentBytes<'a, 'r> {
+    pieces: Pieces,
+    reader: &'a mut BlobReader<'r>,
+    /// Bytes not handed out yet, and how many of them were.
+    bytes: Vec<u8>,
+    used: usize,
+    /// The start of a character that the next piece ends.
+    unfinished: Vec<u8>,
+    failure: Option<Error>,
+    lost: bool,
+}
+
+impl<'a, 'r> ContentBytes<'a, 'r> {
+    fn of(content: &Content, reader: &'a mut BlobReader<'r>) -> Self {
+        let pieces = Pieces::of(content);
+        Self { pieces, reader, bytes: Vec::new(), used: 0, unfinished: Vec::new(), failure: None, lost: false }
+    }
+
+    /// The bytes of the next piece; none at the end and where they cannot be had.
+    fn next(&mut self) -> Result<Vec<u8>> {
+        Ok(match self.pieces.next(self.reader, |_| ())? {
+            None => Vec::new(),
+            Some(Piece::Chunk { id, .. }) => match self.reader.chunk(&id)? {
+                Ok(bytes) => bytes.to_vec(),
+                Err(_) => {
+                    self.lost = true;
+                    Vec::new()
+                }
+            },
+            // A hole in a text is a run of NULs, which no JSON may hold; one says it as well as all.
+            Some(Piece::Hole { .. }) => vec![0],
+            Some(Piece::Hidden { .. }) => {
+                self.lost = true;
+                Vec::new()
+            }
+        })
+    }
+
+    fn check_text(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.unfinished.extend_from_slice(bytes);
+        let checked = match std::str::from_utf8(&self.unfinished) {
+            Ok(text) => text.len(),
+            Err(error) if error.error_len().is_none() && !bytes.is_empty() => error.valid_up_to(),
+            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        };
+        self.unfinished.drain(..checked);
+        Ok(())
+    }
+}
+
+impl Read for ContentBytes<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.bytes.len() && !self.lost {
+            self.used = 0;
+            self.bytes = match self.next() {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    self.failure = Some(error);
+                    return Err(io::ErrorKind::Other.into());
+                }
+            };
+            let bytes = std::mem::take(&mut self.bytes);
+            self.check_text(&bytes)?;
+            self.bytes = bytes;
+        }
+        let left = self.bytes.get(self.used..).unwrap_or_default();
+        let taken = left.len().min(buffer.len());
+        buffer.iter_mut().zip(left).for_each(|(to, from)| *to = *from);
+        self.used += taken;
+        Ok(taken)
+    }
+}

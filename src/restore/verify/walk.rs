@@ -1,0 +1,112 @@
+//! Walking everything that a source of a snapshot holds, damaged parts included.
+//!
+//! Invariant: each file's pieces come in order after its entry; what a damaged list node or table hides comes as a range,
+//! so nothing is passed over in silence. Memory: one node a level.
+
+use super::finding::{FileRange, file_name};
+use crate::error::Result;
+use crate::format::content::Content;
+use crate::format::manifest::SourceRecord;
+use crate::format::table::{Entry, EntryKind};
+use crate::id::BlobId;
+use crate::store::content::{Piece, Pieces};
+use crate::store::file_table::{TableFault, TableReader};
+use crate::store::{BlobFault, BlobReader};
+
+/// What a walk meets.
+pub enum Step<'a> {
+    /// An entry of the file table.
+    Entry(&'a Entry),
+    /// A chunk of the file whose entry came last.
+    Chunk {
+        /// The file's entry.
+        entry: &'a Entry,
+        /// The chunk.
+        id: BlobId,
+        /// Where it stands in the file, in bytes.
+        offset: u64,
+        /// Its bytes.
+        length: u64,
+    },
+    /// A part of a file, or of the table, that cannot be known.
+    Hidden {
+        /// Which bytes.
+        range: FileRange,
+        /// Why; for a table, also what it hides.
+        fault: BlobFault,
+        /// What else is lost with it; may be empty.
+        also: String,
+    },
+}
+
+/// How far a walk goes down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Descent {
+    /// Entries alone.
+    Entries,
+    /// Entries and the chunks of files.
+    Chunks,
+}
+
+/// Walks a captured source.
+///
+/// # Errors
+/// I/O errors and those of `step`; damage comes as [`Step::Hidden`].
+pub fn walk(
+    source: &SourceRecord,
+    descent: Descent,
+    reader: &mut BlobReader<'_>,
+    step: &mut dyn FnMut(&mut BlobReader<'_>, Step<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut table = TableReader::of(&source.table);
+    let mut last = None;
+    loop {
+        let entry = match table.next(reader, |_| ())? {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Ok(()),
+            Err(fault) => return step(reader, hidden_table(source, last.as_ref(), fault)),
+        };
+        step(reader, Step::Entry(&entry))?;
+        if let (EntryKind::File(file), Descent::Chunks) = (&entry.kind, descent) {
+            walk_content(source, &entry, &file.content, reader, step)?;
+        }
+        last = Some(entry);
+    }
+}
+
+fn walk_content(
+    source: &SourceRecord,
+    entry: &Entry,
+    content: &Content,
+    reader: &mut BlobReader<'_>,
+    step: &mut dyn FnMut(&mut BlobReader<'_>, Step<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut pieces = Pieces::of(content);
+    while let Some(piece) = pieces.next(reader, |_| ())? {
+        match piece {
+            Piece::Chunk { id, offset, length } => {
+                step(reader, Step::Chunk { entry, id, offset, length: length as u64 })?;
+            }
+            Piece::Hole { .. } => {}
+            Piece::Hidden { offset, length, fault, .. } => {
+                let range = FileRange { file: file_name(&source.name, entry), offset, length };
+                step(reader, Step::Hidden { range, fault, also: String::new() })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn hidden_table(source: &SourceRecord, last: Option<&Entry>, fault: TableFault) -> Step<'static> {
+    let also = match last {
+        Some(entry) => format!("this hides every file after {}", file_name(&source.name, entry)),
+        None => format!("this hides every file of {}", source.name),
+    };
+    let file = format!("the file table of {}", source.name);
+    let (offset, fault) = match fault {
+        TableFault::Blob { offset, fault, .. } => (offset, fault),
+        TableFault::Malformed(cause) => (0, BlobFault::Corrupt(cause)),
+    };
+    let range = FileRange { file, offset, length: source.table.length.saturating_sub(offset) };
+    Step::Hidden { range, fault, also }
+}
