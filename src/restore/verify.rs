@@ -138,15 +138,11 @@ pub fn verify(
         if any_lost || survey.hidden {
             findings.extend(name_losses(source, &lost, &mut reader)?);
         }
-        if source.state == SourceState::Captured {
-            findings.extend(files::check_images(source, options, &mut reader, progress)?);
-            if source.name == REGISTRY && options.depth == Depth::Full {
-                findings.extend(check_registry(source, &mut reader)?);
-            }
+        findings.extend(files::check_images(source, options, &mut reader, progress)?);
+        if source.name == REGISTRY && options.depth == Depth::Full {
+            findings.extend(check_registry(source, &mut reader)?);
         }
-        if let Consistency::Suspect(causes) = &source.consistency {
-            findings.push(Finding::Inconsistent { source: source.name.clone(), detail: causes.join("; ") });
-        }
+        findings.extend(inconsistency(manifest, source));
         let (name, captured) = (source.name.clone(), source.is_captured());
         verification.sources.push(SourceVerification { name, captured, findings });
     }
@@ -198,6 +194,18 @@ fn is_missing(manifest: &Manifest, source: &SourceRecord, survey: &Survey) -> bo
         true => !has_content && !survey.hidden,
         false => source.name == DATABASE && manifest.kind == SnapshotKind::Ordinary,
     }
+}
+
+/// What the capture itself said against a source. Before a restore, raw bytes are the way back and nothing is wrong.
+fn inconsistency(manifest: &Manifest, source: &SourceRecord) -> Option<Finding> {
+    let detail = match (&source.consistency, source.state) {
+        (Consistency::Suspect(causes), _) => causes.join("; "),
+        (_, SourceState::CapturedRaw) if manifest.kind == SnapshotKind::Ordinary => {
+            "it was captured as raw bytes, since SQLite cannot read it".into()
+        }
+        _ => return None,
+    };
+    Some(Finding::Inconsistent { source: source.name.clone(), detail })
 }
 
 /// Names every place of a source whose bytes are lost; neighbours with one cause are one place.

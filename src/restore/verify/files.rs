@@ -77,16 +77,22 @@ fn verdict_on(
     }
 }
 
+/// What a verdict means for the source: a database inside a tree makes the tree inconsistent.
 fn finding_of(source: &SourceRecord, entry: &Entry, verdict: Verdict) -> Option<Finding> {
-    let named = |detail: String| match source.kind {
-        SourceKind::Sqlite => detail,
-        SourceKind::File | SourceKind::Tree => format!("{}: {detail}", file_name(&source.name, entry)),
+    let in_tree = source.kind != SourceKind::Sqlite;
+    let inconsistent = |cause: &str| Finding::Inconsistent {
+        source: source.name.clone(),
+        detail: format!("{}: {cause}", file_name(&source.name, entry)),
     };
     match verdict {
         Verdict::Ok | Verdict::Unchecked => None,
-        Verdict::Failed(cause) => Some(Finding::IntegrityCheckFailed { detail: named(cause) }),
-        Verdict::OpenFailed(cause) => Some(Finding::OpenFailed { detail: named(cause) }),
-        Verdict::Unknown(cause) => Some(Finding::IntegrityUnknown { detail: named(cause) }),
+        Verdict::Failed(cause) | Verdict::OpenFailed(cause) if in_tree => Some(inconsistent(&cause)),
+        Verdict::Failed(detail) => Some(Finding::IntegrityCheckFailed { detail }),
+        Verdict::OpenFailed(detail) => Some(Finding::OpenFailed { detail }),
+        Verdict::Unknown(cause) => {
+            let detail = if in_tree { format!("{}: {cause}", file_name(&source.name, entry)) } else { cause };
+            Some(Finding::IntegrityUnknown { detail })
+        }
     }
 }
 

@@ -37,19 +37,19 @@ pub enum Finding {
         /// The source.
         source: String,
     },
-    /// `PRAGMA integrity_check` found damage in an image.
+    /// `PRAGMA integrity_check` found damage in the image of a database source.
     IntegrityCheckFailed {
-        /// What it found; names the file if it is one of a tree.
+        /// What it found.
         detail: String,
     },
-    /// An image does not open as a database.
+    /// The image of a database source does not open as a database.
     OpenFailed {
         /// Why.
         detail: String,
     },
     /// The integrity check could not run: a doubt, not damage.
     IntegrityUnknown {
-        /// Why.
+        /// Why; names the file if it is one of a tree.
         detail: String,
     },
     /// The registry is not JSON.
@@ -76,7 +76,7 @@ pub enum Finding {
         /// How many more.
         places: u64,
     },
-    /// The files of a tree may not be of one moment.
+    /// A tree holds a damaged database, or files that may not be of one moment.
     Inconsistent {
         /// The source.
         source: String,
