@@ -1,7 +1,8 @@
 //! Publishing sealed packs beside the work of the caller: sync, read back, check, name, index.
 //!
 //! Invariant: a pack gets its name only after its bytes are durable and every record in it was read back, decoded and
-//! hashed. One thread does it, in order, with one pack waiting at most, so memory and unpublished bytes stay bounded.
+//! hashed. Two threads in a row do it, in order: one waits for the disk, the other one computes; one pack waits before
+//! each at most, so unpublished bytes stay bounded.
 
 use std::collections::HashSet;
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -15,25 +16,25 @@ use super::packs::{self, PackFile};
 use crate::disk::{Published, Storage};
 use crate::error::{Error, Result};
 use crate::format::pack::Footer;
-use crate::id::BlobId;
+use crate::id::{BlobId, PackId};
 
 /// Blobs that were taken but are not in the index yet.
 pub(super) type InFlight = Arc<Mutex<HashSet<BlobId>>>;
 
-/// The thread that publishes packs.
+/// The threads that publish packs.
 pub(super) struct Upload {
     queue: Option<SyncSender<SealedPack>>,
-    worker: Option<JoinHandle<Result<Vec<PackFile>>>>,
+    syncing: Option<JoinHandle<Result<()>>>,
+    publishing: Option<JoinHandle<Result<Vec<PackFile>>>>,
 }
 
 impl Upload {
     pub(super) fn start(storage: Arc<dyn Storage>, index: Arc<Index>, in_flight: InFlight) -> Result<Self> {
-        let (queue, packs) = mpsc::sync_channel(1);
-        let worker = thread::Builder::new()
-            .name("upload".into())
-            .spawn(move || publish_all(packs, &*storage, &index, &in_flight))
-            .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
-        Ok(Self { queue: Some(queue), worker: Some(worker) })
+        let (queue, sealed) = mpsc::sync_channel(1);
+        let (durable, synced) = mpsc::sync_channel(1);
+        let syncing = spawn("sync", move || sync_all(sealed, &durable))?;
+        let publishing = spawn("publish", move || publish_all(synced, &*storage, &index, &in_flight))?;
+        Ok(Self { queue: Some(queue), syncing: Some(syncing), publishing: Some(publishing) })
     }
 
     /// Hands over a pack; waits while another one waits already.
@@ -45,9 +46,30 @@ impl Upload {
     /// Waits until all packs are published and returns them.
     pub(super) fn finish(&mut self) -> Result<Vec<PackFile>> {
         self.queue = None;
-        let worker = self.worker.take().ok_or_else(stopped)?;
-        worker.join().unwrap_or_else(|_| Err(stopped()))
+        let synced = self.syncing.take().ok_or_else(stopped)?.join().unwrap_or_else(|_| Err(stopped()));
+        let published = self.publishing.take().ok_or_else(stopped)?.join().unwrap_or_else(|_| Err(stopped()));
+        // The first cause is the one to tell: a thread that stopped makes the other one stop too.
+        let packs = published?;
+        synced.map(|()| packs)
     }
+}
+
+fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))
+}
+
+fn sync_all(sealed: Receiver<SealedPack>, durable: &SyncSender<SealedPack>) -> Result<()> {
+    for mut pack in sealed {
+        pack.object.sync()?;
+        if durable.send(pack).is_err() {
+            // Publishing stopped and says why.
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 fn stopped() -> Error {
@@ -77,8 +99,7 @@ fn publish_all(
     Ok(published)
 }
 
-fn publish(mut pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)> {
-    pack.object.sync()?;
+fn publish(pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)> {
     check_records(&pack, storage)?;
     let file = PackFile { id: pack.id, size: pack.size };
     if pack.object.publish(&layout::pack(&pack.id))? == Published::AlreadyThere {
@@ -115,7 +136,7 @@ fn check_existing(storage: &dyn Storage, pack: &PackFile) -> Result<()> {
             hasher.update(&storage.read_range(&name, offset, STEP.min(pack.size - offset) as usize)?);
         }
     }
-    if crate::id::PackId::of_hasher(&hasher) == pack.id {
+    if PackId::of_hasher(&hasher) == pack.id {
         return Ok(());
     }
     let path = packs::path(storage, &pack.id);
