@@ -75,7 +75,8 @@ pub fn document(report: &CreateReport) -> Result<Value> {
     Ok(Value::Object(document))
 }
 
-fn source(source: &SourceRecord) -> Value {
+/// What became of a source.
+pub(super) fn source(source: &SourceRecord) -> Value {
     let state = match source.state {
         SourceState::Captured => "captured",
         SourceState::CapturedRaw => "captured_raw",

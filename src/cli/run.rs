@@ -7,7 +7,7 @@ use super::arguments::{self, Command, Invocation};
 use super::exit::Exit;
 use super::progress::{Bars, Visibility};
 use super::session::Session;
-use super::{completions, create, init, interrupt, logging, man, output};
+use super::{completions, create, init, interrupt, list, logging, man, output, show, validate};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -44,6 +44,9 @@ fn start(invocation: &Invocation) -> Result<Exit> {
 fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {
     match command {
         Command::Create(arguments) => create::run(session, arguments),
+        Command::List => list::run(session),
+        Command::Show(arguments) => show::run(session, arguments),
+        Command::Validate(arguments) => validate::run(session, arguments),
         Command::Init => init::run(session),
         Command::Completions(arguments) => output::print_bytes(&completions::script(arguments)).map(|()| Exit::Done),
         Command::Man(arguments) => output::print_bytes(&man::page(arguments)?).map(|()| Exit::Done),

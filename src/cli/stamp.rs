@@ -3,8 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::disk::Storage;
 use crate::error::Error;
 use crate::id::Stamp;
+use crate::store::snapshots;
 
 /// The word that stands for the newest snapshot that is no pre-restore snapshot.
 const LATEST: &str = "latest";
@@ -34,9 +36,31 @@ impl SnapshotName {
     }
 }
 
+impl fmt::Display for StampArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str(LATEST),
+            Self::Named(name) => name.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl StampArgument {
+    /// The name of the snapshot meant; `None` if the latest is meant and there is none. A name need not exist.
+    ///
+    /// # Errors
+    /// When the snapshots cannot be listed.
+    pub fn resolve(&self, storage: &dyn Storage) -> Result<Option<String>, Error> {
+        match self {
+            Self::Named(name) => Ok(Some(name.to_string())),
+            Self::Latest => Ok(snapshots::latest(storage)?.map(|listing| listing.name)),
+        }
     }
 }
 

@@ -39,8 +39,8 @@ pub enum SnapshotFormat {
 pub enum MetadataState {
     /// There is none.
     Missing,
-    /// It is not JSON.
-    Invalid,
+    /// It is not JSON, for this reason.
+    Invalid(String),
     /// This.
     Parsed(serde_json::Value),
 }
@@ -91,9 +91,10 @@ fn look_at(storage: &dyn Storage, name: String) -> Result<SnapshotListing> {
     let directory = format!("{}/{name}", layout::SNAPSHOTS);
     let path = layout::snapshot_directory(storage.root(), &name);
     let metadata = match storage.read(&format!("{directory}/{}", layout::METADATA), METADATA_LIMIT) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_or(MetadataState::Invalid, MetadataState::Parsed),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_or_else(|cause| MetadataState::Invalid(cause.to_string()), MetadataState::Parsed),
         Err(error) if error.is_not_found() => MetadataState::Missing,
-        Err(Error::Damaged { .. }) => MetadataState::Invalid,
+        Err(Error::Damaged { detail, .. }) => MetadataState::Invalid(detail),
         Err(error) => return Err(error),
     };
     let objects = storage.list(&directory)?;
@@ -126,17 +127,28 @@ pub type ManifestResult = std::result::Result<Manifest, ManifestFault>;
 /// # Errors
 /// I/O errors; a manifest that is missing or damaged is a [`ManifestFault`] inside.
 pub fn read_manifest(repository: &Repository, stamp: Stamp) -> Result<ManifestResult> {
+    Ok(peek_manifest(repository.storage(), stamp)?.and_then(|manifest| {
+        let repository_id = manifest.header.repository;
+        match repository_id == repository.header().repository {
+            true => Ok(manifest),
+            false => Err(ManifestFault::Corrupt(format!("it belongs to the repository {repository_id}"))),
+        }
+    }))
+}
+
+/// Reads the manifest of a snapshot without a repository to hold it against: for showing, never for restoring.
+///
+/// # Errors
+/// As [`read_manifest`].
+pub fn peek_manifest(storage: &dyn Storage, stamp: Stamp) -> Result<ManifestResult> {
     let name = layout::snapshot_file(stamp, layout::MANIFEST);
-    let bytes = match repository.storage().read(&name, 2 * MANIFEST_BYTES as u64) {
+    let bytes = match storage.read(&name, 2 * MANIFEST_BYTES as u64) {
         Ok(bytes) => bytes,
         Err(error) if error.is_not_found() => return Ok(Err(ManifestFault::Missing)),
         Err(Error::Damaged { detail, .. }) => return Ok(Err(ManifestFault::Corrupt(detail))),
         Err(error) => return Err(error),
     };
     Ok(match Manifest::decode(&bytes) {
-        Ok(manifest) if manifest.header.repository != repository.header().repository => {
-            Err(ManifestFault::Corrupt(format!("it belongs to the repository {}", manifest.header.repository)))
-        }
         Ok(manifest) if manifest.stamp() != Some(stamp) => {
             Err(ManifestFault::Corrupt("it is the manifest of another snapshot".into()))
         }
@@ -162,13 +174,34 @@ pub fn manifests(repository: &Repository) -> Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
-/// The newest snapshot that `create` took.
+/// The newest snapshot of vecsnap that no restore took for itself. One that is damaged counts: whoever asks for the latest
+/// must hear of the damage instead of getting an older one unawares.
 ///
 /// # Errors
-/// I/O errors.
-pub fn latest(repository: &Repository) -> Result<Option<Stamp>> {
-    let newest = manifests(repository)?.into_iter().rev().find(|manifest| manifest.kind == SnapshotKind::Ordinary);
-    Ok(newest.and_then(|manifest| manifest.stamp()))
+/// When they cannot be read.
+pub fn latest(storage: &dyn Storage) -> Result<Option<SnapshotListing>> {
+    for object in storage.list(layout::SNAPSHOTS)?.into_iter().rev() {
+        if object.kind != ObjectKind::Directory || object.name.parse::<Stamp>().is_err() {
+            continue;
+        }
+        let listing = look_at(storage, object.name)?;
+        if listing.format == SnapshotFormat::Vecsnap && kind_of(storage, &listing)? == SnapshotKind::Ordinary {
+            return Ok(Some(listing));
+        }
+    }
+    Ok(None)
+}
+
+/// Why a snapshot was taken, from its manifest or, where that cannot be read, from its description.
+fn kind_of(storage: &dyn Storage, listing: &SnapshotListing) -> Result<SnapshotKind> {
+    if let Some(stamp) = listing.stamp()
+        && let Ok(manifest) = peek_manifest(storage, stamp)?
+    {
+        return Ok(manifest.kind);
+    }
+    let MetadataState::Parsed(metadata) = &listing.metadata else { return Ok(SnapshotKind::Ordinary) };
+    let pre_restore = metadata.get("kind").and_then(serde_json::Value::as_str) == Some("pre-restore");
+    Ok(if pre_restore { SnapshotKind::PreRestore } else { SnapshotKind::Ordinary })
 }
 
 /// The files of a snapshot about to be published under a stamp.

@@ -1,3 +1,4 @@
 //! Keeping the repository in order over the years: which snapshots stay, and what they are still worth.
 
 pub mod retention;
+pub mod validate;
