@@ -54,6 +54,15 @@ impl Upload {
     }
 }
 
+impl Drop for Upload {
+    /// A writer that is given up leaves no thread behind that would still publish.
+    fn drop(&mut self) {
+        if self.publishing.is_some() {
+            let _ = self.finish();
+        }
+    }
+}
+
 fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>> {
     thread::Builder::new()
         .name(name.into())
