@@ -7,13 +7,15 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::packs::PackFile;
+use crate::disk::durable;
 use crate::error::{Error, Result};
 use crate::format::codec;
 use crate::format::content::Content;
@@ -56,13 +58,14 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if it can neither be opened nor made.
     pub fn open(path: &Path) -> Result<Self> {
-        let connection = match open_checked(path) {
+        let connection = match open_checked(path)? {
             Ok(connection) => connection,
-            Err(cause) => {
+            Err(cause) if is_unusable(&cause) => {
                 tracing::debug!(path = %path.display(), %cause, "the index is begun anew");
                 remove_files(path)?;
-                open_checked(path).map_err(Error::sqlite("create", path))?
+                open_checked(path)?.map_err(Error::sqlite("create", path))?
             }
+            Err(cause) => return Err(Error::sqlite("open", path)(cause)),
         };
         Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }) })
     }
@@ -247,10 +250,22 @@ fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
     move |source| Error::Sqlite { action, path: PathBuf::from("index.sqlite"), source }
 }
 
-fn open_checked(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    prepare(&connection)?;
-    Ok(connection)
+/// Opens the file and brings it into use. It is made with the mode of all files of a repository, which SQLite's own
+/// sidecars then take over; one that exists is never opened but by SQLite, whose locks a second descriptor would drop.
+fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> {
+    match fs::OpenOptions::new().write(true).create_new(true).mode(durable::FILE_MODE).open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::io("create", path)(error));
+        }
+        _ => {}
+    }
+    Ok(Connection::open(path).and_then(|connection| prepare(&connection).map(|()| connection)))
+}
+
+/// Whether the file is no index of this schema, rather than busy or unreadable at the moment.
+fn is_unusable(cause: &rusqlite::Error) -> bool {
+    let passing = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::DiskFull, ErrorCode::ReadOnly];
+    cause.sqlite_error_code().is_none_or(|code| !passing.contains(&code))
 }
 
 /// Brings the connection into use; an index of another schema or without its tables is an error.
@@ -262,16 +277,25 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -8 * 1024)?;
     connection.set_prepared_statement_cache_capacity(16);
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 0 {
-        connection.execute_batch(&format!("BEGIN IMMEDIATE;{SCHEMA}COMMIT;"))?;
-    } else if version != SCHEMA_VERSION {
+    if schema_version(connection)? == 0 {
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
+        // Another process may have made the tables meanwhile.
+        if schema_version(&transaction)? == 0 {
+            transaction.execute_batch(SCHEMA)?;
+        }
+        transaction.commit()?;
+    }
+    if schema_version(connection)? != SCHEMA_VERSION {
         return Err(rusqlite::Error::InvalidQuery);
     }
     connection.prepare("SELECT id, pack, record FROM blobs LIMIT 1")?.exists([])?;
     connection.prepare("SELECT content, verdict FROM verdicts LIMIT 1")?.exists([])?;
     connection.prepare("SELECT key, id, size FROM packs LIMIT 1")?.exists([])?;
     Ok(())
+}
+
+fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 /// Removes the sidecars first: an old journal beside a new index would silently bring the old one back.
@@ -356,6 +380,22 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         fill(&path);
         assert!(Index::open(&path).unwrap().contains(&BlobId::of_chunk(b"a")).is_ok());
+    }
+
+    #[test]
+    fn many_may_begin_the_index_at_once_and_only_the_owner_may_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.sqlite");
+        std::thread::scope(|scope| {
+            for number in 1..9 {
+                let path = &path;
+                scope.spawn(move || Index::open(path).unwrap().adopt(&pack(number), &footer(&[&[number]])).unwrap());
+            }
+        });
+        let all: Vec<_> = (1..9).map(pack).collect();
+        assert_eq!(Index::open(&path).unwrap().reconcile(&all).unwrap(), []);
+        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
