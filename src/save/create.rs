@@ -103,13 +103,16 @@ fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileL
     Ok(Some(lock))
 }
 
-/// The newest snapshot that is not in the future.
+/// The newest readable snapshot that is not in the future.
 fn parent(repository: &Repository, now: Stamp) -> Result<Option<Stamp>> {
-    let stamps: Vec<Stamp> = snapshots::manifests(repository)?.iter().filter_map(Manifest::stamp).collect();
-    if let Some(future) = stamps.iter().copied().find(|stamp| *stamp > now) {
-        tracing::warn!(stamp = %future, "a snapshot has a stamp in the future; check the clock of this machine");
+    for stamp in snapshots::stamps(repository.storage())?.into_iter().rev() {
+        if stamp > now {
+            tracing::warn!(%stamp, "a snapshot has a stamp in the future; check the clock of this machine");
+        } else if snapshots::read_manifest(repository, stamp)?.is_ok() {
+            return Ok(Some(stamp));
+        }
     }
-    Ok(stamps.into_iter().rfind(|stamp| *stamp <= now))
+    Ok(None)
 }
 
 fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {

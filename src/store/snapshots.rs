@@ -157,19 +157,24 @@ pub fn peek_manifest(storage: &dyn Storage, stamp: Stamp) -> Result<ManifestResu
     })
 }
 
+/// The stamps that have a directory, oldest first.
+///
+/// # Errors
+/// When they cannot be listed.
+pub fn stamps(storage: &dyn Storage) -> Result<Vec<Stamp>> {
+    let directories =
+        storage.list(layout::SNAPSHOTS)?.into_iter().filter(|object| object.kind == ObjectKind::Directory);
+    Ok(directories.filter_map(|object| object.name.parse().ok()).collect())
+}
+
 /// The readable snapshots, oldest first; those without a usable manifest are left out.
 ///
 /// # Errors
 /// I/O errors.
 pub fn manifests(repository: &Repository) -> Result<Vec<Manifest>> {
     let mut manifests = Vec::new();
-    for object in repository.storage().list(layout::SNAPSHOTS)? {
-        let stamp = object.name.parse::<Stamp>().ok().filter(|_| object.kind == ObjectKind::Directory);
-        if let Some(stamp) = stamp
-            && let Ok(manifest) = read_manifest(repository, stamp)?
-        {
-            manifests.push(manifest);
-        }
+    for stamp in stamps(repository.storage())? {
+        manifests.extend(read_manifest(repository, stamp)?.ok());
     }
     Ok(manifests)
 }
