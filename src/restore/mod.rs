@@ -1,3 +1,339 @@
-//! From the store back to files.
+//! From the store back to files: a snapshot becomes the present state again, in place.
+//!
+//! [`restore`] tells the whole story. Invariant: before the first write everything that will be written has been read and
+//! hashed, and the state that will be overwritten is in a snapshot of its own; from the first write to the last an intent
+//! says what is being done, so that an interruption at any point is noticed, and finished or undone. Restartable, not
+//! atomic: in between, every database says "file is not a database" rather than half of something.
 
+mod apply;
+mod attributes;
+mod blocks;
+mod content;
+mod difference;
+mod export;
+mod fold;
+pub mod gate;
+mod job;
+mod plan;
+pub mod report;
+mod room;
+mod scan;
+mod target;
+#[cfg(test)]
+mod tests;
 pub mod verify;
+
+use std::time::Instant;
+
+use chrono::{SecondsFormat, Utc};
+
+use crate::disk::target::TargetRoot;
+use crate::disk::{LockMode, mount, sqlite};
+use crate::error::{Error, Result};
+use crate::format::intent::Intent;
+use crate::format::limits::FORMAT_VERSION;
+use crate::format::manifest::{SnapshotKind, SourceKind, SourceState};
+use crate::id::Stamp;
+use crate::progress::{Phase, Progress};
+use crate::save::sources::{CHROMA, DB, REGISTRY};
+use crate::save::{self, CreateOptions, LiveSources};
+use crate::store::{BlobReader, Repository, intents};
+
+use apply::{Applied, Applier};
+use fold::{FoldOutcome, fold_databases};
+use job::{Action, Direction, Job, Task};
+use plan::{Plan, Planner};
+use scan::Scan;
+
+pub use attributes::OwnerPolicy;
+pub use export::{ExportReport, UnreadableFile, export};
+pub use job::{ChromaChoice, Goal};
+pub use plan::{HardLinkPolicy, Totals};
+pub use report::{Integrity, PlannedSource, Rehearsal, RestoreReport};
+
+/// Whether the present state is kept before it is overwritten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PreSnapshot {
+    /// In a snapshot of its own.
+    Take,
+    /// No; there is then no way back.
+    Skip,
+}
+
+/// What is restored, where to, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Which state.
+    pub goal: Goal,
+    /// Where the live sources are; absolute paths.
+    pub targets: LiveSources,
+    /// Whether Chroma is restored.
+    pub chroma: ChromaChoice,
+    /// Whether the present state is kept. Resuming and going back never take another snapshot.
+    pub pre_snapshot: PreSnapshot,
+    /// What to do about owners.
+    pub owner: OwnerPolicy,
+    /// What to do about targets with several hard links.
+    pub hard_links: HardLinkPolicy,
+}
+
+/// Restores a snapshot in place.
+///
+/// # Errors
+/// Before the first write: [`Error::Refused`] while another restore is unfinished, for hard links and for mount points in
+/// a tree; [`Error::NotValid`] for an invalid snapshot; [`Error::Failed`] for lack of room; [`Error::Busy`]. After it:
+/// [`Error::Failed`] or [`Error::Interrupted`], with the intent standing, so that the restore can be resumed or undone.
+/// A restored database that is not sound is no error: the report says so.
+pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<RestoreReport> {
+    let began = Instant::now();
+    let _live = repository.lock_live(LockMode::Exclusive)?;
+    // The guard that looks for processes with a target open belongs here, and --accept-invalid into the gate.
+    let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
+    gate::check(repository, &job, progress)?;
+
+    let plans = plan_all(repository, &job, options, progress)?;
+    job.tasks.iter().zip(&plans).try_for_each(|(task, plan)| room::check_target(task, plan))?;
+
+    let way_back = keep_present_state(repository, &job, options, &plans, progress)?;
+    publish_intent(repository, &job, way_back)?;
+    let plans = fold(repository, &job, options, plans, progress)?;
+    let applied =
+        overwrite(repository, &job, options, &plans, progress).map_err(|error| unfinished(error, way_back))?;
+    intents::clear(repository)?;
+
+    let integrity = check_database(&job, progress);
+    let report = report_of(&job, options, way_back, &plans, applied, integrity, began);
+    tracing::info!(event = "runtime_backup_restored", stamp = %report.stamp, bytes_written = report.bytes_written, "snapshot restored");
+    Ok(report)
+}
+
+/// Finds out what a restore would do, and touches nothing.
+///
+/// # Errors
+/// As [`restore`] before the first write.
+pub fn rehearse(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<Rehearsal> {
+    let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
+    gate::check(repository, &job, progress)?;
+    let plans = plan_all(repository, &job, options, progress)?;
+    let planned = |(task, plan): (&Task, Plan)| PlannedSource {
+        source: task.target.source.clone(),
+        path: task.target.path(),
+        totals: plan.totals,
+    };
+    let sources = job.tasks.iter().zip(plans).map(planned).collect();
+    Ok(Rehearsal { stamp: job.stamp, target_db: options.targets.db.clone(), sources })
+}
+
+fn plan_all(
+    repository: &Repository,
+    job: &Job,
+    options: &RestoreOptions,
+    progress: &dyn Progress,
+) -> Result<Vec<Plan>> {
+    progress.phase(Phase::Comparing, Some(job.tasks.iter().map(|task| task.record.bytes).sum()));
+    let mut reader = BlobReader::new(repository);
+    job.tasks.iter().map(|task| plan_source(task, options, &mut reader, progress)).collect()
+}
+
+fn plan_source(
+    task: &Task,
+    options: &RestoreOptions,
+    reader: &mut BlobReader<'_>,
+    progress: &dyn Progress,
+) -> Result<Plan> {
+    let root = task.target.open()?;
+    let mut planner = Planner::new(task.target.directory.clone(), options.owner, options.hard_links);
+    let scan = Scan { target: &task.target, root: root.as_ref(), reader, progress };
+    match task.action {
+        Action::Restore => scan.compare(&task.record, &mut |observation| planner.take(observation))?,
+        Action::Remove => scan.all_extra(&mut |observation| planner.take(observation))?,
+    }
+    let plan = planner.finish();
+    let path = task.target.path();
+    if plan.removals.contains(&task.target.name) && mount::is_mount_point(&path)? {
+        return Err(Error::Refused(format!(
+            "something is mounted at {}, so the file cannot be removed or replaced; unmount it first",
+            path.display()
+        )));
+    }
+    Ok(plan)
+}
+
+/// Takes the pre-restore snapshot, unless told not to, and returns what is the way back.
+fn keep_present_state(
+    repository: &Repository,
+    job: &Job,
+    options: &RestoreOptions,
+    plans: &[Plan],
+    progress: &dyn Progress,
+) -> Result<Option<Stamp>> {
+    if job.direction == Direction::Back {
+        return Ok(Some(job.stamp));
+    }
+    if let Some(intent) = &job.pending {
+        return Ok(intent.pre_restore_snapshot.as_deref().and_then(|stamp| stamp.parse().ok()));
+    }
+    if options.pre_snapshot == PreSnapshot::Skip {
+        return Ok(None);
+    }
+    room::check_pre_restore(repository.root(), plans)?;
+    let create = CreateOptions {
+        sources: options.targets.clone(),
+        include_chroma: job.restores(CHROMA),
+        check_trees: false,
+        kind: SnapshotKind::PreRestore,
+    };
+    let report =
+        save::create(repository, &create, progress).map_err(|error| room::explain(error, repository.root(), plans))?;
+    let left_out = |source: &str| {
+        job.restores(source)
+            && report.manifest.source(source).is_none_or(|record| record.state == SourceState::Changing)
+    };
+    if [DB, REGISTRY, CHROMA].into_iter().any(left_out) {
+        return Err(Error::Changing(format!(
+            "the pre-restore snapshot {} does not hold everything that would be overwritten, because it kept changing; \
+             stop the service and try again (nothing was changed)",
+            report.stamp
+        )));
+    }
+    if !report.validated {
+        tracing::warn!(event = "restore_pre_checkpoint_failed", stamp = %report.stamp, errors = ?report.validation_errors, "the snapshot of the present state is not valid; the restore goes on");
+    }
+    Ok(Some(report.stamp))
+}
+
+/// From here on the targets may be half old and half new.
+fn publish_intent(repository: &Repository, job: &Job, way_back: Option<Stamp>) -> Result<()> {
+    let intent = Intent {
+        format_version: FORMAT_VERSION.into(),
+        stamp: job.stamp.to_string(),
+        pre_restore_snapshot: way_back.map(|stamp| stamp.to_string()),
+        started_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false),
+        targets: job.intent_targets(),
+    };
+    match &job.pending {
+        Some(pending) if (&pending.stamp, pending.is_undo()) == (&intent.stamp, intent.is_undo()) => Ok(()),
+        _ => intents::publish(repository, &intent),
+    }
+}
+
+/// Lets SQLite bring what lies beside the databases into them; where there was something, the target is looked at anew.
+fn fold(
+    repository: &Repository,
+    job: &Job,
+    options: &RestoreOptions,
+    mut plans: Vec<Plan>,
+    progress: &dyn Progress,
+) -> Result<Vec<Plan>> {
+    let mut reader = BlobReader::new(repository);
+    for (task, plan) in job.tasks.iter().zip(&mut plans) {
+        let Some(root) = task.target.open()? else { continue };
+        match fold_databases(&root, plan, progress) {
+            Ok(FoldOutcome::NothingBeside) => {}
+            Ok(FoldOutcome::Changed) => *plan = plan_source(task, options, &mut reader, progress)?,
+            Err(error) => {
+                // Folding loses nothing, so without another intent the targets are as whole as before.
+                if job.pending.is_none() {
+                    intents::clear(repository)?;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(plans)
+}
+
+/// Writes all targets; afterwards they are whole and durable.
+fn overwrite(
+    repository: &Repository,
+    job: &Job,
+    options: &RestoreOptions,
+    plans: &[Plan],
+    progress: &dyn Progress,
+) -> Result<Applied> {
+    progress.phase(Phase::Writing, Some(plans.iter().map(|plan| plan.totals.bytes_to_write).sum()));
+    let mut reader = BlobReader::new(repository);
+    let mut targets: Vec<(TargetRoot, &Plan)> = Vec::new();
+    for (task, plan) in job.tasks.iter().zip(plans) {
+        match task.action {
+            Action::Restore => targets.push((task.target.open_or_create()?, plan)),
+            Action::Remove => targets.extend(task.target.open()?.map(|root| (root, plan))),
+        }
+    }
+    let mut total = Applied::default();
+    // Each step on all targets before the next: no database becomes readable before everything is in place.
+    let steps: [fn(&mut Applier<'_, '_>) -> Result<()>; 4] = [
+        |applier| applier.spoil_databases(),
+        |applier| applier.apply(),
+        |applier| applier.check_written(),
+        |applier| applier.finish_databases(),
+    ];
+    for step in steps {
+        for (root, plan) in &targets {
+            let mut applier = Applier::new(root, plan, options.owner, &mut reader, progress);
+            step(&mut applier)?;
+            total.add(applier.applied());
+        }
+    }
+    attributes::warn_of_denials(total.not_permitted);
+    Ok(total)
+}
+
+/// An error after the first write, said so that the operator knows the ways on.
+fn unfinished(error: Error, way_back: Option<Stamp>) -> Error {
+    let ways = match way_back {
+        Some(_) => "finish it with `vecsnap restore --resume`, or go back with `vecsnap restore --undo`",
+        None => "finish it with `vecsnap restore --resume`",
+    };
+    match error {
+        Error::Interrupted => {
+            tracing::warn!("the restore is unfinished; {ways}");
+            Error::Interrupted
+        }
+        error => Error::Failed(format!("{error}; the restore is unfinished: once the cause is gone, {ways}")),
+    }
+}
+
+fn check_database(job: &Job, progress: &dyn Progress) -> Integrity {
+    let Some(task) = job.tasks.iter().find(|task| task.target.kind == SourceKind::Sqlite) else {
+        return Integrity::NotRestored;
+    };
+    match (task.action, task.record.state) {
+        (Action::Remove, _) => Integrity::NotRestored,
+        (Action::Restore, SourceState::CapturedRaw) => Integrity::Raw,
+        (Action::Restore, _) => {
+            progress.phase(Phase::CheckingDatabases, None);
+            sqlite::integrity_check(&task.target.path()).into()
+        }
+    }
+}
+
+fn report_of(
+    job: &Job,
+    options: &RestoreOptions,
+    way_back: Option<Stamp>,
+    plans: &[Plan],
+    applied: Applied,
+    integrity: Integrity,
+    began: Instant,
+) -> RestoreReport {
+    let sum = |count: fn(&Totals) -> u64| plans.iter().map(|plan| count(&plan.totals)).sum();
+    let removed = job.tasks.iter().filter(|task| task.action == Action::Remove);
+    RestoreReport {
+        stamp: job.stamp,
+        pre_restore_snapshot: way_back.filter(|_| job.direction == Direction::Forward),
+        target_db: options.targets.db.clone(),
+        db_restored: job.restores(DB),
+        registry_restored: job.restores(REGISTRY),
+        chroma_restored: job.restores(CHROMA),
+        integrity,
+        sources_removed: removed.map(|task| task.target.source.clone()).collect(),
+        files_created: sum(|totals| totals.created),
+        files_overwritten: sum(|totals| totals.overwritten),
+        files_removed: sum(|totals| totals.removed),
+        blocks_written: applied.written.blocks,
+        bytes_written: applied.written.bytes,
+        not_permitted: applied.not_permitted,
+        duration: began.elapsed(),
+    }
+}

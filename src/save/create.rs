@@ -22,7 +22,7 @@ use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::file_table::TableWriter;
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::{BlobWriter, Repository, layout};
+use crate::store::{BlobWriter, Repository, intents};
 
 /// What a create captures, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,13 +93,7 @@ fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileL
         return Ok(None);
     }
     let lock = repository.lock_live(LockMode::Shared)?;
-    if repository.storage().size(layout::INTENT)?.is_some() {
-        return Err(Error::Refused(format!(
-            "a restore was interrupted and its targets may be half written ({}); run `vecsnap restore --resume` or \
-             `vecsnap restore --undo` first",
-            repository.root().join(layout::INTENT).display()
-        )));
-    }
+    intents::refuse_pending(repository)?;
     Ok(Some(lock))
 }
 

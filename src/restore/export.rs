@@ -1,0 +1,223 @@
+//! Writing a snapshot as plain files into an empty directory, in the layout of the tool that vecsnap replaced.
+//!
+//! Invariant: nothing that exists is overwritten; a file is there with all its bytes or not at all, and those that could
+//! not be read are named. No verdict on the content stops it, since this is how a damaged snapshot is looked at.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::disk::durable;
+use crate::disk::target::TargetRoot;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Manifest, SourceKind, SourceRecord};
+use crate::format::metadata::SnapshotMetadata;
+use crate::format::table::{Entry, EntryKind, FileEntry};
+use crate::id::Stamp;
+use crate::progress::{Phase, Progress};
+use crate::save::report;
+use crate::save::sources::{CHROMA, DB, REGISTRY};
+use crate::store::file_table::TableReader;
+use crate::store::{BlobReader, Repository, layout};
+
+use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials};
+use super::blocks::{BlockWriter, Written};
+use super::gate;
+use super::plan::{Change, FileRole, FileStep};
+
+const UNFINISHED_FILE: u32 = 0o600;
+const UNFINISHED_DIRECTORY: u32 = 0o700;
+/// Permission bits of the directories that hold single files.
+const PLAIN_DIRECTORY: u32 = 0o755;
+
+/// A file of the snapshot that is not in the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableFile {
+    /// Where it would be.
+    pub path: PathBuf,
+    /// Why it is not.
+    pub cause: String,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportReport {
+    /// The snapshot.
+    pub stamp: Stamp,
+    /// The directory.
+    pub directory: PathBuf,
+    /// The description that lies in it, with paths into it.
+    pub metadata: SnapshotMetadata,
+    /// Regular files written.
+    pub files: u64,
+    /// Bytes written into them.
+    pub bytes_written: u64,
+    /// What could not be read.
+    pub unreadable: Vec<UnreadableFile>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Writes the snapshot into a directory, which is made if it does not exist.
+///
+/// # Errors
+/// [`Error::Refused`] if the directory is not empty; [`Error::NotValid`] without a usable manifest; I/O errors of the
+/// directory. What cannot be read from the repository is in the report.
+pub fn export(
+    repository: &Repository,
+    stamp: Stamp,
+    directory: &Path,
+    owner: OwnerPolicy,
+    progress: &dyn Progress,
+) -> Result<ExportReport> {
+    let began = Instant::now();
+    let manifest = gate::read_manifest(repository, stamp)?;
+    let directory = std::path::absolute(directory).map_err(Error::io("resolve", directory))?;
+    let root = open_empty(&directory)?;
+    progress.phase(Phase::Writing, Some(manifest.sources.iter().map(|source| source.bytes).sum()));
+    let mut reader = BlobReader::new(repository);
+    let blocks = BlockWriter { reader: &mut reader, progress, written: Written::default() };
+    let mut exporter = Exporter { root: &root, owner, blocks, files: 0, not_permitted: 0, unreadable: Vec::new() };
+    for source in manifest.sources.iter().filter(|source| source.is_captured()) {
+        exporter.source(source)?;
+    }
+    let Exporter { blocks, files, not_permitted, unreadable, .. } = exporter;
+    let bytes_written = blocks.written.bytes;
+    warn_of_denials(not_permitted);
+    let metadata = write_metadata(&manifest, stamp, &directory)?;
+    root.sync_directory(b"")?;
+    Ok(ExportReport { stamp, directory, metadata, files, bytes_written, unreadable, duration: began.elapsed() })
+}
+
+fn open_empty(directory: &Path) -> Result<TargetRoot> {
+    let root = TargetRoot::open_or_create(directory, UNFINISHED_DIRECTORY)?;
+    if root.list(b"")?.is_empty() {
+        return Ok(root);
+    }
+    Err(Error::Refused(format!("{} is not empty; name an empty or a new directory", directory.display())))
+}
+
+/// The directory of a source in the old layout.
+fn directory_of(source: &SourceRecord) -> &[u8] {
+    match source.name.as_str() {
+        DB => b"db",
+        REGISTRY => b"config",
+        CHROMA => b"chroma",
+        other => other.as_bytes(),
+    }
+}
+
+struct Exporter<'a, 'r> {
+    root: &'a TargetRoot,
+    owner: OwnerPolicy,
+    blocks: BlockWriter<'a, 'r>,
+    files: u64,
+    not_permitted: u64,
+    unreadable: Vec<UnreadableFile>,
+}
+
+impl Exporter<'_, '_> {
+    fn source(&mut self, source: &SourceRecord) -> Result<()> {
+        let below = directory_of(source);
+        let mode = if source.kind == SourceKind::Tree { UNFINISHED_DIRECTORY } else { PLAIN_DIRECTORY };
+        self.root.create_directory(below, mode)?;
+        let mut table = TableReader::of(&source.table);
+        let mut directories = vec![below.to_vec()];
+        let mut attributes = Vec::new();
+        loop {
+            let entry = match table.next(self.blocks.reader, |_| ())? {
+                Ok(Some(entry)) => entry,
+                Ok(None) => break,
+                Err(fault) => {
+                    self.lose(below, format!("{fault}; this and all files after it are missing"));
+                    break;
+                }
+            };
+            let name = if entry.path.is_empty() { below.to_vec() } else { [below, b"/", &entry.path].concat() };
+            let wanted = Attributes::of(&entry);
+            if entry.kind == EntryKind::Directory {
+                if !entry.path.is_empty() {
+                    self.root.create_directory(&name, UNFINISHED_DIRECTORY)?;
+                    directories.push(name.clone());
+                }
+                attributes.push((name, wanted));
+            } else {
+                self.entry(&name, &entry, &wanted)?;
+            }
+        }
+        directories.iter().rev().try_for_each(|directory| self.root.sync_directory(directory))?;
+        attributes.iter().rev().try_for_each(|(name, wanted)| self.set_attributes(name, wanted))
+    }
+
+    fn entry(&mut self, name: &[u8], entry: &Entry, wanted: &Attributes) -> Result<()> {
+        match &entry.kind {
+            EntryKind::Directory => Ok(()),
+            EntryKind::Symlink(link) => {
+                self.blocks.progress.check()?;
+                self.root.create_symlink(name, link)?;
+                self.set_attributes(name, wanted)
+            }
+            EntryKind::File(file) => match self.file(name, file, *wanted) {
+                Ok(()) => Ok(()),
+                Err(Error::Damaged { detail, .. }) => {
+                    self.root.remove_file(name)?;
+                    self.lose(name, detail);
+                    Ok(())
+                }
+                Err(error) => {
+                    self.root.remove_file(name)?;
+                    Err(error)
+                }
+            },
+        }
+    }
+
+    fn file(&mut self, name: &[u8], file: &FileEntry, attributes: Attributes) -> Result<()> {
+        let FileEntry { content, sparse, .. } = *file;
+        let change = Change::Create;
+        let step = FileStep { name: name.to_vec(), content, sparse, role: FileRole::Plain, change, attributes };
+        let target = self.root.create_file(name, UNFINISHED_FILE)?;
+        self.blocks.write_content(&target, &step)?;
+        self.set_attributes(name, &attributes)?;
+        target.sync()?;
+        self.files += 1;
+        Ok(())
+    }
+
+    fn set_attributes(&mut self, name: &[u8], wanted: &Attributes) -> Result<()> {
+        let outcome = wanted.set(self.root, name, self.owner)?;
+        self.not_permitted += u64::from(outcome == AttributesSet::NotPermitted);
+        Ok(())
+    }
+
+    fn lose(&mut self, name: &[u8], cause: String) {
+        self.unreadable.push(UnreadableFile { path: self.root.path_of(name), cause });
+    }
+}
+
+/// Writes the description, with every path leading into the directory.
+fn write_metadata(manifest: &Manifest, stamp: Stamp, directory: &Path) -> Result<SnapshotMetadata> {
+    let mut metadata = report::metadata(manifest, directory, stamp);
+    let named = layout::snapshot_directory(directory, &stamp.to_string());
+    let moved = |path: &str| match Path::new(OsStr::from_bytes(path.as_bytes())).strip_prefix(&named) {
+        Ok(rest) if !rest.as_os_str().is_empty() => directory.join(rest).display().to_string(),
+        Ok(_) => directory.display().to_string(),
+        Err(_) => path.to_owned(),
+    };
+    for path in [
+        &mut metadata.backup_root,
+        &mut metadata.db_snapshot_path,
+        &mut metadata.registry_snapshot_path,
+        &mut metadata.chroma_snapshot_path,
+    ] {
+        *path = moved(path);
+    }
+    let path = directory.join(layout::METADATA);
+    let mut bytes =
+        serde_json::to_vec_pretty(&metadata).map_err(|fault| Error::io("write", &path)(io::Error::other(fault)))?;
+    bytes.push(b'\n');
+    durable::write_new_file(&path, &bytes)?;
+    Ok(metadata)
+}

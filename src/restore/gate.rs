@@ -1,0 +1,103 @@
+//! What a restore demands of a snapshot before anything is touched.
+//!
+//! Invariant: behind this gate every blob of the snapshot has been read, decoded and hashed in this run, so whatever is
+//! written later is known to be readable. Going back is judged by bytes alone: the state before may well have been
+//! damaged, and it is what the operator asks for.
+
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::id::Stamp;
+use crate::progress::Progress;
+use crate::save::sources::CHROMA;
+use crate::store::snapshots::{self, ManifestFault, SnapshotFormat};
+use crate::store::verdicts::Recheck;
+use crate::store::{Repository, layout};
+
+use super::job::{ChromaChoice, Direction, Job};
+use super::verify::{Depth, Finding, VerifyOptions, verify};
+
+/// What a missing snapshot is called.
+pub const DIRECTORY_MISSING: &str = "snapshot_directory_missing";
+
+const MANIFEST_MISSING: &str = "manifest_missing";
+
+/// The error for a snapshot that cannot be restored.
+pub fn not_valid(name: &str, errors: &[String]) -> Error {
+    Error::NotValid(format!("backup {name} failed validation: {}", errors.join(", ")))
+}
+
+/// The stamp that an operator's name for a snapshot is.
+///
+/// # Errors
+/// [`Error::NotValid`] for a name that is no stamp, saying what stands there.
+pub fn resolve(repository: &Repository, name: &str) -> Result<Stamp> {
+    match name.parse() {
+        Ok(stamp) => Ok(stamp),
+        Err(_) => {
+            find_own(repository, name)?;
+            Err(not_valid(name, &[MANIFEST_MISSING.into()]))
+        }
+    }
+}
+
+/// Reads the manifest of a snapshot.
+///
+/// # Errors
+/// [`Error::NotValid`] if there is none that can be used; I/O errors.
+pub fn read_manifest(repository: &Repository, stamp: Stamp) -> Result<Manifest> {
+    let name = stamp.to_string();
+    find_own(repository, &name)?;
+    snapshots::read_manifest(repository, stamp)?.map_err(|fault| match fault {
+        ManifestFault::Missing => not_valid(&name, &[MANIFEST_MISSING.into()]),
+        ManifestFault::Corrupt(cause) => {
+            let path = layout::snapshot_directory(repository.root(), &name).join(layout::MANIFEST);
+            not_valid(&name, &[format!("manifest_corrupt: {}: {cause}", path.display())])
+        }
+    })
+}
+
+/// Refuses a snapshot that does not exist, or that another tool took.
+fn find_own(repository: &Repository, name: &str) -> Result<()> {
+    match snapshots::find(repository.storage(), name)? {
+        None => Err(not_valid(name, &[DIRECTORY_MISSING.into()])),
+        Some(listing) if listing.format == SnapshotFormat::FullCopy => Err(Error::NotValid(format!(
+            "backup {name} is a full copy of the tool that vecsnap replaced ({}); `import`, which is to come, takes it in",
+            listing.path.display()
+        ))),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Verifies the whole snapshot of a job.
+///
+/// # Errors
+/// [`Error::NotValid`] with everything that is wrong; errors that keep the verification from running.
+pub(super) fn check(repository: &Repository, job: &Job, progress: &dyn Progress) -> Result<()> {
+    let options = VerifyOptions { depth: Depth::Full, recheck: Recheck::IfUnknown };
+    let verification = verify(repository, &job.manifest, options, progress)?;
+    for warning in verification.warnings() {
+        tracing::warn!(stamp = %job.stamp, %warning, "the snapshot can be restored all the same");
+    }
+    let mut errors = Vec::new();
+    for source in &verification.sources {
+        let wrong = source.findings.iter().filter(|finding| !finding.is_warning());
+        for finding in wrong.filter(|finding| job.direction == Direction::Forward || is_loss(finding)) {
+            if source.name == CHROMA && job.chroma == ChromaChoice::Skip {
+                tracing::warn!(stamp = %job.stamp, error = %finding, "Chroma in the snapshot is damaged; it is not restored");
+            } else {
+                errors.push(finding.to_string());
+            }
+        }
+    }
+    if errors.is_empty() { Ok(()) } else { Err(not_valid(&job.stamp.to_string(), &errors)) }
+}
+
+fn is_loss(finding: &Finding) -> bool {
+    matches!(
+        finding,
+        Finding::SnapshotMissing { .. }
+            | Finding::ChunkMissing { .. }
+            | Finding::ChunkCorrupt { .. }
+            | Finding::MoreChunks { .. }
+    )
+}
