@@ -17,6 +17,7 @@ pub mod man;
 pub mod output;
 pub mod paths;
 pub mod progress;
+pub mod restore;
 pub mod run;
 pub mod session;
 pub mod show;

@@ -1,0 +1,187 @@
+//! `vecsnap restore`: a snapshot put back in place, finished, undone, rehearsed, or written elsewhere.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::arguments::RestoreArguments;
+use super::exit::Exit;
+use super::session::Session;
+use crate::error::{Error, Result};
+use crate::id::Stamp;
+use crate::restore::{
+    self, ChromaChoice, ExportReport, Goal, HardLinkPolicy, Integrity, OwnerPolicy, PlannedSource, PreSnapshot,
+    Rehearsal, RestoreOptions, RestoreReport, gate,
+};
+use crate::save::LiveSources;
+use crate::store::{Access, Repository};
+
+/// Restores and shows the document of what was done.
+///
+/// # Errors
+/// Those of [`restore::restore`], [`restore::rehearse`] and [`restore::export`]; bad usage; no confirmation.
+pub fn run(session: &Session<'_>, arguments: &RestoreArguments) -> Result<Exit> {
+    arguments.check_confirmation()?;
+    let locations = session.locations();
+    let root = locations.repository()?;
+    let access = if arguments.dry_run || arguments.to.is_some() { Access::Read } else { Access::Write };
+    let open = || Repository::open(&root, access, session.lock_wait())?.ok_or_else(|| no_repository(&root));
+    let (document, exit) = if let Some(directory) = &arguments.to {
+        export(session, &open()?, arguments, directory)?
+    } else {
+        let targets =
+            LiveSources { db: locations.database()?, registry: locations.registry()?, chroma: locations.chroma()? };
+        in_place(session, &open()?, arguments, targets)?
+    };
+    session.print(&document, exit)?;
+    Ok(exit)
+}
+
+fn export(
+    session: &Session<'_>,
+    repository: &Repository,
+    arguments: &RestoreArguments,
+    directory: &Path,
+) -> Result<(Value, Exit)> {
+    let stamp = stamp_of(repository, arguments)?;
+    let report = restore::export(repository, stamp, directory, owner_policy(arguments), session.progress)?;
+    for file in &report.unreadable {
+        tracing::error!(path = %file.path.display(), cause = %file.cause, "this file cannot be read from the repository");
+    }
+    let exit = if report.unreadable.is_empty() { Exit::Done } else { Exit::Failed };
+    Ok((export_document(&report), exit))
+}
+
+fn in_place(
+    session: &Session<'_>,
+    repository: &Repository,
+    arguments: &RestoreArguments,
+    targets: LiveSources,
+) -> Result<(Value, Exit)> {
+    let goal = match arguments {
+        RestoreArguments { resume: true, .. } => Goal::Resume,
+        RestoreArguments { undo: true, .. } => Goal::Undo,
+        _ => Goal::Snapshot(stamp_of(repository, arguments)?),
+    };
+    let options = RestoreOptions {
+        goal,
+        targets,
+        chroma: match (arguments.chroma, arguments.no_chroma) {
+            (_, true) => ChromaChoice::Skip,
+            (true, false) => ChromaChoice::Wanted,
+            (false, false) => ChromaChoice::AsCaptured,
+        },
+        pre_snapshot: if arguments.no_pre_snapshot { PreSnapshot::Skip } else { PreSnapshot::Take },
+        owner: owner_policy(arguments),
+        hard_links: if arguments.break_links { HardLinkPolicy::Break } else { HardLinkPolicy::Refuse },
+    };
+    if arguments.dry_run {
+        let rehearsal = restore::rehearse(repository, &options, session.progress)?;
+        return Ok((rehearsal_document(&rehearsal), Exit::Done));
+    }
+    let report = restore::restore(repository, &options, session.progress)?;
+    let exit = if matches!(report.integrity, Integrity::Failed(_)) { Exit::Failed } else { Exit::Done };
+    Ok((document(&report), exit))
+}
+
+fn stamp_of(repository: &Repository, arguments: &RestoreArguments) -> Result<Stamp> {
+    let Some(argument) = &arguments.stamp else {
+        return Err(Error::Usage("name the snapshot to restore: a stamp or 'latest'".into()));
+    };
+    match argument.resolve(repository.storage())? {
+        Some(name) => gate::resolve(repository, &name),
+        None => Err(gate::not_valid(&argument.to_string(), &[gate::DIRECTORY_MISSING.into()])),
+    }
+}
+
+fn owner_policy(arguments: &RestoreArguments) -> OwnerPolicy {
+    if arguments.no_owner { OwnerPolicy::Skip } else { OwnerPolicy::Restore }
+}
+
+fn no_repository(root: &Path) -> Error {
+    Error::NotValid(format!(
+        "there is no repository at {}, so there is nothing to restore; check --repo or ATOCORE_BACKUP_DIR",
+        root.display()
+    ))
+}
+
+/// The result document: the reference's fields first and in its order.
+fn document(report: &RestoreReport) -> Value {
+    let mut document = Map::new();
+    let mut field = |name: &str, value: Value| document.insert(name.into(), value);
+    field("stamp", json!(report.stamp.to_string()));
+    field("pre_restore_snapshot", json!(report.pre_restore_snapshot.map(|stamp| stamp.to_string())));
+    field("target_db", json!(report.target_db.display().to_string()));
+    field("db_restored", json!(report.db_restored));
+    field("registry_restored", json!(report.registry_restored));
+    field("chroma_restored", json!(report.chroma_restored));
+    match &report.integrity {
+        Integrity::Ok | Integrity::Raw => field("restored_integrity_ok", json!(true)),
+        Integrity::NotRestored => field("restored_integrity_ok", Value::Null),
+        Integrity::Failed(cause) => {
+            field("restored_integrity_ok", json!(false));
+            field("integrity_error", json!(cause))
+        }
+        Integrity::Unknown(cause) => {
+            field("restored_integrity_ok", json!(true));
+            field("integrity_unknown", json!(cause))
+        }
+    };
+    field("db_captured_raw", json!(report.integrity == Integrity::Raw));
+    field("sources_removed", json!(report.sources_removed));
+    field("files_created", json!(report.files_created));
+    field("files_overwritten", json!(report.files_overwritten));
+    field("files_removed", json!(report.files_removed));
+    field("blocks_written", json!(report.blocks_written));
+    field("bytes_written", json!(report.bytes_written));
+    field("duration_s", json!(seconds(report.duration)));
+    Value::Object(document)
+}
+
+fn rehearsal_document(rehearsal: &Rehearsal) -> Value {
+    let sources: Vec<Value> = rehearsal.sources.iter().map(planned_source).collect();
+    json!({
+        "stamp": rehearsal.stamp.to_string(),
+        "dry_run": true,
+        "target_db": rehearsal.target_db.display().to_string(),
+        "sources": sources,
+    })
+}
+
+fn planned_source(source: &PlannedSource) -> Value {
+    let totals = &source.totals;
+    let removed: Vec<_> = totals.removed_names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+    json!({
+        "name": source.source,
+        "path": source.path.display().to_string(),
+        "files_to_create": totals.created,
+        "files_to_overwrite": totals.overwritten,
+        "files_unchanged": totals.unchanged,
+        "files_to_remove": totals.removed,
+        "bytes_to_write": totals.bytes_to_write,
+        "removed_names": removed,
+    })
+}
+
+fn export_document(report: &ExportReport) -> Value {
+    let unreadable: Vec<Value> = report
+        .unreadable
+        .iter()
+        .map(|file| json!({ "path": file.path.display().to_string(), "error": file.cause }))
+        .collect();
+    json!({
+        "stamp": report.stamp.to_string(),
+        "to": report.directory.display().to_string(),
+        "db_snapshot_path": report.metadata.db_snapshot_path,
+        "registry_snapshot_path": report.metadata.registry_snapshot_path,
+        "chroma_snapshot_path": report.metadata.chroma_snapshot_path,
+        "files": report.files,
+        "bytes_written": report.bytes_written,
+        "unreadable": unreadable,
+        "duration_s": seconds(report.duration),
+    })
+}
+
+fn seconds(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
