@@ -125,6 +125,17 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
     }
     let targets: Vec<Target> = tasks.iter().map(|task| task.target.clone()).collect();
     target::check_apart(&targets)?;
+    if let Some(left) = pending
+        .iter()
+        .flat_map(|intent| &intent.targets)
+        .find(|left| !targets.iter().any(|target| target.source == left.source))
+    {
+        return Err(Error::Refused(format!(
+            "the unfinished restore also writes {} to {}, which must not be left half written; repeat without --no-chroma",
+            left.source,
+            shown(left).display()
+        )));
+    }
     Ok(Job { stamp, manifest, direction, chroma, tasks, pending })
 }
 

@@ -218,29 +218,27 @@ fn publish_intent(repository: &Repository, job: &Job, way_back: Option<Stamp>) -
 }
 
 /// Lets SQLite bring what lies beside the databases into them; where there was something, the target is looked at anew.
+/// That loses nothing, so if it fails the targets are as whole as before, and no intent of this run need stand.
 fn fold(
     repository: &Repository,
     job: &Job,
     options: &RestoreOptions,
-    mut plans: Vec<Plan>,
+    plans: Vec<Plan>,
     progress: &dyn Progress,
 ) -> Result<Vec<Plan>> {
     let mut reader = BlobReader::new(repository);
-    for (task, plan) in job.tasks.iter().zip(&mut plans) {
-        let Some(root) = task.target.open()? else { continue };
-        match fold_databases(&root, plan, progress) {
-            Ok(FoldOutcome::NothingBeside) => {}
-            Ok(FoldOutcome::Changed) => *plan = plan_source(task, options, &mut reader, progress)?,
-            Err(error) => {
-                // Folding loses nothing, so without another intent the targets are as whole as before.
-                if job.pending.is_none() {
-                    intents::clear(repository)?;
-                }
-                return Err(error);
-            }
+    let tasks = job.tasks.iter().zip(plans);
+    let folded = tasks.map(|(task, plan)| match task.target.open()? {
+        Some(root) if fold_databases(&root, &plan, progress)? == FoldOutcome::Changed => {
+            plan_source(task, options, &mut reader, progress)
         }
+        _ => Ok(plan),
+    });
+    let folded: Result<Vec<Plan>> = folded.collect();
+    if folded.is_err() && job.pending.is_none() {
+        intents::clear(repository)?;
     }
-    Ok(plans)
+    folded
 }
 
 /// Writes all targets; afterwards they are whole and durable.

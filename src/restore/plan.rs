@@ -350,3 +350,6 @@ fn role_of(name: &[u8], file: &FileEntry) -> FileRole {
         Capture::RawSqlite => FileRole::Database,
     }
 }
+
+#[cfg(test)]
+mod tests;

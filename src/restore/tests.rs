@@ -347,3 +347,54 @@ fn a_snapshot_is_written_elsewhere_as_plain_files() {
     let again = export(&repository, stamp, &out, OwnerPolicy::Skip, &Silent);
     assert!(matches!(again, Err(Error::Refused(_))), "{again:?}");
 }
+
+#[test]
+fn a_snapshot_is_restored_under_other_names() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    fs::write(runtime.at("db/a.db"), noise(7, 5000)).unwrap();
+    fs::write(runtime.at("db/a.db-wal"), noise(8, 5000)).unwrap();
+    let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    let mut options = runtime.options(Goal::Snapshot(way_back));
+    options.targets = LiveSources {
+        db: runtime.at("elsewhere/other.db"),
+        registry: runtime.at("elsewhere/other.json"),
+        chroma: runtime.at("elsewhere/tree"),
+    };
+    restore(&runtime.repository(), &options, &Silent).unwrap();
+    assert_eq!(fs::read(runtime.at("elsewhere/other.db")).unwrap(), noise(7, 5000));
+    assert_eq!(fs::read(runtime.at("elsewhere/other.db-wal")).unwrap(), noise(8, 5000));
+    assert_eq!(fs::read(runtime.at("elsewhere/other.json")).unwrap(), fs::read(runtime.at("registry.json")).unwrap());
+    assert!(runtime.at("elsewhere/tree/segment/empty").is_dir());
+}
+
+#[test]
+fn an_unfinished_tree_cannot_be_left_out_when_the_restore_is_resumed() {
+    let runtime = Runtime::new();
+    let before = runtime.picture();
+    let stamp = runtime.create();
+    runtime.change();
+    let repository = runtime.repository();
+    let outcome = restore(&repository, &runtime.options(Goal::Snapshot(stamp)), &StopsWhileWriting::after(9));
+    assert!(matches!(outcome, Err(Error::Interrupted)));
+    let without = RestoreOptions { chroma: ChromaChoice::Skip, ..runtime.options(Goal::Resume) };
+    assert!(matches!(restore(&repository, &without, &Silent), Err(Error::Refused(_))));
+    runtime.restore(Goal::Resume).unwrap();
+    assert_same(&runtime.picture(), &before);
+}
+
+#[test]
+fn a_database_in_use_is_refused_and_no_intent_is_left() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    runtime.change();
+    let service = Connection::open(runtime.at("db/a.db")).unwrap();
+    service.execute_batch("PRAGMA journal_mode=WAL; INSERT INTO t VALUES(88888, 'x')").unwrap();
+    let refused = runtime.restore(Goal::Snapshot(stamp));
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    assert_eq!(intents::pending(&runtime.repository()).unwrap(), None);
+    let rows: i64 = service.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 2601);
+    drop(service);
+    runtime.restore(Goal::Snapshot(stamp)).unwrap();
+}

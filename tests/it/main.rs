@@ -21,3 +21,7 @@ mod golden;
 
 // Which snapshots stay.
 mod retention;
+
+// What a restore does when it is stopped, and when it must not begin.
+mod restore_interrupted;
+mod restore_refusals;

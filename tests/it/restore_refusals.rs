@@ -1,0 +1,69 @@
+//! Calls of restore that cannot be followed: each has its exit code and sentence, and touches nothing.
+
+use std::fs;
+
+use crate::support::{Runtime, TreeState};
+
+const CONFIRMED: &str = "--confirm-service-stopped";
+
+#[test]
+fn without_a_repository_nothing_is_restored_or_created() {
+    let runtime = Runtime::new();
+    for call in [&["restore", "latest", CONFIRMED][..], &["restore", "20260406T180000Z", "--dry-run"]] {
+        runtime.vecsnap(call).run().exits(3).prints_nothing().says(&["no repository"]);
+    }
+    let out = runtime.path().join("out");
+    runtime.vecsnap(&["restore", "latest", "--to"]).arg(&out).run().exits(3);
+    assert!(!runtime.repo().exists() && !out.exists());
+}
+
+#[test]
+fn snapshots_that_are_not_there_or_not_ours_are_named() {
+    let runtime = Runtime::new();
+    runtime.create(&[]);
+    let before = TreeState::of(&runtime.data());
+    let missing = runtime.vecsnap(&["restore", "20200101T000000Z", CONFIRMED]).run().exits(3).prints_nothing();
+    missing.says(&["backup 20200101T000000Z failed validation: snapshot_directory_missing"]);
+    fs::create_dir_all(runtime.snapshot("20210101T000000Z").join("db")).unwrap();
+    fs::write(runtime.snapshot("20210101T000000Z").join("backup-metadata.json"), "{}").unwrap();
+    let copy = runtime.vecsnap(&["restore", "20210101T000000Z", CONFIRMED]).run().exits(3).prints_nothing();
+    copy.says(&["full copy", "import"]);
+    TreeState::of(&runtime.data()).assert_same(&before, "after the refusals");
+}
+
+#[test]
+fn a_directory_that_is_not_empty_is_not_written_into() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&[]);
+    let out = runtime.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("precious"), "precious").unwrap();
+    runtime.vecsnap(&["restore", &stamp, "--to"]).arg(&out).run().exits(5).prints_nothing().says(&["not empty"]);
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+}
+
+#[test]
+fn a_database_inside_the_tree_that_is_restored_is_bad_usage() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    let inside = runtime.chroma().join("atocore.db");
+    let call = runtime.vecsnap(&["restore", &stamp, CONFIRMED, "--db"]).arg(&inside);
+    call.run().exits(2).prints_nothing().says(&["keep them apart"]);
+    assert!(!inside.exists());
+}
+
+#[test]
+fn a_dry_run_shows_its_plan_and_needs_no_confirmation() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    runtime.remember("marker");
+    fs::remove_file(runtime.store().file("length.bin")).unwrap();
+    fs::write(runtime.chroma().join("stranger"), "x").unwrap();
+    let plan = runtime.vecsnap(&["restore", &stamp, "--dry-run", "--json"]).json();
+    assert_eq!((&plan["stamp"], &plan["dry_run"]), (&stamp.as_str().into(), &true.into()));
+    let chroma = &plan["sources"][2];
+    assert_eq!(chroma["name"], "chroma");
+    assert_eq!((&chroma["files_to_create"], &chroma["files_to_remove"]), (&1.into(), &1.into()));
+    assert_eq!(chroma["removed_names"], serde_json::json!(["stranger"]));
+    assert!(plan["sources"][0]["bytes_to_write"].as_u64().unwrap() > 0);
+}
