@@ -5,6 +5,7 @@
 //! stderr. The rooms below take plain option structs, so that the same operations can later be served over HTTP.
 
 pub mod arguments;
+pub mod cleanup;
 pub mod completions;
 pub mod create;
 pub mod exit;

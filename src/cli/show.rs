@@ -41,10 +41,8 @@ fn document(storage: &dyn Storage, listing: &SnapshotListing) -> Result<Value> {
     extend(json!({ "stamp": listing.name, "path": path, "format": format }));
     match listing.stamp().map(|stamp| snapshots::peek_manifest(storage, stamp)).transpose()? {
         Some(Ok(manifest)) => extend(described(&manifest)),
-        Some(Err(ManifestFault::Corrupt(cause))) => {
-            extend(json!({ "manifest_error": format!("manifest_corrupt: {cause}") }))
-        }
-        Some(Err(ManifestFault::Missing)) | None => extend(json!({ "manifest_error": "manifest_missing" })),
+        Some(Err(fault)) => extend(json!({ "manifest_error": fault.to_string() })),
+        None => extend(json!({ "manifest_error": ManifestFault::Missing.to_string() })),
     }
     match &listing.metadata {
         MetadataState::Missing => {}

@@ -139,6 +139,14 @@ impl<'a> BlobReader<'a> {
         self.read(id, BlobKind::ListNode)
     }
 
+    /// The blob of this kind with this id.
+    ///
+    /// # Errors
+    /// As [`BlobReader::chunk`].
+    pub fn blob(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
+        self.read(id, kind)
+    }
+
     /// Whether footers record this chunk, and all bases that its record needs; reads no content.
     ///
     /// # Errors

@@ -67,7 +67,8 @@ impl WriterReport {
 /// Takes blobs and publishes them in packs.
 pub struct BlobWriter {
     storage: Arc<dyn Storage>,
-    index: Arc<Index>,
+    /// Where blobs are looked up that need not be stored again; `None` while packs are rewritten.
+    known: Option<Arc<Index>>,
     header: RepositoryHeader,
     root: PathBuf,
     data: FrameBuilder,
@@ -104,6 +105,18 @@ impl BlobWriter {
     /// # Errors
     /// When threads cannot be started.
     pub fn begin(repository: &Repository) -> Result<Self> {
+        Self::start(repository, Some(repository.index_shared()))
+    }
+
+    /// Begins to store blobs once more that the repository has already, so that the packs that hold them can go.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn begin_rewriting(repository: &Repository) -> Result<Self> {
+        Self::start(repository, None)
+    }
+
+    fn start(repository: &Repository, known: Option<Arc<Index>>) -> Result<Self> {
         let (storage, index) = (repository.storage_shared(), repository.index_shared());
         let workers = thread::available_parallelism().map_or(2, NonZero::get).min(8);
         let (jobs, queue) = mpsc::sync_channel::<CompressJob>(workers);
@@ -116,12 +129,12 @@ impl BlobWriter {
                 .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
         }
         let in_flight: InFlight = Arc::new(Mutex::new(HashSet::new()));
-        let upload = Upload::start(Arc::clone(&storage), Arc::clone(&index), Arc::clone(&in_flight))?;
+        let upload = Upload::start(Arc::clone(&storage), index, Arc::clone(&in_flight))?;
         Ok(Self {
             root: storage.root().to_path_buf(),
             header: repository.header().clone(),
             storage,
-            index,
+            known,
             data: FrameBuilder::default(),
             metadata: FrameBuilder::default(),
             jobs,
@@ -149,6 +162,16 @@ impl BlobWriter {
         Ok(id)
     }
 
+    /// Takes a blob of either kind and returns its id.
+    ///
+    /// # Errors
+    /// When packs cannot be written.
+    pub fn put_blob(&mut self, content: &[u8], kind: BlobKind, purpose: Purpose) -> Result<BlobId> {
+        let id = kind.id_of(content);
+        self.put(id, kind, content, purpose)?;
+        Ok(id)
+    }
+
     /// Publishes everything that was taken.
     ///
     /// # Errors
@@ -169,7 +192,7 @@ impl BlobWriter {
             return Ok(Stored::Reused);
         }
         // An index that cannot be read costs a second copy of the blob, never the blob.
-        if self.index.contains(&id).unwrap_or(false) {
+        if self.known.as_ref().is_some_and(|index| index.contains(&id).unwrap_or(false)) {
             return Ok(Stored::Reused);
         }
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(id);

@@ -16,7 +16,7 @@ use crate::format::{Malformed, envelope};
 use crate::id::PackId;
 
 /// A pack in the repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PackFile {
     /// Its id and name.
     pub id: PackId,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{SecondsFormat, Utc};
 
 use super::index::Index;
+use super::packs::PackFile;
 use super::{layout, packs};
 use crate::disk::{
     Acquired, FileLock, LocalStorage, LockMode, ObjectKind, Published, ScratchDirectory, Storage, durable, scratch,
@@ -45,6 +46,16 @@ pub struct Repository {
     scratch: Option<ScratchDirectory>,
     lock: Option<FileLock>,
     wait: LockWait,
+    packs: Extent,
+}
+
+/// Which packs a repository is taken to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All there are.
+    All,
+    /// Those that its index was made of.
+    Given,
 }
 
 impl std::fmt::Debug for dyn Storage {
@@ -82,7 +93,7 @@ impl Repository {
         let Some(header) = read_header(&storage)? else { return Ok(None) };
         let index = open_index(&storage, &header, access)?;
         let (storage, index) = (Arc::new(storage), Arc::new(index));
-        Ok(Some(Self { root, header, storage, index, scratch, lock, wait }))
+        Ok(Some(Self { root, header, storage, index, scratch, lock, wait, packs: Extent::All }))
     }
 
     /// Opens the repository at `root` for writing, making it if there is none.
@@ -166,9 +177,33 @@ impl Repository {
     /// # Errors
     /// When packs cannot be listed.
     pub fn reindex(&self) -> Result<()> {
+        if self.packs == Extent::Given {
+            return Ok(());
+        }
         let existing = packs::list(self.storage())?;
         self.index.reconcile(&existing)?;
         adopt(&self.index, self.storage(), &self.header, &existing)
+    }
+
+    /// The same repository as if it had these packs alone, for reading: what can be read there does not need the others.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if one of them cannot be read.
+    pub fn with_only(&self, packs: &[PackFile]) -> Result<Self> {
+        let index = Index::open_private()?;
+        for pack in packs {
+            index.adopt(pack, &packs::read_footer(self.storage(), &self.header, pack)?)?;
+        }
+        Ok(Self {
+            root: self.root.clone(),
+            header: self.header.clone(),
+            storage: self.storage_shared(),
+            index: Arc::new(index),
+            scratch: None,
+            lock: None,
+            wait: self.wait,
+            packs: Extent::Given,
+        })
     }
 
     pub(super) fn storage_shared(&self) -> Arc<dyn Storage> {
@@ -266,7 +301,7 @@ fn open_index(storage: &LocalStorage, header: &RepositoryHeader, access: Access)
 }
 
 /// Adopts packs from their footers; one that cannot be read is reported and left out, its blobs count as missing.
-fn adopt(index: &Index, storage: &dyn Storage, header: &RepositoryHeader, unknown: &[packs::PackFile]) -> Result<()> {
+fn adopt(index: &Index, storage: &dyn Storage, header: &RepositoryHeader, unknown: &[PackFile]) -> Result<()> {
     if unknown.is_empty() {
         return Ok(());
     }

@@ -110,12 +110,14 @@ fn look_at(storage: &dyn Storage, name: String) -> Result<SnapshotListing> {
     Ok(SnapshotListing { name, path, format, metadata })
 }
 
-/// Why a snapshot has no usable manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a snapshot has no usable manifest; the text is that of `validate`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestFault {
     /// There is no manifest.
+    #[error("manifest_missing")]
     Missing,
     /// It is damaged, or not of this snapshot or repository.
+    #[error("manifest_corrupt: {0}")]
     Corrupt(String),
 }
 
@@ -141,20 +143,26 @@ pub fn read_manifest(repository: &Repository, stamp: Stamp) -> Result<ManifestRe
 /// # Errors
 /// As [`read_manifest`].
 pub fn peek_manifest(storage: &dyn Storage, stamp: Stamp) -> Result<ManifestResult> {
-    let name = layout::snapshot_file(stamp, layout::MANIFEST);
-    let bytes = match storage.read(&name, 2 * MANIFEST_BYTES as u64) {
-        Ok(bytes) => bytes,
-        Err(error) if error.is_not_found() => return Ok(Err(ManifestFault::Missing)),
-        Err(Error::Damaged { detail, .. }) => return Ok(Err(ManifestFault::Corrupt(detail))),
-        Err(error) => return Err(error),
-    };
-    Ok(match Manifest::decode(&bytes) {
-        Ok(manifest) if manifest.stamp() != Some(stamp) => {
-            Err(ManifestFault::Corrupt("it is the manifest of another snapshot".into()))
-        }
-        Ok(manifest) => Ok(manifest),
-        Err(fault) => Err(ManifestFault::Corrupt(fault.to_string())),
-    })
+    Ok(manifest_in(storage, &stamp.to_string())?.and_then(|manifest| match manifest.stamp() == Some(stamp) {
+        true => Ok(manifest),
+        false => Err(ManifestFault::Corrupt("it is the manifest of another snapshot".into())),
+    }))
+}
+
+/// Reads the manifest in the directory `name` under `snapshots/`, whichever snapshot it is of: a snapshot whose directory
+/// an operator renamed still needs its blobs.
+///
+/// # Errors
+/// As [`read_manifest`].
+pub fn manifest_in(storage: &dyn Storage, name: &str) -> Result<ManifestResult> {
+    let bytes =
+        match storage.read(&format!("{}/{name}/{}", layout::SNAPSHOTS, layout::MANIFEST), 2 * MANIFEST_BYTES as u64) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(Err(ManifestFault::Missing)),
+            Err(Error::Damaged { detail, .. }) => return Ok(Err(ManifestFault::Corrupt(detail))),
+            Err(error) => return Err(error),
+        };
+    Ok(Manifest::decode(&bytes).map_err(|fault| ManifestFault::Corrupt(fault.to_string())))
 }
 
 /// The stamps that have a directory, oldest first.

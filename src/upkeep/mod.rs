@@ -1,4 +1,6 @@
 //! Keeping the repository in order over the years: which snapshots stay, and what they are still worth.
 
+pub mod cleanup;
+mod gc;
 pub mod retention;
 pub mod validate;

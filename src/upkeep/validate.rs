@@ -96,8 +96,7 @@ fn validate_content(
         return Ok(());
     };
     match manifest_of(listing, repository)? {
-        Err(ManifestFault::Missing) => validation.errors.push("manifest_missing".into()),
-        Err(ManifestFault::Corrupt(cause)) => validation.errors.push(format!("manifest_corrupt: {cause}")),
+        Err(fault) => validation.errors.push(fault.to_string()),
         Ok(manifest) => {
             let verification = verify(repository, &manifest, options, progress)?;
             for warning in verification.warnings() {
@@ -133,11 +132,7 @@ pub fn usable_manifest(repository: &Repository, name: &str) -> Result<Manifest> 
     if listing.format == SnapshotFormat::FullCopy {
         return Err(not_valid(FULL_COPY));
     }
-    match manifest_of(&listing, repository)? {
-        Ok(manifest) => Ok(manifest),
-        Err(ManifestFault::Missing) => Err(not_valid("manifest_missing")),
-        Err(ManifestFault::Corrupt(cause)) => Err(not_valid(&format!("manifest_corrupt: {cause}"))),
-    }
+    manifest_of(&listing, repository)?.map_err(|fault| not_valid(&fault.to_string()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,279 @@
+//! Cleanup: old snapshots go, and the space that only they needed comes back.
+//!
+//! The protocol (design §6): one cleanup at a time; the repository shared while it is found out what can go and while
+//! what survives in mostly dead packs is stored elsewhere; the repository alone only for the deletions, after a look
+//! at what others published meanwhile. Invariants: a snapshot's directory is gone durably before the first pack is removed;
+//! where it cannot be known what a snapshot needs, nothing at all is deleted; a crash leaves at worst packs that nobody
+//! needs, which the next cleanup finds. Full copies of the earlier tool and directories of other names are not touched.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::gc::{Collection, Rewriting};
+use super::retention::{self, Rules};
+use crate::disk::durable;
+use crate::error::{Error, Result};
+use crate::format::manifest::Manifest;
+use crate::id::Stamp;
+use crate::progress::Progress;
+use crate::store::{Access, BlobReader, LockWait, Repository, SnapshotFormat, intents, layout, snapshots};
+
+/// The source of which the last copy is worth a warning.
+const CHROMA: &str = "chroma";
+
+/// Whether anything is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupMode {
+    /// It is only told what would be.
+    DryRun,
+    /// It is.
+    Delete,
+}
+
+/// What a cleanup did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CleanupReport {
+    /// Whether it deleted.
+    pub mode: CleanupMode,
+    /// Snapshots that stay, full copies aside.
+    pub kept: u64,
+    /// Snapshots that went or would go, oldest first.
+    pub deleted: Vec<Stamp>,
+    /// Directories whose name is no stamp.
+    pub unparseable: Vec<String>,
+    /// What went wrong, each beginning with the snapshot or pack concerned.
+    pub errors: Vec<String>,
+    /// Bytes that came back or would.
+    pub freed_bytes: u64,
+}
+
+/// Removes the snapshots below `root` that the rules do not keep, or tells which they are. No repository, no effect.
+///
+/// # Errors
+/// [`Error::Busy`] while others use the repository; [`Error::Refused`] while a restore is unfinished. What concerns
+/// single snapshots or packs is in the report.
+pub fn cleanup(
+    root: &Path,
+    rules: &Rules,
+    mode: CleanupMode,
+    wait: LockWait,
+    progress: &dyn Progress,
+) -> Result<CleanupReport> {
+    let mut report = attempt(root, rules, mode, wait, progress)?;
+    if report.rewriting == Rewriting::NoRoom {
+        tracing::info!("there was no room to rewrite packs; now that dead ones are gone it is tried again");
+        let again = attempt(root, rules, mode, wait, progress)?;
+        if again.rewriting == Rewriting::NoRoom {
+            tracing::warn!("there is no room to rewrite mostly dead packs; free some space and run cleanup again");
+        }
+        report.report.freed_bytes += again.report.freed_bytes;
+        report.report.errors.extend(again.report.errors);
+    }
+    let CleanupReport { kept, deleted, freed_bytes, errors, .. } = &report.report;
+    tracing::info!(
+        event = "cleanup_old_backups",
+        kept,
+        deleted = deleted.len(),
+        dry_run = mode == CleanupMode::DryRun,
+        freed_bytes,
+        errors = errors.len(),
+        "cleanup is done"
+    );
+    Ok(report.report)
+}
+
+/// One pass, and whether there was room for it.
+struct Attempt {
+    report: CleanupReport,
+    rewriting: Rewriting,
+}
+
+fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progress: &dyn Progress) -> Result<Attempt> {
+    let empty = CleanupReport {
+        mode,
+        kept: 0,
+        deleted: Vec::new(),
+        unparseable: Vec::new(),
+        errors: Vec::new(),
+        freed_bytes: 0,
+    };
+    let mut done = Attempt { report: empty, rewriting: Rewriting::Done };
+    let access = if mode == CleanupMode::Delete { Access::Write } else { Access::Read };
+    let Some(mut repository) = Repository::open(root, access, wait)? else {
+        return Ok(done);
+    };
+    let _alone = if mode == CleanupMode::Delete { Some(repository.lock_cleanup()?) } else { None };
+    intents::refuse_pending(&repository)?;
+
+    let decision = decide(&repository, rules)?;
+    done.report.kept = (decision.keep.len() + decision.unreadable.len()) as u64;
+    done.report.unparseable = decision.unparseable.clone();
+    done.report.errors = decision.unreadable.clone();
+    let mut collection = Collection::begin(&repository, progress)?;
+    done.report.errors.extend(mark(&repository, &mut collection, &decision.keep, progress)?);
+    if !done.report.errors.is_empty() {
+        done.report.kept += decision.drop.len() as u64;
+        return Ok(done);
+    }
+    collection.plan(&repository, progress)?;
+    done.report.errors.extend(collection.unreadable().iter().cloned());
+    if mode == CleanupMode::DryRun {
+        done.report.deleted = decision.drop;
+        done.report.freed_bytes = collection.estimate()?;
+        return Ok(done);
+    }
+
+    done.rewriting = collection.rewrite(&repository, progress)?;
+    collection.settle()?;
+    repository.lock_exclusively()?;
+    intents::refuse_pending(&repository)?;
+    let errors = catch_up(&repository, &mut collection, &decision, done.rewriting, progress)?;
+    if !errors.is_empty() {
+        done.report.errors.extend(errors);
+        done.report.kept += decision.drop.len() as u64;
+        return Ok(done);
+    }
+    let removal = remove_snapshots(&repository, &decision.drop)?;
+    done.report.kept += removal.errors.len() as u64;
+    done.report.deleted = removal.removed;
+    // What a snapshot needs that is still there must stay.
+    if removal.errors.is_empty() {
+        done.report.freed_bytes = collection.sweep(&repository)?;
+    }
+    done.report.errors.extend(removal.errors);
+    Ok(done)
+}
+
+/// Which snapshots stay and which go.
+struct Decision {
+    /// The manifests that stay, those in directories of other names included.
+    keep: Vec<Manifest>,
+    drop: Vec<Stamp>,
+    /// Names that are no stamps.
+    unparseable: Vec<String>,
+    /// Snapshots of which it cannot be known what they need, each with the cause. They stay, and shadow no other one.
+    unreadable: Vec<String>,
+}
+
+fn decide(repository: &Repository, rules: &Rules) -> Result<Decision> {
+    let mut readable = Vec::new();
+    let mut decision = Decision { keep: Vec::new(), drop: Vec::new(), unparseable: Vec::new(), unreadable: Vec::new() };
+    for listing in snapshots::list(repository.storage())? {
+        match (listing.stamp(), listing.format) {
+            (None, _) => decision.unparseable.push(listing.name),
+            (Some(_), SnapshotFormat::FullCopy | SnapshotFormat::Unknown) => {}
+            (Some(stamp), SnapshotFormat::Vecsnap) => match snapshots::read_manifest(repository, stamp)? {
+                Ok(manifest) => readable.push(manifest),
+                Err(fault) => decision.unreadable.push(unknowable(&stamp.to_string(), &fault.to_string())),
+            },
+        }
+    }
+    let stamps = readable.iter().filter_map(Manifest::stamp);
+    decision.drop = retention::decide(stamps, rules).drop;
+    let (drop, keep): (Vec<_>, Vec<_>) =
+        readable.into_iter().partition(|manifest| manifest.stamp().is_some_and(|stamp| decision.drop.contains(&stamp)));
+    warn_of_last_chroma(&keep, &drop);
+    decision.keep = keep;
+    Ok(decision)
+}
+
+fn unknowable(name: &str, cause: &str) -> String {
+    format!(
+        "{name}: {cause}; as long as it is not known what this snapshot needs, nothing is deleted: \
+         put it back from a copy of the repository, or remove its directory if it is beyond repair"
+    )
+}
+
+fn warn_of_last_chroma(keep: &[Manifest], drop: &[Manifest]) {
+    let holds = |manifest: &&Manifest| manifest.source(CHROMA).is_some_and(|source| source.is_captured());
+    if let (None, Some(last)) = (keep.iter().find(holds), drop.iter().rev().find(holds)) {
+        let stamp = last.stamp().map(|stamp| stamp.to_string()).unwrap_or_default();
+        tracing::warn!(
+            snapshot = stamp,
+            "this is the last snapshot that holds Chroma, and the rules do not keep it; take another with `vecsnap create --chroma`"
+        );
+    }
+}
+
+/// Marks what these snapshots need, and what those need whose directories were given other names.
+fn mark(
+    repository: &Repository,
+    collection: &mut Collection,
+    manifests: &[Manifest],
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let mut errors = Vec::new();
+    let mut reader = BlobReader::new(repository);
+    for manifest in manifests {
+        if let Err(damage) = collection.mark(&mut reader, manifest, progress)? {
+            let stamp = manifest.stamp().map(|stamp| stamp.to_string()).unwrap_or_default();
+            errors.push(unknowable(&stamp, &damage));
+        }
+    }
+    for listing in snapshots::list(repository.storage())?.into_iter().filter(|listing| listing.stamp().is_none()) {
+        if let Ok(manifest) = snapshots::manifest_in(repository.storage(), &listing.name)?
+            && let Err(damage) = collection.mark(&mut reader, &manifest, progress)?
+        {
+            errors.push(unknowable(&listing.name, &damage));
+        }
+    }
+    Ok(errors)
+}
+
+/// Takes account of what others published before the repository was ours alone; the result is why that is impossible.
+fn catch_up(
+    repository: &Repository,
+    collection: &mut Collection,
+    decision: &Decision,
+    rewriting: Rewriting,
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let seen: BTreeSet<Stamp> =
+        decision.keep.iter().filter_map(Manifest::stamp).chain(decision.drop.iter().copied()).collect();
+    let mut new = Vec::new();
+    let mut errors = Vec::new();
+    for listing in snapshots::list(repository.storage())? {
+        let Some(stamp) = listing.stamp().filter(|stamp| !seen.contains(stamp)) else { continue };
+        if listing.format != SnapshotFormat::Vecsnap {
+            continue;
+        }
+        match snapshots::read_manifest(repository, stamp)? {
+            Ok(manifest) => new.push(manifest),
+            Err(fault) => errors.push(unknowable(&listing.name, &fault.to_string())),
+        }
+    }
+    errors.extend(mark(repository, collection, &new, progress)?);
+    if errors.is_empty() {
+        collection.settle_again(repository, rewriting)?;
+    }
+    Ok(errors)
+}
+
+/// The snapshots whose directories are gone, and why others are not.
+#[derive(Default)]
+struct Removal {
+    removed: Vec<Stamp>,
+    errors: Vec<String>,
+}
+
+/// Moves the directories of snapshots out of `snapshots/`, durably; they vanish with this run's scratch directory.
+fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal> {
+    let scratch = repository.scratch()?;
+    let mut removal = Removal::default();
+    for stamp in stamps {
+        let directory = layout::snapshot_directory(repository.root(), &stamp.to_string());
+        match fs::rename(&directory, scratch.join(stamp.to_string())) {
+            Ok(()) => removal.removed.push(*stamp),
+            // The old clean-up job, or the operator, was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => removal.errors.push(format!("{stamp}: {}", Error::io("remove", &directory)(error))),
+        }
+    }
+    durable::sync_directory(&repository.root().join(layout::SNAPSHOTS))?;
+    Ok(removal)
+}
