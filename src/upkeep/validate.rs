@@ -121,20 +121,6 @@ fn manifest_of(listing: &SnapshotListing, repository: &Repository) -> Result<Man
     }))
 }
 
-/// The manifest of a snapshot that can be used.
-///
-/// # Errors
-/// [`Error::NotValid`](crate::Error::NotValid) that says what is missing.
-pub fn usable_manifest(repository: &Repository, name: &str) -> Result<Manifest> {
-    let not_valid = |cause: &str| crate::Error::NotValid(format!("snapshot {name} cannot be used: {cause}"));
-    let listing =
-        snapshots::find(repository.storage(), name)?.ok_or_else(|| not_valid("snapshot_directory_missing"))?;
-    if listing.format == SnapshotFormat::FullCopy {
-        return Err(not_valid(FULL_COPY));
-    }
-    manifest_of(&listing, repository)?.map_err(|fault| not_valid(&fault.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
