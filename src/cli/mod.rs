@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod cleanup;
 pub mod completions;
 pub mod create;
+pub mod demo;
 pub mod exit;
 pub mod init;
 pub mod interrupt;
