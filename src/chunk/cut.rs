@@ -57,10 +57,14 @@ mod tests {
         let bytes: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         for step in [1_000, 65_536, 70_000, 200_000] {
             let (mut cutter, mut chunks) = (Cutter::default(), Vec::new());
+            let mut take = |chunk: &[u8]| {
+                chunks.push(chunk.to_vec());
+                Ok(())
+            };
             for piece in bytes.chunks(step) {
-                cutter.feed(piece, |chunk| Ok(chunks.push(chunk.to_vec()))).unwrap();
+                cutter.feed(piece, &mut take).unwrap();
             }
-            cutter.finish(|chunk| Ok(chunks.push(chunk.to_vec()))).unwrap();
+            cutter.finish(&mut take).unwrap();
             assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [65_536, 65_536, 65_536, 3_392]);
             assert_eq!(chunks.concat(), bytes);
         }

@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use crate::disk::LocalStorage;
 use crate::error::Result;
-use crate::format::manifest::Manifest;
 use crate::progress::Progress;
 use crate::restore::verify::{SourceVerification, Verification, VerifyOptions, verify};
 use crate::store::snapshots::{self, ManifestFault, ManifestResult, MetadataState};
