@@ -5,6 +5,8 @@
 
 #[path = "golden/fixtures.rs"]
 mod fixtures;
+#[path = "golden/reading.rs"]
+mod reading;
 #[path = "golden/writer.rs"]
 mod writer;
 

@@ -10,7 +10,6 @@
 )]
 
 #[allow(unreachable_pub, reason = "all of it is for the modules below")]
-#[allow(dead_code, reason = "until the tests that use it have come")]
 mod support;
 
 // How the code is built.
@@ -19,9 +18,23 @@ mod layers;
 // The repository format.
 mod golden;
 
-// Which snapshots stay.
+// What scripts and operators rely on.
+mod contract;
+mod reference;
 mod retention;
 
-// What a restore does when it is stopped, and when it must not begin.
+// Capturing under way: live writers, real Chroma.
+mod chroma_real;
+mod live_writer;
+
+// Restoring: into what, from what, out of what trouble, and when not.
+mod bind_mount;
+mod property;
+mod recovery;
 mod restore_interrupted;
 mod restore_refusals;
+mod targets;
+
+// What goes wrong.
+mod bad_input;
+mod index;

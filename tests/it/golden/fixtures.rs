@@ -17,7 +17,8 @@ const REGISTRY: &str = "{\n  \"projects\": [\"gr\\u00fcn\", \"drill\"]\n}\n";
 
 /// Writes the fixtures that do not exist yet.
 pub(super) fn write_missing() {
-    let writers: [(&str, fn(&mut GoldenWriter)); 5] = [
+    type Write = fn(&mut GoldenWriter);
+    let writers: [(&str, Write); 5] = [
         ("everything", everything),
         ("deltas", deltas),
         ("holes", holes),

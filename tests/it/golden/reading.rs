@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use super::{FIXTURES, root, snapshots};
+use crate::support::runtime::memories_of;
+use crate::support::{Runtime, TreeState, chroma};
 
 /// What stands below `directory`, in the form of a `.tree` file; `rename` gives each path its name there, or leaves it out.
 fn describe(directory: &Path, rename: impl Fn(&str) -> Option<String>) -> String {
@@ -91,11 +93,12 @@ fn the_program_lists_validates_and_restores_every_golden_snapshot() {
 
 #[test]
 fn the_independent_reader_reads_every_golden_snapshot() {
+    let Some(python) = chroma::python() else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/format_reader.py");
     for (fixture, _) in FIXTURES {
         for (stamp, tree) in snapshots(fixture) {
             let scratch = tempfile::tempdir().unwrap();
-            let read = Command::new(python())
+            let read = Command::new(&python)
                 .arg(&script)
                 .args([root().join(fixture).join("repository").as_os_str(), stamp.as_ref(), scratch.path().as_os_str()])
                 .output()
@@ -108,7 +111,21 @@ fn the_independent_reader_reads_every_golden_snapshot() {
     }
 }
 
-/// A Python that has blake3 and zstandard.
-fn python() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python")
+#[test]
+fn the_independent_reader_reads_what_the_program_writes_today() {
+    let Some(python) = chroma::python() else { return };
+    let runtime = Runtime::new();
+    runtime.create(&["--chroma"]);
+    runtime.store().append(40);
+    runtime.remember("second");
+    let stamp = runtime.create(&["--chroma"]);
+    let out = runtime.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/format_reader.py");
+    let read = Command::new(python).arg(script).arg(runtime.repo()).arg(&stamp).arg(&out).output().unwrap();
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    assert_eq!(memories_of(&out.join("db/atocore.db")), ["first", "second"]);
+    assert_eq!(fs::read(out.join("registry/project-registry.json")).unwrap(), fs::read(runtime.registry()).unwrap());
+    let state = |path: &Path| TreeState::logical(path).without_times();
+    state(&out.join("chroma")).assert_same(&state(&runtime.chroma()), "read by another program");
 }

@@ -3,6 +3,7 @@
 pub mod chroma;
 pub mod command;
 pub mod damage;
+pub mod mount;
 pub mod noise;
 pub mod runtime;
 mod selftest;

@@ -175,3 +175,36 @@ pub fn memories_of(database: &Path) -> Vec<String> {
     let rows = dump.lines().filter_map(|line| line.strip_prefix("memories: "));
     rows.map(|row| row.rsplit(" | ").next().unwrap().trim_matches('"').to_owned()).collect()
 }
+
+/// A snapshot as plain files in the old layout, gone with its value.
+pub struct Exported {
+    directory: TempDir,
+}
+
+impl Exported {
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn db(&self) -> PathBuf {
+        self.path().join("db/atocore.db")
+    }
+
+    pub fn registry(&self) -> PathBuf {
+        self.path().join("config/project-registry.json")
+    }
+
+    pub fn chroma(&self) -> PathBuf {
+        self.path().join("chroma")
+    }
+}
+
+impl Runtime {
+    /// Writes a snapshot elsewhere as plain files, which must succeed.
+    #[track_caller]
+    pub fn export(&self, stamp: &str) -> Exported {
+        let directory = TempDir::with_prefix("vecsnap-it-export-").unwrap();
+        self.vecsnap(&["restore", stamp, "--to"]).arg(directory.path()).run().exits(0);
+        Exported { directory }
+    }
+}

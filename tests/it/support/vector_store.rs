@@ -54,10 +54,6 @@ impl VectorStore {
         Self { directory: directory.to_path_buf() }
     }
 
-    pub fn path(&self) -> &Path {
-        &self.directory
-    }
-
     pub fn database(&self) -> PathBuf {
         self.directory.join("chroma.sqlite3")
     }

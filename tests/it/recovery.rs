@@ -1,0 +1,85 @@
+//! The worst mornings: a wiped machine, garbage where the database was, and the wish to have the garbage back.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Runtime, TreeState, noise};
+
+/// A runtime that exists as a repository only, with the stamp of its snapshot and the state that it holds.
+fn wiped() -> (Runtime, String, TreeState) {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    let state = runtime.live_state().without_directory_times();
+    fs::remove_dir_all(runtime.data()).unwrap();
+    fs::remove_dir_all(runtime.registry().parent().unwrap()).unwrap();
+    (runtime, stamp, state)
+}
+
+#[test]
+fn a_wiped_machine_restores() {
+    for arguments in [&[][..], &["--no-pre-snapshot"]] {
+        let (runtime, stamp, state) = wiped();
+        let document = runtime.restore(&stamp, arguments);
+        runtime.live_state().without_directory_times().assert_same(&state, "restored from nothing");
+        assert_eq!(document["restored_integrity_ok"], true);
+        assert_eq!(document["chroma_restored"], true);
+        assert_eq!(document["pre_restore_snapshot"].is_null(), !arguments.is_empty());
+    }
+}
+
+#[test]
+fn undo_of_a_restore_onto_nothing_leaves_nothing() {
+    let (runtime, stamp, _) = wiped();
+    runtime.restore(&stamp, &[]);
+    runtime.vecsnap(&["restore", "--undo", "--confirm-service-stopped", "--json"]).run().exits(0);
+    assert!(!runtime.db().exists());
+    assert!(!runtime.registry().exists());
+}
+
+#[test]
+fn garbage_in_place_of_the_database_is_kept_raw_and_comes_back_byte_for_byte() {
+    let header_only = [b"SQLite format 3\0".as_slice(), &noise::bytes("pages", 9000)].concat();
+    for garbage in [noise::bytes("garbage", 10_000), header_only, b"short".to_vec()] {
+        let runtime = Runtime::new();
+        let stamp = runtime.create(&["--chroma"]);
+        let registry = fs::read(runtime.registry()).unwrap();
+        fs::write(runtime.db(), &garbage).unwrap();
+        fs::write(runtime.registry(), "{ not json").unwrap();
+
+        let document = runtime.restore(&stamp, &[]);
+        assert_eq!(runtime.memories(), ["first"]);
+        assert_eq!(fs::read(runtime.registry()).unwrap(), registry);
+        let way_back = document["pre_restore_snapshot"].as_str().expect("there is a way back").to_owned();
+        assert_eq!(fs::read(runtime.export(&way_back).db()).unwrap(), garbage, "kept raw");
+
+        let undo = ["restore", "--undo", "--confirm-service-stopped", "--json"];
+        let undone = runtime.vecsnap(&undo).run().exits(0).json();
+        assert_eq!(undone["stamp"], way_back.as_str());
+        assert!(fs::read(runtime.db()).unwrap() == garbage, "the garbage did not come back");
+        assert_eq!(fs::read(runtime.registry()).unwrap(), b"{ not json");
+        assert_eq!(runtime.snapshots().len(), 2, "going back takes no further snapshot");
+    }
+}
+
+#[test]
+fn undo_without_anything_to_undo_says_so() {
+    let runtime = Runtime::new();
+    let undo = ["restore", "--undo", "--confirm-service-stopped"];
+    runtime.create(&[]);
+    let before = runtime.live_state();
+    let outcome = runtime.vecsnap(&undo).run();
+    assert!(matches!(outcome.code, Some(1..=7)), "{outcome}");
+    runtime.live_state().assert_same(&before, "nothing to undo");
+}
+
+#[test]
+fn a_full_copy_of_the_old_layout_can_be_taken_from_a_snapshot_without_the_tool_later() {
+    let (runtime, stamp, _) = wiped();
+    let exported = runtime.export(&stamp);
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&fs::read(exported.path().join("backup-metadata.json")).unwrap()).unwrap();
+    for field in ["db_snapshot_path", "registry_snapshot_path", "chroma_snapshot_path"] {
+        let path = Path::new(metadata[field].as_str().unwrap());
+        assert!(path.starts_with(exported.path()) && path.exists(), "{field}: {}", path.display());
+    }
+}
