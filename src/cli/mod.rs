@@ -9,6 +9,7 @@ pub mod cleanup;
 pub mod completions;
 pub mod create;
 pub mod demo;
+pub mod drill;
 pub mod exit;
 pub mod init;
 pub mod interrupt;

@@ -7,7 +7,9 @@ use super::arguments::{self, Command, Invocation};
 use super::exit::Exit;
 use super::progress::{Bars, Visibility};
 use super::session::Session;
-use super::{cleanup, completions, create, demo, init, interrupt, list, logging, man, output, restore, show, validate};
+use super::{
+    cleanup, completions, create, demo, drill, init, interrupt, list, logging, man, output, restore, show, validate,
+};
 use crate::error::Result;
 use crate::progress::Progress;
 
@@ -48,11 +50,11 @@ fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Show(arguments) => show::run(session, arguments),
         Command::Validate(arguments) => validate::run(session, arguments),
         Command::Cleanup(arguments) => cleanup::run(session, arguments),
+        Command::Drill(arguments) => drill::run(session, arguments),
         Command::Init => init::run(session),
         Command::Restore(arguments) => restore::run(session, arguments),
         Command::Demo(arguments) => demo::run(session, arguments),
         Command::Completions(arguments) => output::print_bytes(&completions::script(arguments)).map(|()| Exit::Done),
         Command::Man(arguments) => output::print_bytes(&man::page(arguments)?).map(|()| Exit::Done),
-        other => Err(crate::Error::Failed(format!("{other:?}"))),
     }
 }

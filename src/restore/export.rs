@@ -100,7 +100,7 @@ fn open_empty(directory: &Path) -> Result<TargetRoot> {
 }
 
 /// The directory of a source in the old layout.
-fn directory_of(source: &SourceRecord) -> &[u8] {
+pub fn directory_of(source: &SourceRecord) -> &[u8] {
     match source.name.as_str() {
         DB => b"db",
         REGISTRY => b"config",

@@ -46,7 +46,7 @@ use plan::{Plan, Planner};
 use scan::Scan;
 
 pub use attributes::OwnerPolicy;
-pub use export::{ExportReport, UnreadableFile, export};
+pub use export::{ExportReport, UnreadableFile, directory_of, export};
 pub use job::{ChromaChoice, Goal};
 pub use plan::{HardLinkPolicy, Totals};
 pub use report::{Integrity, PlannedSource, Rehearsal, RestoreReport};

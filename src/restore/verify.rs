@@ -177,6 +177,7 @@ fn survey(
                 survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
             }
             Step::Chunk { id, length, .. } => needed.insert(reader.repository(), NeededChunk { id, length })?,
+            Step::Hole { .. } => {}
             Step::Hidden { .. } => survey.hidden = true,
         }
         Ok(())
@@ -213,7 +214,7 @@ fn name_losses(source: &SourceRecord, lost: &LostChunks, reader: &mut BlobReader
     let mut losses = Losses::default();
     walk(source, Descent::Chunks, reader, &mut |_, step| {
         match step {
-            Step::Entry(_) => {}
+            Step::Entry(_) | Step::Hole { .. } => {}
             Step::Chunk { entry, id, offset, length } => {
                 if let Some(fault) = lost.find(&NeededChunk { id, length })? {
                     let range = FileRange { file: file_name(&source.name, entry), offset, length };

@@ -1,6 +1,7 @@
 //! Keeping the repository in order over the years: which snapshots stay, and what they are still worth.
 
 pub mod cleanup;
+pub mod drill;
 mod gc;
 pub mod retention;
 pub mod validate;

@@ -28,6 +28,13 @@ pub enum Step<'a> {
         /// Its bytes.
         length: u64,
     },
+    /// A hole of the file whose entry came last.
+    Hole {
+        /// Where it begins, in bytes.
+        offset: u64,
+        /// Its bytes.
+        length: u64,
+    },
     /// A part of a file, or of the table, that cannot be known.
     Hidden {
         /// Which bytes.
@@ -87,7 +94,7 @@ fn walk_content(
             Piece::Chunk { id, offset, length } => {
                 step(reader, Step::Chunk { entry, id, offset, length: length as u64 })?;
             }
-            Piece::Hole { .. } => {}
+            Piece::Hole { offset, length } => step(reader, Step::Hole { offset, length })?,
             Piece::Hidden { offset, length, fault, .. } => {
                 let range = FileRange { file: file_name(&source.name, entry), offset, length };
                 step(reader, Step::Hidden { range, fault, also: String::new() })?;

@@ -1,0 +1,203 @@
+//! Holding restored files against the snapshot.
+//!
+//! Invariant: a file passes only if it has the snapshot's length, each chunk's bytes hash to the chunk's id, and holes read
+//! as zeros; a link only with its very target. Only tables and list nodes come from the repository, so that a fault of
+//! the restore cannot be repeated by the proof.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+use serde::de::IgnoredAny;
+
+use crate::disk::sqlite::{self, Verdict};
+use crate::error::{Error, Result};
+use crate::format::limits::CHUNK_SIZE;
+use crate::format::manifest::{Manifest, SourceRecord};
+use crate::format::table::{Capture, Entry, EntryKind};
+use crate::id::BlobId;
+use crate::progress::{Phase, Progress};
+use crate::restore::directory_of;
+use crate::restore::verify::{Descent, Step, walk};
+use crate::store::{BlobReader, Repository};
+
+use super::shown;
+
+const REGISTRY: &str = "registry";
+
+/// Compares the copy in `directory` with the snapshot and returns every difference.
+pub(super) fn prove(
+    repository: &Repository,
+    manifest: &Manifest,
+    directory: &Path,
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let mut reader = BlobReader::new(repository);
+    let mut faults = Vec::new();
+    let captured = || manifest.sources.iter().filter(|source| source.is_captured());
+    progress.phase(Phase::Comparing, Some(captured().map(|source| source.bytes).sum()));
+    for source in captured() {
+        faults.extend(compare(source, directory, &mut reader, progress)?);
+    }
+    progress.phase(Phase::CheckingDatabases, None);
+    for source in captured() {
+        faults.extend(check_files(source, directory, &mut reader, progress)?);
+    }
+    Ok(faults)
+}
+
+fn path_of(source: &SourceRecord, entry: &Entry, directory: &Path) -> PathBuf {
+    let below = directory.join(OsStr::from_bytes(directory_of(source)));
+    if entry.path.is_empty() { below } else { below.join(OsStr::from_bytes(&entry.path)) }
+}
+
+/// The restored file that is being compared.
+struct Restored {
+    file: File,
+    /// Its path in the copy.
+    name: String,
+    /// Whether a difference was reported; one a file is enough.
+    differs: bool,
+}
+
+fn compare(
+    source: &SourceRecord,
+    directory: &Path,
+    reader: &mut BlobReader<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    let mut current: Option<Restored> = None;
+    walk(source, Descent::Chunks, reader, &mut |_, step| {
+        progress.check()?;
+        let fault = match step {
+            Step::Entry(entry) => {
+                let path = path_of(source, entry, directory);
+                let opened = open(entry, &path, shown(&path, directory))?;
+                current = opened.file;
+                opened.fault
+            }
+            Step::Chunk { id, offset, length, .. } => {
+                progress.advance(length);
+                difference(&mut current, offset, |file| has_chunk(file, &id, offset, length as usize))?
+            }
+            Step::Hole { offset, length } => {
+                progress.advance(length);
+                difference(&mut current, offset, |file| is_hole(file, offset, length))?
+            }
+            Step::Hidden { range, fault, .. } => Some(format!("{range}: {fault:?}")),
+        };
+        faults.extend(fault);
+        Ok(())
+    })?;
+    Ok(faults)
+}
+
+/// What stands where an entry should have been restored.
+struct Opened {
+    file: Option<Restored>,
+    fault: Option<String>,
+}
+
+fn open(entry: &Entry, path: &Path, name: String) -> Result<Opened> {
+    let wrong = |what: &str| Opened { file: None, fault: Some(format!("{name}: {what}")) };
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(wrong("it was not restored")) };
+    Ok(match &entry.kind {
+        EntryKind::Directory if found.is_dir() => Opened { file: None, fault: None },
+        EntryKind::Directory => wrong("it is no directory"),
+        EntryKind::Symlink(target) => match fs::read_link(path) {
+            Ok(link) if link.as_os_str().as_bytes() == target.as_slice() => Opened { file: None, fault: None },
+            _ => wrong("it is not the link that it should be"),
+        },
+        EntryKind::File(file) if found.is_file() && found.len() == file.content.length => {
+            let file = File::open(path).map_err(Error::io("open", path))?;
+            Opened { file: Some(Restored { file, name, differs: false }), fault: None }
+        }
+        EntryKind::File(file) => wrong(&format!("it is no file of {} bytes", file.content.length)),
+    })
+}
+
+/// The first difference of a file, as text.
+fn difference(
+    current: &mut Option<Restored>,
+    offset: u64,
+    equal: impl FnOnce(&File) -> io::Result<bool>,
+) -> Result<Option<String>> {
+    let Some(restored) = current.as_mut().filter(|restored| !restored.differs) else { return Ok(None) };
+    restored.differs = !equal(&restored.file).map_err(Error::io("read", &restored.name))?;
+    Ok(restored.differs.then(|| format!("{}: it differs from the snapshot at byte {offset}", restored.name)))
+}
+
+fn has_chunk(file: &File, id: &BlobId, offset: u64, length: usize) -> io::Result<bool> {
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(BlobId::of_chunk(&bytes) == *id)
+}
+
+/// Whether a range reads as zeros; ranges without data on the medium are not read.
+fn is_hole(file: &File, offset: u64, length: u64) -> io::Result<bool> {
+    let end = offset + length;
+    let mut at = offset;
+    let mut bytes = vec![0; CHUNK_SIZE];
+    while at < end {
+        at = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(Errno::NXIO) => return Ok(true),
+            Err(Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let step = end.saturating_sub(at).min(CHUNK_SIZE as u64);
+        let Some(piece) = bytes.get_mut(..step as usize) else { break };
+        file.read_exact_at(piece, at)?;
+        if piece.iter().any(|&byte| byte != 0) {
+            return Ok(false);
+        }
+        at += step.max(1);
+    }
+    Ok(true)
+}
+
+/// Checks the restored databases and the restored registry.
+fn check_files(
+    source: &SourceRecord,
+    directory: &Path,
+    reader: &mut BlobReader<'_>,
+    progress: &dyn Progress,
+) -> Result<Vec<String>> {
+    let mut faults = Vec::new();
+    walk(source, Descent::Entries, reader, &mut |_, step| {
+        progress.check()?;
+        let Step::Entry(entry) = step else { return Ok(()) };
+        let EntryKind::File(file) = &entry.kind else { return Ok(()) };
+        let path = path_of(source, entry, directory);
+        if file.capture == Capture::SqliteImage && file.content.length > 0 {
+            faults.extend(database_fault(&path, &shown(&path, directory)));
+        }
+        if source.name == REGISTRY {
+            let parsed =
+                File::open(&path).map(|file| serde_json::from_reader::<_, IgnoredAny>(io::BufReader::new(file)));
+            if let Err(cause) = parsed.map_err(Error::io("open", &path))? {
+                faults.push(format!("registry_invalid_json: {}: {cause}", shown(&path, directory)));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(faults)
+}
+
+fn database_fault(path: &Path, name: &str) -> Option<String> {
+    match sqlite::integrity_check(path) {
+        Verdict::Ok => None,
+        Verdict::Failed(cause) => Some(format!("db_integrity_check_failed: {name}: {cause}")),
+        Verdict::OpenFailed(cause) => Some(format!("db_open_failed: {name}: {cause}")),
+        Verdict::Unknown(cause) => {
+            tracing::warn!(path = name, %cause, "db_integrity_unknown: the integrity check could not run");
+            None
+        }
+    }
+}
