@@ -7,8 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::statvfs;
-
+use crate::disk::space;
 use crate::error::{Error, Result};
 
 use super::job::Task;
@@ -63,10 +62,7 @@ fn no_room(repository: &Path, plans: &[Plan]) -> Error {
     ))
 }
 
-/// Bytes that this user may still write to the file system of a path, or of what exists of it.
+/// Bytes free on the file system of a path, or of what exists of it.
 fn available(path: &Path) -> Result<u64> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-    let found =
-        statvfs(existing).map_err(io::Error::from).map_err(Error::io("look at the file system of", existing))?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    space::available(path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/")))
 }

@@ -33,6 +33,7 @@ mod property;
 mod recovery;
 mod restore_interrupted;
 mod restore_refusals;
+mod restore_room;
 mod targets;
 
 // What goes wrong.

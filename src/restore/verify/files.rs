@@ -103,20 +103,23 @@ enum ImageRoom {
 }
 
 impl ImageRoom {
+    /// In the repository if that has the room, so that one may be restored whose repository is full.
+    ///
     /// # Errors
-    /// [`Error::Failed`] that names the bytes needed if they are not free.
+    /// [`Error::Failed`] that names the bytes needed if they are free nowhere.
     fn find(repository: &Repository, bytes: u64, image: &str) -> Result<Self> {
-        let room = match ScratchDirectory::create(&repository.root().join(layout::TMP)) {
-            Ok(scratch) => Self::InRepository(scratch),
+        match ScratchDirectory::create(&repository.root().join(layout::TMP)) {
+            Ok(scratch) if space::available(scratch.path())? >= bytes => return Ok(Self::InRepository(scratch)),
+            Ok(_) => tracing::debug!("the repository has no room for an image; the system's temporary files take it"),
             Err(cause) => {
                 tracing::debug!(%cause, "the repository has no place for temporary files; the system's is used");
-                let system = std::env::temp_dir();
-                Self::OfSystem(TempDir::new().map_err(Error::io("create a temporary directory in", &system))?)
             }
-        };
+        }
+        let system = std::env::temp_dir();
+        let room = TempDir::new().map_err(Error::io("create a temporary directory in", &system))?;
         let purpose = format!("checking the integrity of {image}");
         space::require(room.path(), bytes, &purpose, "make room there, or name a larger directory in TMPDIR")?;
-        Ok(room)
+        Ok(Self::OfSystem(room))
     }
 
     fn path(&self) -> &Path {
