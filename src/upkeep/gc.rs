@@ -61,12 +61,7 @@ impl Collection {
 
     fn add_pack(&mut self, repository: &Repository, pack: &PackFile, fate: Fate) -> Result<()> {
         match packs::read_footer(repository.storage(), repository.header(), pack) {
-            Ok(footer) => {
-                if !repository.index().has_pack(&pack.id) {
-                    repository.index().adopt(pack, &footer)?;
-                }
-                self.catalogue.together(|catalogue| catalogue.add_pack(pack, &footer, fate))
-            }
+            Ok(footer) => self.catalogue.together(|catalogue| catalogue.add_pack(pack, &footer, fate)),
             Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
                 self.unreadable.push(error.to_string());
                 Ok(())
