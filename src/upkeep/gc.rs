@@ -87,7 +87,7 @@ impl Collection {
 
     /// Decides which packs go and which are rewritten.
     pub(super) fn plan(&mut self, repository: &Repository, progress: &dyn Progress) -> Result<()> {
-        self.catalogue.choose(&[])?;
+        self.catalogue.choose()?;
         self.catalogue.decide_fates(SPARSE_PERCENT)?;
         let lost = self.catalogue.lost()?;
         if lost > 0 {
@@ -189,7 +189,7 @@ impl Collection {
     pub(super) fn settle(&mut self) -> Result<()> {
         self.catalogue.pardon_late()?;
         loop {
-            self.catalogue.choose(&[])?;
+            self.catalogue.choose()?;
             if self.catalogue.pardon()? == 0 {
                 return Ok(());
             }
