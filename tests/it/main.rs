@@ -36,6 +36,9 @@ mod restore_refusals;
 mod restore_room;
 mod targets;
 
+// Proving it beforehand.
+mod drill;
+
 // What goes wrong.
 mod bad_input;
 mod index;
