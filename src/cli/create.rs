@@ -13,7 +13,7 @@ use crate::store::Repository;
 /// Takes a snapshot and shows its document.
 ///
 /// # Errors
-/// Those of [`save::create`]; bad usage.
+/// Those of [`save::create()`]; bad usage.
 pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
     let locations = session.locations();
     let root = locations.repository()?;
