@@ -42,3 +42,5 @@ mod drill;
 // What goes wrong.
 mod bad_input;
 mod index;
+mod permissions;
+mod processes;

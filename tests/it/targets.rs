@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::process::Command;
 
 use crate::support::command::binary;
 use crate::support::{Runtime, TreeState, noise};
@@ -173,20 +172,4 @@ fn a_read_only_repository_lists_validates_and_is_restored_from_elsewhere() {
     TreeState::of(&runtime.repo()).assert_same(&before, "the read-only repository");
     assert_eq!(crate::support::runtime::memories_of(&out.join("db/atocore.db")), ["first"]);
     TreeState::logical(&out.join("chroma")).assert_same(&TreeState::logical(&runtime.chroma()), "restored elsewhere");
-}
-
-#[test]
-fn a_repository_without_permission_to_write_is_still_read() {
-    let runtime = Runtime::new();
-    let stamp = runtime.create(&[]);
-    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
-    let chmod =
-        |mode: &str| assert!(Command::new("chmod").args(["-R", mode]).arg(runtime.repo()).status().unwrap().success());
-    chmod("a-w");
-    let validation = runtime.vecsnap(&["validate", &stamp, "--json"]).json();
-    assert_eq!(validation["valid"], true);
-    let created = runtime.vecsnap(&["create", "--json"]).run();
-    chmod("u+w");
-    // Permissions do not hold root back.
-    assert_eq!(created.code == Some(0), is_root, "{created}");
 }
