@@ -158,7 +158,7 @@ fn planned_source(source: &PlannedSource) -> Value {
         "files_to_overwrite": totals.overwritten,
         "files_unchanged": totals.unchanged,
         "files_to_remove": totals.removed,
-        "bytes_to_write": totals.bytes_to_write,
+        "bytes_to_write_at_most": totals.bytes_to_write_at_most,
         "removed_names": removed,
     })
 }

@@ -18,6 +18,8 @@ use super::plan::{Change, FileRole, FileStep};
 pub(super) const BLOCK: usize = 4096;
 /// What stands in place of a database's header while it is restored. SQLite says "file is not a database".
 pub(super) const SPOILED_HEADER: &[u8; 16] = b"vecsnap restore\0";
+/// Bytes written at the head of every database, whether it differs or not, at most: spoiled first, made good last.
+pub(super) const HEADER_REWRITTEN: u64 = (SPOILED_HEADER.len() + BLOCK) as u64;
 
 /// What was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

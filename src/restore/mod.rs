@@ -249,7 +249,7 @@ fn overwrite(
     plans: &[Plan],
     progress: &dyn Progress,
 ) -> Result<Applied> {
-    progress.phase(Phase::Writing, Some(plans.iter().map(|plan| plan.totals.bytes_to_write).sum()));
+    progress.phase(Phase::Writing, Some(plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).sum()));
     let mut reader = BlobReader::new(repository);
     let mut targets: Vec<(TargetRoot, &Plan)> = Vec::new();
     for (task, plan) in job.tasks.iter().zip(plans) {

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::attributes::{Attributes, OwnerPolicy};
+use super::blocks::HEADER_REWRITTEN;
 use super::content::Range;
 use super::difference::Difference;
 use super::scan::{Observation, Present};
@@ -120,8 +121,8 @@ pub struct Totals {
     pub removed: u64,
     /// The first of them, and directories that are removed.
     pub removed_names: Vec<Vec<u8>>,
-    /// Bytes of the slots that are written, at most.
-    pub bytes_to_write: u64,
+    /// Bytes that are written into files, at most: of a chunk that differs, only the 4 KiB blocks that do.
+    pub bytes_to_write_at_most: u64,
     /// Bytes that the target takes more than before, at most.
     pub bytes_added: u64,
     /// Bytes that removed names give back, at most.
@@ -253,7 +254,7 @@ impl Planner {
         let totals = &mut self.plan.totals;
         if differs {
             totals.overwritten += 1;
-            totals.bytes_to_write += difference.bytes();
+            totals.bytes_to_write_at_most += difference.bytes();
             totals.bytes_added += difference.bytes().min(file.content.length.saturating_sub(stat.size));
             // What lies behind the wanted end is lost too.
             totals.bytes_replaced += difference.bytes().min(stat.size) + stat.size.saturating_sub(file.content.length);
@@ -269,12 +270,15 @@ impl Planner {
 
     fn create(&mut self, name: Vec<u8>, file: &FileEntry, role: FileRole, attributes: Attributes, bytes: u64) {
         self.plan.totals.created += 1;
-        self.plan.totals.bytes_to_write += bytes;
+        self.plan.totals.bytes_to_write_at_most += bytes;
         self.plan.totals.bytes_added += bytes;
         self.push_file(name, file, role, Change::Create, attributes);
     }
 
     fn push_file(&mut self, name: Vec<u8>, file: &FileEntry, role: FileRole, change: Change, attributes: Attributes) {
+        if role == FileRole::Database {
+            self.plan.totals.bytes_to_write_at_most += HEADER_REWRITTEN;
+        }
         let FileEntry { content, sparse, .. } = *file;
         self.plan.files.push(FileStep { name, content, sparse, role, change, attributes });
     }

@@ -65,5 +65,13 @@ fn a_dry_run_shows_its_plan_and_needs_no_confirmation() {
     assert_eq!(chroma["name"], "chroma");
     assert_eq!((&chroma["files_to_create"], &chroma["files_to_remove"]), (&1.into(), &1.into()));
     assert_eq!(chroma["removed_names"], serde_json::json!(["stranger"]));
-    assert!(plan["sources"][0]["bytes_to_write"].as_u64().unwrap() > 0);
+    let announced = |source: &serde_json::Value| source["bytes_to_write_at_most"].as_u64().unwrap();
+    assert!(announced(&plan["sources"][0]) > 0);
+    let done = runtime.restore(&stamp, &["--no-pre-snapshot"]);
+    let written = done["bytes_written"].as_u64().unwrap();
+    assert!(written <= plan["sources"].as_array().unwrap().iter().map(announced).sum(), "{plan:#} {done:#}");
+    let again = runtime.vecsnap(&["restore", &stamp, "--dry-run", "--json"]).json();
+    let done = runtime.restore(&stamp, &["--no-pre-snapshot"]);
+    let written = done["bytes_written"].as_u64().unwrap();
+    assert!(written <= again["sources"].as_array().unwrap().iter().map(announced).sum(), "{again:#} {done:#}");
 }
