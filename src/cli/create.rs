@@ -7,7 +7,7 @@ use super::exit::Exit;
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState, Verdict};
-use crate::save::{self, CreateOptions, CreateReport, LiveSources};
+use crate::save::{self, CreateOptions, CreateReport};
 use crate::store::Repository;
 
 /// Takes a snapshot and shows its document.
@@ -17,8 +17,10 @@ use crate::store::Repository;
 pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
     let locations = session.locations();
     let root = locations.repository()?;
-    let sources =
-        LiveSources { db: locations.database()?, registry: locations.registry()?, chroma: locations.chroma()? };
+    let sources = locations.sources()?;
+    if arguments.chroma {
+        sources.chroma()?;
+    }
     sources.check_apart_from(&root)?;
     if !sources.db.exists() {
         let db = sources.db.display();

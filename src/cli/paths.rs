@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf, absolute};
 
 use super::arguments::LocationArguments;
 use crate::error::{Error, Result};
+use crate::save::LiveSources;
 
 /// Names the repository.
 const BACKUP_DIR: &str = "ATOCORE_BACKUP_DIR";
@@ -38,7 +39,7 @@ impl<'a, Lookup: Fn(&str) -> Option<OsString>> Locations<'a, Lookup> {
     /// The repository.
     ///
     /// # Errors
-    /// [`Error::Usage`] when neither flag nor variable names it; so with every path here.
+    /// [`Error::Usage`] when neither flag nor variable names it; so with every path here but that of Chroma.
     pub fn repository(&self) -> Result<PathBuf> {
         self.find(Place { what: "repository", flag: "--repo", variable: BACKUP_DIR, below: "" }, &self.flags.repo)
     }
@@ -55,17 +56,27 @@ impl<'a, Lookup: Fn(&str) -> Option<OsString>> Locations<'a, Lookup> {
         self.find(place, &self.flags.registry)
     }
 
-    /// The Chroma directory, whether it exists or not.
-    pub fn chroma(&self) -> Result<PathBuf> {
+    /// The Chroma directory, whether it exists or not; none is named where only database and registry matter, and
+    /// whatever needs it says so.
+    pub fn chroma(&self) -> Result<Option<PathBuf>> {
         let place = Place { what: "Chroma directory", flag: "--chroma-dir", variable: DATA_DIR, below: "chroma" };
-        self.find(place, &self.flags.chroma_dir)
+        self.look(place, &self.flags.chroma_dir)
+    }
+
+    /// All live sources.
+    pub fn sources(&self) -> Result<LiveSources> {
+        Ok(LiveSources { db: self.database()?, registry: self.registry()?, chroma: self.chroma()? })
     }
 
     fn find(&self, place: Place, flag: &Option<PathBuf>) -> Result<PathBuf> {
+        self.look(place, flag)?.ok_or_else(|| place.missing())
+    }
+
+    fn look(&self, place: Place, flag: &Option<PathBuf>) -> Result<Option<PathBuf>> {
         let from_environment =
             || (self.lookup)(place.variable).filter(|value| !value.is_empty()).map(|value| place.in_(&value));
-        let path = flag.clone().or_else(from_environment).ok_or_else(|| place.missing())?;
-        absolute(&path).map_err(Error::io("find the present directory for", &path))
+        let path = flag.clone().or_else(from_environment);
+        path.map(|path| absolute(&path).map_err(Error::io("find the present directory for", &path))).transpose()
     }
 }
 
@@ -112,7 +123,7 @@ mod tests {
         assert_eq!(places.repository().unwrap(), Path::new("/env/backup"));
         assert_eq!(places.database().unwrap(), Path::new("/env/data/db/atocore.db"));
         assert_eq!(places.registry().unwrap(), Path::new("/env/registry.json"));
-        assert_eq!(places.chroma().unwrap(), Path::new("/env/data/chroma"));
+        assert_eq!(places.chroma().unwrap().unwrap(), Path::new("/env/data/chroma"));
     }
 
     #[test]
@@ -123,7 +134,7 @@ mod tests {
         assert_eq!(places.repository().unwrap(), Path::new("/a"));
         assert_eq!(places.database().unwrap(), Path::new("/b.db"));
         assert_eq!(places.registry().unwrap(), Path::new("/c.json"));
-        assert_eq!(places.chroma().unwrap(), Path::new("/d"));
+        assert_eq!(places.chroma().unwrap().unwrap(), Path::new("/d"));
     }
 
     #[test]
@@ -135,13 +146,13 @@ mod tests {
                 (places.repository(), "--repo", BACKUP_DIR),
                 (places.database(), "--db", DATA_DIR),
                 (places.registry(), "--registry", REGISTRY_PATH),
-                (places.chroma(), "--chroma-dir", DATA_DIR),
             ];
             for (result, flag, variable) in table {
                 let error = result.unwrap_err();
                 assert!(matches!(error, Error::Usage(_)));
                 assert!(error.to_string().contains(flag) && error.to_string().contains(variable), "{error}");
             }
+            assert_eq!(places.chroma().unwrap(), None, "what needs it complains");
         }
     }
 

@@ -29,9 +29,7 @@ pub fn run(session: &Session<'_>, arguments: &RestoreArguments) -> Result<Exit> 
     let (document, exit) = if let Some(directory) = &arguments.to {
         export(session, &open()?, arguments, directory)?
     } else {
-        let targets =
-            LiveSources { db: locations.database()?, registry: locations.registry()?, chroma: locations.chroma()? };
-        in_place(session, &open()?, arguments, targets)?
+        in_place(session, &open()?, arguments, locations.sources()?)?
     };
     session.print(&document, exit)?;
     Ok(exit)

@@ -95,7 +95,7 @@ impl Job {
 ///
 /// # Errors
 /// [`Error::Refused`] for a goal that the state of things does not allow; [`Error::NotValid`] for a snapshot without a
-/// usable manifest; [`Error::Usage`] for targets that lie in one another.
+/// usable manifest; [`Error::Usage`] for targets that lie in one another, or one that nobody named.
 pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, chroma: ChromaChoice) -> Result<Job> {
     live.check_apart_from(repository.root())?;
     let pending = match goal {
@@ -109,13 +109,13 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
     let manifest = gate::read_manifest(repository, stamp)?;
     let mut tasks = Vec::new();
     for (source, kind, path) in [
-        (DB, SourceKind::Sqlite, &live.db),
-        (REGISTRY, SourceKind::File, &live.registry),
-        (CHROMA, SourceKind::Tree, &live.chroma),
+        (DB, SourceKind::Sqlite, Ok(live.db.as_path())),
+        (REGISTRY, SourceKind::File, Ok(live.registry.as_path())),
+        (CHROMA, SourceKind::Tree, live.chroma()),
     ] {
         let Some(record) = manifest.source(source).filter(|record| record.kind == kind) else { continue };
         let Some(action) = action(record, direction, chroma) else { continue };
-        let target = Target::locate(source, kind, path)?;
+        let target = Target::locate(source, kind, path?)?;
         if let Some(intent) = &pending
             && !is_target_of(intent, &target)?
         {

@@ -359,7 +359,7 @@ fn a_snapshot_is_restored_under_other_names() {
     options.targets = LiveSources {
         db: runtime.at("elsewhere/other.db"),
         registry: runtime.at("elsewhere/other.json"),
-        chroma: runtime.at("elsewhere/tree"),
+        chroma: Some(runtime.at("elsewhere/tree")),
     };
     restore(&runtime.repository(), &options, &Silent).unwrap();
     assert_eq!(fs::read(runtime.at("elsewhere/other.db")).unwrap(), noise(7, 5000));

@@ -41,7 +41,8 @@ pub struct CreateOptions {
 /// Takes a snapshot of the live sources.
 ///
 /// # Errors
-/// [`Error::Failed`] for a database that is missing or no SQLite file; [`Error::Refused`] while a restore is pending;
+/// [`Error::Usage`] where Chroma is asked for and not named; [`Error::Failed`] for a database that is missing or no
+/// SQLite file; [`Error::Refused`] while a restore is pending;
 /// [`Error::Busy`] while one runs; I/O errors. A tree that kept changing, or an image that is damaged, is no error: the
 /// report says so, and the snapshot stays.
 pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn Progress) -> Result<CreateReport> {
@@ -176,11 +177,12 @@ fn capture_registry(capturing: &mut Capturing<'_>, path: &Path) -> Result<Captur
 }
 
 fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
-    let path = &options.sources.chroma;
-    let mut record = sources::record(CHROMA, SourceKind::Tree, SourceState::NotRequested, path, now());
     if !options.include_chroma {
-        return Ok(record);
+        let path = options.sources.chroma.as_deref().unwrap_or(Path::new(""));
+        return Ok(sources::record(CHROMA, SourceKind::Tree, SourceState::NotRequested, path, now()));
     }
+    let path = options.sources.chroma()?;
+    let mut record = sources::record(CHROMA, SourceKind::Tree, SourceState::Captured, path, now());
     match stat::stat(path)? {
         None => {
             tracing::warn!(event = "chroma_snapshot_skipped_missing", path = %path.display(), "there is no Chroma directory to capture");
@@ -202,7 +204,9 @@ fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Res
             record.state = SourceState::Changing;
         }
         TreeOutcome::Stored(stored) => {
-            record.state = if stored.raw.is_empty() { SourceState::Captured } else { SourceState::CapturedRaw };
+            if !stored.raw.is_empty() {
+                record.state = SourceState::CapturedRaw;
+            }
             record.table = stored.table;
             record.files = stored.files;
             record.bytes = stored.bytes;

@@ -24,19 +24,31 @@ pub struct LiveSources {
     pub db: PathBuf,
     /// The registry.
     pub registry: PathBuf,
-    /// The Chroma directory.
-    pub chroma: PathBuf,
+    /// The Chroma directory; none where nobody named it, and then it can be neither captured nor restored.
+    pub chroma: Option<PathBuf>,
 }
 
 impl LiveSources {
+    /// The Chroma directory, for an operation that needs it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where nobody named it.
+    pub fn chroma(&self) -> Result<&Path> {
+        let unnamed =
+            || Error::Usage("the Chroma directory is not named; give --chroma-dir or set ATOCORE_DATA_DIR".into());
+        self.chroma.as_deref().ok_or_else(unnamed)
+    }
+
     /// Refuses a tree that holds the repository, or lies in it: a snapshot would hold itself.
     ///
     /// # Errors
     /// [`Error::Usage`] naming both.
     pub fn check_apart_from(&self, repository: &Path) -> Result<()> {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let (tree, repository) = (real(&self.chroma), real(repository));
-        if repository.starts_with(&tree) || tree.starts_with(&repository) {
+        let (tree, repository) = (self.chroma.as_deref().map(real), real(repository));
+        if let Some(tree) = tree
+            && (repository.starts_with(&tree) || tree.starts_with(&repository))
+        {
             return Err(Error::Usage(format!(
                 "the repository {} and the Chroma directory {} lie in one another; keep them apart",
                 repository.display(),
@@ -105,11 +117,14 @@ mod tests {
         let at = |path: &str| root.path().join(path);
         std::fs::create_dir_all(at("data/chroma/repo")).unwrap();
         std::os::unix::fs::symlink("data/chroma", at("link")).unwrap();
-        let sources = LiveSources { db: at("data/db"), registry: at("registry"), chroma: at("link") };
+        let sources = LiveSources { db: at("data/db"), registry: at("registry"), chroma: Some(at("link")) };
         assert!(sources.check_apart_from(&at("backups")).is_ok());
         assert!(sources.check_apart_from(&at("data/chroma/repo")).is_err());
         assert!(sources.check_apart_from(&at("data")).is_err());
         assert!(sources.check_apart_from(&at("data/chroma2")).is_ok());
+        let without = LiveSources { chroma: None, ..sources };
+        assert!(without.check_apart_from(&at("data/chroma/repo")).is_ok());
+        assert!(matches!(without.chroma(), Err(Error::Usage(_))));
     }
 
     #[test]

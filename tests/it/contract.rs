@@ -147,6 +147,25 @@ fn a_path_that_neither_flag_nor_environment_names_is_bad_usage() {
 }
 
 #[test]
+fn the_chroma_directory_need_be_named_only_where_it_matters() {
+    let runtime = Runtime::new();
+    let with_chroma = runtime.create(&["--chroma"]);
+    let call = |arguments: &[&str]| {
+        let places = [("--repo", runtime.repo()), ("--db", runtime.db()), ("--registry", runtime.registry())];
+        let call = Vecsnap::new().args(arguments);
+        places.into_iter().fold(call, |call, (flag, path)| call.arg(flag).arg(path))
+    };
+    let created = call(&["create"]).json();
+    assert_eq!((&created["chroma_snapshot_included"], &created["chroma_snapshot_path"]), (&json!(false), &json!("")));
+    call(&["create", "--chroma"]).run().exits(2).prints_nothing().says(&["--chroma-dir", "ATOCORE_DATA_DIR"]);
+    let stamp = created["stamp"].as_str().unwrap();
+    assert_eq!(call(&["restore", stamp, "--confirm-service-stopped"]).json()["db_restored"], true);
+    let restore = ["restore", &with_chroma, "--confirm-service-stopped"];
+    call(&restore).run().exits(2).prints_nothing().says(&["--chroma-dir", "ATOCORE_DATA_DIR"]);
+    assert_eq!(call(&[&restore[..], &["--no-chroma"]].concat()).json()["chroma_restored"], false);
+}
+
+#[test]
 fn flags_beat_the_environment_and_relative_paths_become_absolute() {
     let runtime = Runtime::new();
     let call = Vecsnap::new().env("ATOCORE_BACKUP_DIR", "/nowhere/at/all").env("ATOCORE_DATA_DIR", "/nowhere");

@@ -33,7 +33,7 @@ impl Workload {
         progress.phase(Phase::Preparing, Some(expected_bytes()));
         let mut workload = Self { directory: directory.to_path_buf(), random: Random::new(1) };
         let sources = workload.sources();
-        for parent in [sources.db.parent(), sources.registry.parent(), Some(sources.chroma.as_path())] {
+        for parent in [sources.db.parent(), sources.registry.parent(), sources.chroma.as_deref()] {
             let parent = parent.unwrap_or(directory);
             fs::create_dir_all(parent).map_err(Error::io("create the directory", parent))?;
         }
@@ -50,8 +50,12 @@ impl Workload {
         LiveSources {
             db: self.directory.join("data/db/atocore.db"),
             registry: self.directory.join("config/project-registry.json"),
-            chroma: self.directory.join("data/chroma"),
+            chroma: Some(self.chroma()),
         }
+    }
+
+    fn chroma(&self) -> PathBuf {
+        self.directory.join("data/chroma")
     }
 
     /// The directories that hold the sources and nothing else.
@@ -60,11 +64,11 @@ impl Workload {
     }
 
     fn segment(&self) -> Segment {
-        Segment::at(self.sources().chroma.join(SEGMENT))
+        Segment::at(self.chroma().join(SEGMENT))
     }
 
     fn documents(&self) -> PathBuf {
-        self.sources().chroma.join("chroma.sqlite3")
+        self.chroma().join("chroma.sqlite3")
     }
 
     fn make_documents(&mut self, progress: &dyn Progress) -> Result<()> {
@@ -129,7 +133,7 @@ impl Workload {
         }
         let lost = self.segment().file("length.bin");
         fs::remove_file(&lost).map_err(Error::io("remove", &lost))?;
-        let stranger = self.sources().chroma.join("left-over.tmp");
+        let stranger = self.chroma().join("left-over.tmp");
         fs::write(&stranger, "a stranger").map_err(Error::io("write", &stranger))?;
         let registry = self.sources().registry;
         fs::write(&registry, "{ \"projects\": [").map_err(Error::io("write", &registry))

@@ -47,7 +47,7 @@ impl Runtime {
     }
 
     pub(super) fn live(&self) -> LiveSources {
-        LiveSources { db: self.at("db/a.db"), registry: self.at("registry.json"), chroma: self.at("chroma") }
+        LiveSources { db: self.at("db/a.db"), registry: self.at("registry.json"), chroma: Some(self.at("chroma")) }
     }
 
     pub(super) fn repository(&self) -> Repository {
