@@ -82,6 +82,14 @@ fn name_at(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
+/// How often `super::` is said in a row outside of tests, and how often it may be before it leads out of the room.
+fn climbs(file: &Path, code: &str) -> (usize, usize) {
+    let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let most = (1..10).take_while(|times| code.contains(&"super::".repeat(*times))).count();
+    let inside = file.strip_prefix(source_directory()).unwrap().components().count();
+    (most, inside - usize::from(file.ends_with("mod.rs")) - 1)
+}
+
 /// What is wrong with a file of this room that names that one.
 fn offence(room: &str, named: &str) -> Option<String> {
     let (Some(own), Some(other)) = (layer_of(room), layer_of(named)) else {
@@ -99,6 +107,10 @@ fn rooms_use_only_rooms_below_them() {
         let code = fs::read_to_string(&file).unwrap();
         let Some(room) = room_of(&file) else { continue };
         let named = rooms_named_in(&code);
+        let (most, allowed) = climbs(&file, &code);
+        if most > allowed {
+            offences.push((file.clone(), format!("`super::` {most} times in a row leads out of {room}")));
+        }
         offences.extend(named.iter().filter_map(|named| Some((file.clone(), offence(&room, named)?))));
     }
     assert!(offences.is_empty(), "{offences:#?}");
@@ -111,6 +123,9 @@ fn the_reader_of_references_finds_every_way_to_name_a_room() {
     assert_eq!(rooms_named_in(code), ["disk", "error", "store", "Result", "save"]);
     assert_eq!(offence("store", "save").as_deref(), Some("store must not use save"));
     assert_eq!(offence("error", "id").as_deref(), Some("error must not use id"));
+    let climbing = "use super::super::disk::lock;\n#[cfg(test)]\nmod tests {\nuse super::super::super::x;";
+    assert_eq!(climbs(&source_directory().join("store/index.rs"), climbing), (2, 1));
+    assert_eq!(climbs(&source_directory().join("store/mod.rs"), "use super::disk"), (1, 0));
     assert!(offence("attic", "disk").is_some());
     assert!(offence("save", "store").is_none() && offence("save", "save").is_none());
 }
