@@ -19,7 +19,7 @@ pub enum Error {
     Usage(String),
 
     /// The operating system refused an operation on a path.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source))]
     Io {
         /// What was attempted, as a verb phrase (`read`, `create the directory`).
         action: &'static str,
@@ -74,6 +74,16 @@ pub enum Error {
     Interrupted,
 }
 
+/// What to do about a refusal of the operating system, where that is always the same.
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there and try again",
+        io::ErrorKind::PermissionDenied => "; allow this user to, or run vecsnap as one who may",
+        io::ErrorKind::ReadOnlyFilesystem => "; mount it so that it can be written",
+        _ => "",
+    }
+}
+
 impl Error {
     /// An [`Error::Io`] builder for `map_err`: `File::open(p).map_err(Error::io("open", p))`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
@@ -95,5 +105,24 @@ impl Error {
     /// Whether the cause is that a file or directory does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_the_system_name_the_path_and_the_next_step() {
+        let table = [
+            (io::ErrorKind::StorageFull, "make room"),
+            (io::ErrorKind::QuotaExceeded, "make room"),
+            (io::ErrorKind::PermissionDenied, "allow this user"),
+            (io::ErrorKind::ReadOnlyFilesystem, "mount it"),
+        ];
+        for (kind, step) in table {
+            let said = Error::io("write", "/backup/x")(kind.into()).to_string();
+            assert!(said.starts_with("cannot write /backup/x: ") && said.contains(step), "{said}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! <https://www.sqlite.org/backup.html>
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -150,7 +151,11 @@ fn pin(connection: &Connection) -> rusqlite::Result<bool> {
 }
 
 fn copy(source: &Connection, path: &Path, image: &Path, deadline: Instant) -> Result<(u32, u32), SourceTrouble> {
-    let trouble = |error| SourceTrouble::of(error, "copy", path);
+    let trouble = |error: rusqlite::Error| match error.sqlite_error_code() {
+        // The image is what finds no room, not the source.
+        Some(ErrorCode::DiskFull) => Error::io("write", image)(ErrorKind::StorageFull.into()).into(),
+        _ => SourceTrouble::of(error, "copy", path),
+    };
     let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(image);
     drop(made.map_err(Error::io("create", image))?);
     let mut destination = open(image, Access::ReadWrite).map_err(Error::sqlite("create", image))?;
