@@ -14,6 +14,7 @@ mod export;
 mod fold;
 pub mod gate;
 mod job;
+mod permission;
 mod plan;
 pub mod report;
 mod room;
@@ -81,7 +82,8 @@ pub struct RestoreOptions {
 ///
 /// # Errors
 /// Before the first write: [`Error::Refused`] while another restore is unfinished, for hard links and for mount points in
-/// a tree; [`Error::NotValid`] for an invalid snapshot; [`Error::Failed`] for lack of room; [`Error::Busy`]. After it:
+/// a tree; [`Error::NotValid`] for an invalid snapshot; [`Error::Failed`] for lack of room or
+/// of permission; [`Error::Busy`]. After it:
 /// [`Error::Failed`] or [`Error::Interrupted`], with the intent standing, so that the restore can be resumed or undone.
 /// A restored database that is not sound is no error: the report says so.
 pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<RestoreReport> {
@@ -92,7 +94,10 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     gate::check(repository, &job, progress)?;
 
     let plans = plan_all(repository, &job, options, progress)?;
-    job.tasks.iter().zip(&plans).try_for_each(|(task, plan)| room::check_target(task, plan))?;
+    for (task, plan) in job.tasks.iter().zip(&plans) {
+        room::check_target(task, plan)?;
+        task.target.open()?.map_or(Ok(()), |root| permission::check(&root, plan))?;
+    }
 
     let way_back = keep_present_state(repository, &job, options, &plans, progress)?;
     publish_intent(repository, &job, way_back)?;

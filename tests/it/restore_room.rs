@@ -63,3 +63,46 @@ fn files_mounted_one_by_one_into_a_read_only_directory_are_restored() {
     assert_eq!(fs::metadata(runtime.db()).unwrap().ino(), inode);
     assert_eq!((runtime.memories(), runtime.registered()), (vec!["first".to_owned()], "p01".to_owned()));
 }
+
+#[test]
+fn a_tree_that_may_not_be_written_is_refused_before_anything_is_changed() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    runtime.remember("marker");
+    runtime.write_registry("p02");
+    fs::write(runtime.chroma().join("stranger"), "x").unwrap();
+    let before = runtime.live_state();
+    let text = "mount --bind \"$CHROMA\" \"$CHROMA\"; mount -o remount,bind,ro \"$CHROMA\"\n\
+        code=0; \"$VECSNAP\" restore \"$STAMP\" --confirm-service-stopped 2>\"$OUT\" || code=$?\n\
+        test $code = 1 || { echo \"exit $code\" >&2; cat \"$OUT\" >&2; exit 1; }";
+    let Some(mut command) = namespace() else { return };
+    let out = runtime.path().join("stderr");
+    command.args(["sh", "-euc", text]).env("VECSNAP", binary()).env("STAMP", &stamp).env("OUT", &out);
+    command.env("CHROMA", runtime.chroma()).env("ATOCORE_BACKUP_DIR", runtime.repo());
+    command.env("ATOCORE_DATA_DIR", runtime.data()).env("ATOCORE_PROJECT_REGISTRY_PATH", runtime.registry());
+    succeed(&mut command);
+    let said = fs::read_to_string(&out).unwrap();
+    assert!(said.contains(runtime.chroma().to_str().unwrap()) && said.contains("nothing was changed"), "{said}");
+    runtime.live_state().assert_same(&before, "after the refusal");
+    assert_eq!(runtime.snapshots(), [stamp], "no way back is needed where nothing changed");
+    runtime.create(&[]);
+}
+
+#[test]
+fn a_full_repository_is_named_by_a_create_that_finds_no_room() {
+    let runtime = Runtime::new();
+    runtime.remember(&"long ".repeat(40_000));
+    fs::create_dir(runtime.repo()).unwrap();
+    let text = "mount -t tmpfs -o size=64k tmpfs \"$ATOCORE_BACKUP_DIR\"\n\
+        code=0; \"$VECSNAP\" create >\"$OUT.stdout\" 2>\"$OUT\" || code=$?\n\
+        test $code = 1 -a ! -s \"$OUT.stdout\" || { echo \"exit $code\" >&2; cat \"$OUT\" >&2; exit 1; }\n\
+        test -z \"$(ls \"$ATOCORE_BACKUP_DIR/snapshots\" \"$ATOCORE_BACKUP_DIR/tmp\" | grep -v :)\"";
+    let Some(mut command) = namespace() else { return };
+    let out = runtime.path().join("stderr");
+    command.args(["sh", "-euc", text]).env("VECSNAP", binary()).env("OUT", &out);
+    command.env("ATOCORE_BACKUP_DIR", runtime.repo()).env("ATOCORE_DATA_DIR", runtime.data());
+    command.env("ATOCORE_PROJECT_REGISTRY_PATH", runtime.registry());
+    succeed(&mut command);
+    let said = fs::read_to_string(&out).unwrap();
+    assert!(said.contains(runtime.repo().to_str().unwrap()) && said.contains("make room"), "{said}");
+}

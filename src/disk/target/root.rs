@@ -12,6 +12,7 @@ use rustix::fs::{
     mkdirat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::super::durable::{create_directories, sync_open_directory};
 use super::super::mount::is_mount_point;
@@ -115,6 +116,26 @@ impl TargetRoot {
     /// Opens an existing regular file for reading only.
     pub fn read_file(&self, name: &[u8]) -> Result<TargetFile> {
         self.open_existing(name, OFlags::RDONLY)
+    }
+
+    /// Checks that this user may make and remove names in a directory (`b""` is the root), by making a file without a
+    /// name there: asking for permissions alone would overlook capabilities. A file system that cannot do that is
+    /// taken to permit it.
+    pub fn check_changeable(&self, name: &[u8]) -> Result<()> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE;
+        let made =
+            self.open_beneath(name, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).and_then(
+                |directory| match openat(&directory, ".", flags | OFlags::CLOEXEC, mode_of(0o600)) {
+                    Err(errno @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => Err(errno.into()),
+                    _ => Ok(()),
+                },
+            );
+        made.map_err(|fault| self.error("change the directory", name, fault))
+    }
+
+    /// Whether this user owns what stands at a name.
+    pub fn is_own(&self, name: &[u8]) -> Result<bool> {
+        Ok(self.stat(name)?.is_some_and(|stat| stat.uid == geteuid().as_raw()))
     }
 
     /// Makes an empty file with these permission bits (whatever the umask) where nothing is, open for reading and writing.
