@@ -284,10 +284,7 @@ fn overwrite(
 
 /// An error after the first write, said so that the operator knows the ways on.
 fn unfinished(error: Error, way_back: Option<Stamp>) -> Error {
-    let ways = match way_back {
-        Some(_) => "finish it with `vecsnap restore --resume`, or go back with `vecsnap restore --undo`",
-        None => "finish it with `vecsnap restore --resume`",
-    };
+    let ways = intents::ways_on(way_back);
     match error {
         Error::Interrupted => {
             tracing::warn!("the restore is unfinished; {ways}");

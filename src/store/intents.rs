@@ -12,6 +12,7 @@ use super::repository::Repository;
 use crate::disk::{ObjectKind, Published};
 use crate::error::{Error, Result};
 use crate::format::intent::Intent;
+use crate::id::Stamp;
 
 const INTENT_LIMIT: u64 = 1024 * 1024;
 
@@ -39,10 +40,20 @@ pub fn refuse_pending(repository: &Repository) -> Result<()> {
     match pending(repository)? {
         None => Ok(()),
         Some(intent) => Err(Error::Refused(format!(
-            "the restore of {} that began at {} is unfinished, so the live files may be half old and half new; \
-             finish it with `vecsnap restore --resume` or go back with `vecsnap restore --undo`",
-            intent.stamp, intent.started_at
+            "the restore of {} that began at {} is unfinished, so the live files may be half old and half new; {}",
+            intent.stamp,
+            intent.started_at,
+            ways_on(intent.pre_restore_snapshot.and_then(|stamp| stamp.parse().ok()))
         ))),
+    }
+}
+
+/// What can be done about an unfinished restore.
+pub fn ways_on(way_back: Option<Stamp>) -> &'static str {
+    if way_back.is_some() {
+        "finish it with `vecsnap restore --resume`, or go back with `vecsnap restore --undo`"
+    } else {
+        "finish it with `vecsnap restore --resume`"
     }
 }
 
@@ -118,6 +129,10 @@ mod tests {
         assert_eq!(pending(&repository).unwrap(), Some(undo));
         let refused = refuse_pending(&repository).unwrap_err().to_string();
         assert!(refused.contains("--resume") && refused.contains("--undo"), "{refused}");
+        clear(&repository).unwrap();
+        publish(&repository, &intent("20260406T180000Z", None)).unwrap();
+        let refused = refuse_pending(&repository).unwrap_err().to_string();
+        assert!(refused.contains("--resume") && !refused.contains("--undo"), "there is no way back: {refused}");
         clear(&repository).unwrap();
         assert_eq!(pending(&repository).unwrap(), None);
     }

@@ -68,7 +68,8 @@ fn a_killed_restore_is_noticed_and_finished() {
     let read = rusqlite::Connection::open(it.runtime.db()).unwrap().query_row("SELECT 1 FROM memories", [], |_| Ok(()));
     assert!(read.unwrap_err().to_string().contains("not a database"), "a service would have read half a restore");
     let again = ["restore", it.stamp.as_str(), "--confirm-service-stopped"];
-    it.runtime.vecsnap(&again).run().exits(5).prints_nothing().says(&["--resume", "--undo", &it.stamp]);
+    let refused = it.runtime.vecsnap(&again).run().exits(5).prints_nothing().says(&["--resume", &it.stamp]);
+    assert!(!refused.stderr.contains("--undo"), "there is no way back: {refused}");
     it.runtime.vecsnap(&["create"]).run().exits(5).says(&["--resume"]);
     let undo = ["restore", "--undo", "--confirm-service-stopped"];
     it.runtime.vecsnap(&undo).run().exits(5).says(&["no pre-restore snapshot", "--resume"]);
@@ -85,6 +86,7 @@ fn a_killed_restore_is_noticed_and_finished() {
 fn a_killed_restore_is_undone_even_if_that_is_killed_too() {
     let it = changed();
     it.killed(ONE_MEBIBYTE, &[&it.stamp]);
+    it.runtime.vecsnap(&["create"]).run().exits(5).says(&["--resume", "--undo"]);
     // Going back has no more to write than what the restore wrote.
     it.killed(HALF, &["--undo"]);
     let document = it.go_on("--resume");
