@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::arguments::CreateArguments;
 use super::exit::Exit;
 use super::session::Session;
+use crate::disk::stat;
 use crate::error::{Error, Result};
 use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState, Verdict};
 use crate::save::{self, CreateOptions, CreateReport};
@@ -22,7 +23,7 @@ pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
         sources.chroma()?;
     }
     sources.check_apart_from(&root)?;
-    if !sources.db.exists() {
+    if stat::stat(&sources.db)?.is_none() {
         let db = sources.db.display();
         return Err(Error::Failed(format!("the database {db} does not exist; check --db or ATOCORE_DATA_DIR")));
     }

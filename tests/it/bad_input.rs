@@ -249,3 +249,13 @@ fn restore_to_wants_an_empty_directory() {
     outcome.prints_nothing().says(&[out.to_str().unwrap()]);
     TreeState::of(&out).assert_same(&before, "a directory that is not empty");
 }
+
+#[test]
+fn a_database_that_cannot_be_looked_at_is_not_called_missing() {
+    let runtime = Runtime::new();
+    fs::remove_file(runtime.db()).unwrap();
+    std::os::unix::fs::symlink("atocore.db", runtime.db()).unwrap();
+    let outcome = runtime.vecsnap(&["create"]).run().exits(1).prints_nothing();
+    assert!(outcome.stderr.contains("atocore.db") && !outcome.stderr.contains("does not exist"), "{outcome}");
+    assert!(!runtime.repo().exists(), "a repository was made");
+}
