@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 use super::arguments::RestoreArguments;
 use super::exit::Exit;
 use super::session::Session;
+use super::stamp::StampArgument;
+use crate::disk::LocalStorage;
 use crate::error::{Error, Result};
 use crate::id::Stamp;
 use crate::restore::{
@@ -25,7 +27,10 @@ pub fn run(session: &Session<'_>, arguments: &RestoreArguments) -> Result<Exit> 
     let locations = session.locations();
     let root = locations.repository()?;
     let access = if arguments.dry_run || arguments.to.is_some() { Access::Read } else { Access::Write };
-    let open = || Repository::open(&root, access, session.lock_wait())?.ok_or_else(|| no_repository(&root));
+    let open = || match Repository::open(&root, access, session.lock_wait())? {
+        Some(repository) => Ok(repository),
+        None => Err(no_repository(&root, arguments)?),
+    };
     let (document, exit) = if let Some(directory) = &arguments.to {
         export(session, &open()?, arguments, directory)?
     } else {
@@ -96,11 +101,15 @@ fn owner_policy(arguments: &RestoreArguments) -> OwnerPolicy {
     if arguments.no_owner { OwnerPolicy::Skip } else { OwnerPolicy::Restore }
 }
 
-fn no_repository(root: &Path) -> Error {
-    Error::NotValid(format!(
+/// Why nothing can be restored where no repository is: full copies of the earlier tool may lie there all the same.
+fn no_repository(root: &Path, arguments: &RestoreArguments) -> Result<Error> {
+    if let Some(StampArgument::Named(name)) = &arguments.stamp {
+        gate::refuse_full_copy(&LocalStorage::new(root, None), name.as_str())?;
+    }
+    Ok(Error::NotValid(format!(
         "there is no repository at {}, so there is nothing to restore; check --repo or ATOCORE_BACKUP_DIR",
         root.display()
-    ))
+    )))
 }
 
 /// The result document: the reference's fields first and in its order.

@@ -4,6 +4,7 @@
 //! written later is known to be readable. Going back is judged by bytes alone: the state before may well have been
 //! damaged, and it is what the operator asks for.
 
+use crate::disk::Storage;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::id::Stamp;
@@ -58,13 +59,22 @@ pub fn read_manifest(repository: &Repository, stamp: Stamp) -> Result<Manifest> 
 
 /// Refuses a snapshot that does not exist, or that another tool took.
 fn find_own(repository: &Repository, name: &str) -> Result<()> {
-    match snapshots::find(repository.storage(), name)? {
-        None => Err(not_valid(name, &[DIRECTORY_MISSING.into()])),
+    refuse_full_copy(repository.storage(), name)?.ok_or_else(|| not_valid(name, &[DIRECTORY_MISSING.into()]))
+}
+
+/// Refuses a full copy of the earlier tool, whether there is a repository around it or not; none if there is no such
+/// directory.
+///
+/// # Errors
+/// [`Error::NotValid`] that tells what takes it in; I/O errors.
+pub fn refuse_full_copy(storage: &dyn Storage, name: &str) -> Result<Option<()>> {
+    match snapshots::find(storage, name)? {
+        None => Ok(None),
         Some(listing) if listing.format == SnapshotFormat::FullCopy => Err(Error::NotValid(format!(
             "backup {name} is a full copy of the tool that vecsnap replaced ({}); `import`, which is to come, takes it in",
             listing.path.display()
         ))),
-        Some(_) => Ok(()),
+        Some(_) => Ok(Some(())),
     }
 }
 
@@ -79,6 +89,11 @@ pub(super) fn check(repository: &Repository, job: &Job, progress: &dyn Progress)
         tracing::warn!(stamp = %job.stamp, %warning, "the snapshot can be restored all the same");
     }
     let mut errors = Vec::new();
+    // What was begun, or is taken back, is judged by bytes alone.
+    if job.direction == Direction::Forward && job.pending.is_none() {
+        let listing = snapshots::find(repository.storage(), &job.stamp.to_string())?;
+        errors.extend(listing.and_then(|listing| listing.metadata.fault()));
+    }
     for source in &verification.sources {
         let wrong = source.findings.iter().filter(|finding| !finding.is_warning());
         for finding in wrong.filter(|finding| job.direction == Direction::Forward || is_loss(finding)) {

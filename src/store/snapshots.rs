@@ -45,6 +45,17 @@ pub enum MetadataState {
     Parsed(serde_json::Value),
 }
 
+impl MetadataState {
+    /// What is wrong with it, in the words of `validate`.
+    pub fn fault(&self) -> Option<String> {
+        match self {
+            Self::Missing => Some("metadata_missing".into()),
+            Self::Invalid(cause) => Some(format!("metadata_invalid_json: {cause}")),
+            Self::Parsed(_) => None,
+        }
+    }
+}
+
 /// A directory under `snapshots/`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotListing {

@@ -68,13 +68,10 @@ pub fn validate(
         return Ok(validation);
     };
     validation.exists = true;
-    match &listing.metadata {
-        MetadataState::Missing => validation.errors.push("metadata_missing".into()),
-        MetadataState::Invalid(cause) => validation.errors.push(format!("metadata_invalid_json: {cause}")),
-        MetadataState::Parsed(metadata) => {
-            validation.metadata = Some(metadata.clone());
-            validate_content(&listing, repository, options, progress, &mut validation)?;
-        }
+    validation.errors.extend(listing.metadata.fault());
+    if let MetadataState::Parsed(metadata) = &listing.metadata {
+        validation.metadata = Some(metadata.clone());
+        validate_content(&listing, repository, options, progress, &mut validation)?;
     }
     Ok(validation)
 }

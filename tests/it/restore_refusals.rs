@@ -75,3 +75,33 @@ fn a_dry_run_shows_its_plan_and_needs_no_confirmation() {
     let written = done["bytes_written"].as_u64().unwrap();
     assert!(written <= again["sources"].as_array().unwrap().iter().map(announced).sum(), "{again:#} {done:#}");
 }
+
+#[test]
+fn a_snapshot_whose_description_is_lost_is_not_valid_and_is_restored_only_elsewhere() {
+    for (content, code) in [(None, "metadata_missing"), (Some("{"), "metadata_invalid_json: ")] {
+        let runtime = Runtime::new();
+        let stamp = runtime.create(&[]);
+        let description = runtime.snapshot(&stamp).join("backup-metadata.json");
+        fs::remove_file(&description).unwrap();
+        if let Some(content) = content {
+            fs::write(&description, content).unwrap();
+        }
+        let before = runtime.live_state();
+        let said = format!("backup {stamp} failed validation: {code}");
+        runtime.vecsnap(&["restore", &stamp, CONFIRMED]).run().exits(3).prints_nothing().says(&[&said]);
+        runtime.live_state().assert_same(&before, "after the refusal");
+        runtime.vecsnap(&["restore", &stamp, "--to"]).arg(runtime.path().join("out")).run().exits(0);
+    }
+}
+
+#[test]
+fn a_full_copy_is_told_from_nothing_also_where_no_repository_is_yet() {
+    let runtime = Runtime::new();
+    let copy = runtime.snapshot("20250101T000000Z");
+    fs::create_dir_all(copy.join("db")).unwrap();
+    fs::write(copy.join("backup-metadata.json"), "{}").unwrap();
+    let call = ["restore", "20250101T000000Z", CONFIRMED];
+    runtime.vecsnap(&call).run().exits(3).prints_nothing().says(&["full copy", "`import`"]);
+    runtime.create(&[]);
+    runtime.vecsnap(&call).run().exits(3).prints_nothing().says(&["full copy", "`import`"]);
+}
