@@ -230,7 +230,8 @@ pub struct RestoreArguments {
     pub dry_run: bool,
 
     /// Write the snapshot as plain files into this empty directory instead; needs no confirmation
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, conflicts_with_all = ["resume", "undo"])]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(conflicts_with_all = ["resume", "undo", "dry_run", "chroma", "no_chroma", "no_pre_snapshot", "break_links"])]
     pub to: Option<PathBuf>,
 
     /// Do not restore the owner of files

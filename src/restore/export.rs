@@ -26,6 +26,7 @@ use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials}
 use super::blocks::{BlockWriter, Written};
 use super::gate;
 use super::plan::{Change, FileRole, FileStep};
+use super::target;
 
 const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
@@ -63,7 +64,7 @@ pub struct ExportReport {
 /// Writes the snapshot into a directory, which is made if it does not exist.
 ///
 /// # Errors
-/// [`Error::Refused`] if the directory is not empty; [`Error::NotValid`] without a usable manifest; I/O errors of the
+/// [`Error::Refused`] if the directory is not empty; [`Error::Usage`] if it is in the repository; [`Error::NotValid`] without a usable manifest; I/O errors of the
 /// directory. What cannot be read from the repository is in the report.
 pub fn export(
     repository: &Repository,
@@ -75,6 +76,7 @@ pub fn export(
     let began = Instant::now();
     let manifest = gate::read_manifest(repository, stamp)?;
     let directory = std::path::absolute(directory).map_err(Error::io("resolve", directory))?;
+    check_outside(&directory, repository)?;
     let root = open_empty(&directory)?;
     progress.phase(Phase::Writing, Some(manifest.sources.iter().map(|source| source.bytes).sum()));
     let mut reader = BlobReader::new(repository);
@@ -89,6 +91,18 @@ pub fn export(
     let metadata = write_metadata(&manifest, stamp, &directory)?;
     root.sync_directory(b"")?;
     Ok(ExportReport { stamp, directory, metadata, files, bytes_written, unreadable, duration: began.elapsed() })
+}
+
+/// Plain files do not belong among those of a repository, where they would be taken for its own.
+fn check_outside(directory: &Path, repository: &Repository) -> Result<()> {
+    if !target::resolve(directory)?.starts_with(target::resolve(repository.root())?) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "{} lies in the repository {}; name a directory outside",
+        directory.display(),
+        repository.root().display()
+    )))
 }
 
 fn open_empty(directory: &Path) -> Result<TargetRoot> {

@@ -107,7 +107,10 @@ pub(super) fn check_apart(targets: &[Target]) -> Result<()> {
 }
 
 /// The path without symlinks, as far as it exists.
-fn resolve(path: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// [`Error::Refused`] for a loop of links; [`Error::Usage`] for a path that leads through `..`; I/O errors.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf> {
     let mut path = std::path::absolute(path).map_err(Error::io("resolve", path))?;
     for _ in 0..MOST_LINKS {
         match std::fs::canonicalize(&path) {

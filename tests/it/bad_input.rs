@@ -248,6 +248,20 @@ fn restore_to_wants_an_empty_directory() {
     let outcome = fails(runtime.vecsnap(&["restore", &stamp, "--to"]).arg(&out).run(), &[1, 2, 5]);
     outcome.prints_nothing().says(&[out.to_str().unwrap()]);
     TreeState::of(&out).assert_same(&before, "a directory that is not empty");
+    let inside = runtime.repo().join("out");
+    runtime.vecsnap(&["restore", &stamp, "--to"]).arg(&inside).run().exits(2).prints_nothing().says(&["outside"]);
+    assert!(!inside.exists());
+}
+
+#[test]
+fn options_that_do_not_go_with_a_restore_elsewhere_are_not_silently_left_out() {
+    let (runtime, stamp) = runtime();
+    let out = runtime.path().join("out");
+    for option in ["--dry-run", "--chroma", "--no-chroma", "--no-pre-snapshot", "--break-links"] {
+        let call = runtime.vecsnap(&["restore", &stamp, option, "--to"]).arg(&out);
+        call.run().exits(2).prints_nothing().says(&["--to", option]);
+        assert!(!out.exists(), "{option}");
+    }
 }
 
 #[test]
