@@ -122,7 +122,7 @@ pub fn open_source(path: &Path) -> Result<Opened> {
     // Looked at before it is opened: devices act on being opened, and a held file must not even be closed.
     let seen = FileStat::from(&std::fs::symlink_metadata(path).map_err(Error::io("look at", path))?);
     if seen.kind != FileKind::File {
-        return Err(Error::Failed(format!("{} is not a regular file", path.display())));
+        return Err(Error::Failed(format!("{} is not a regular file; check the path given for it", path.display())));
     }
     if registry.sqlite_holds(identity(&seen)) {
         return Ok(Opened::HeldBySqlite);

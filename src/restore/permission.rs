@@ -59,7 +59,7 @@ fn is_access_denied(error: &Error) -> bool {
 fn refusal(error: Error) -> Error {
     match error {
         Error::Io { path, source, .. } => Error::Failed(format!(
-            "{} cannot be changed by this user: {source}; make it writable, or restore as a user who may write it \
+            "{} cannot be changed: {source}; remove what forbids it, or restore as a user who may write there \
              (nothing was changed)",
             path.display()
         )),
