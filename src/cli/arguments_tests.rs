@@ -138,7 +138,7 @@ fn a_restore_without_confirmation_parses_and_is_then_refused() {
 fn a_restore_takes_every_option_of_the_contract() {
     let all = restore(
         "vecsnap restore 20260406T180000Z --confirm-service-stopped --no-pre-snapshot --no-chroma --dry-run --no-owner \
-         --break-links --to /x",
+         --break-links",
     );
     let expected = RestoreArguments {
         stamp: Some("20260406T180000Z".parse().unwrap()),
@@ -147,13 +147,14 @@ fn a_restore_takes_every_option_of_the_contract() {
         chroma: false,
         no_chroma: true,
         dry_run: true,
-        to: Some(PathBuf::from("/x")),
+        to: None,
         no_owner: true,
         break_links: true,
         resume: false,
         undo: false,
     };
     assert_eq!(all, expected);
+    assert_eq!(restore("vecsnap restore latest --no-owner --to /x").to, Some(PathBuf::from("/x")));
     assert!(restore("vecsnap restore --undo --confirm-service-stopped").undo);
     assert_eq!(restore("vecsnap restore --resume --confirm-service-stopped").stamp, None);
 }
