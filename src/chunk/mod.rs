@@ -5,4 +5,6 @@
 
 pub mod compress;
 pub mod cut;
+pub mod delta;
+pub mod moved;
 pub mod tree;

@@ -10,13 +10,24 @@ use crate::format::limits::{CHUNK_SIZE, NODE_SLOTS};
 use crate::format::list_node::ListNode;
 use crate::id::BlobId;
 
+/// A list node as it leaves the builder, with its place in the tree.
+#[derive(Debug, Clone, Copy)]
+pub struct FinishedNode<'a> {
+    /// The serialised node.
+    pub bytes: &'a [u8],
+    /// Its depth: 1 above chunks.
+    pub depth: u8,
+    /// Its number among the places for nodes of its depth, from the left.
+    pub number: u64,
+}
+
 /// Takes the list nodes of a tree.
 pub trait NodeSink {
-    /// Stores a serialised list node.
+    /// Stores a list node.
     ///
     /// # Errors
     /// Whatever keeps it from being stored.
-    fn put_list_node(&mut self, bytes: &[u8]) -> Result<BlobId>;
+    fn put_list_node(&mut self, node: FinishedNode<'_>) -> Result<BlobId>;
 }
 
 /// Builds one file's tree from its slots in order.
@@ -82,7 +93,7 @@ impl TreeBuilder {
             (depth, Some(id)) => Root::Node { depth, id },
             (depth, None) => {
                 let children = slots.div_ceil(slots_below(depth - 1)) as usize;
-                Root::Node { depth, id: put_node(depth, vec![None; children], sink)? }
+                Root::Node { depth, id: put_node(depth, 0, vec![None; children], sink)? }
             }
         };
         let content = Content { length, root };
@@ -102,15 +113,20 @@ impl TreeBuilder {
     fn close(&mut self, level: usize, sink: &mut dyn NodeSink) -> Result<()> {
         let children = self.levels.get_mut(level).map(std::mem::take).unwrap_or_default();
         let node =
-            if children.iter().all(Option::is_none) { None } else { Some(put_node(level as u8 + 1, children, sink)?) };
+            if children.iter().all(Option::is_none) { None } else { Some(self.put_full(level, children, sink)?) };
         self.push(level + 1, node, sink)
+    }
+
+    fn put_full(&self, level: usize, children: Vec<Option<BlobId>>, sink: &mut dyn NodeSink) -> Result<BlobId> {
+        let depth = level as u8 + 1;
+        put_node(depth, self.slots.saturating_sub(1) / slots_below(depth), children, sink)
     }
 }
 
-fn put_node(depth: u8, slots: Vec<Option<BlobId>>, sink: &mut dyn NodeSink) -> Result<BlobId> {
+fn put_node(depth: u8, number: u64, slots: Vec<Option<BlobId>>, sink: &mut dyn NodeSink) -> Result<BlobId> {
     let broken = |error: Malformed| Error::Failed(format!("a file is too long for the format: {error}"));
     let bytes = ListNode { depth, slots }.encode().map_err(broken)?;
-    sink.put_list_node(&bytes)
+    sink.put_list_node(FinishedNode { bytes: &bytes, depth, number })
 }
 
 /// Whole slots in `bytes` bytes.
@@ -124,12 +140,13 @@ mod tests {
     use std::collections::HashMap;
 
     #[derive(Default)]
-    struct Nodes(HashMap<BlobId, ListNode>);
+    struct Nodes(HashMap<BlobId, ListNode>, Vec<(u8, u64)>);
 
     impl NodeSink for Nodes {
-        fn put_list_node(&mut self, bytes: &[u8]) -> Result<BlobId> {
-            let id = BlobId::of_list_node(bytes);
-            self.0.insert(id, ListNode::decode(bytes).unwrap());
+        fn put_list_node(&mut self, node: FinishedNode<'_>) -> Result<BlobId> {
+            let id = BlobId::of_list_node(node.bytes);
+            self.0.insert(id, ListNode::decode(node.bytes).unwrap());
+            self.1.push((node.depth, node.number));
             Ok(id)
         }
     }
@@ -211,6 +228,17 @@ mod tests {
         tree.push_holes(slots - 1, &mut nodes).unwrap();
         tree.finish(17 << 40, &mut nodes).unwrap();
         assert!(nodes.0.len() <= 5, "{} nodes", nodes.0.len());
+    }
+
+    #[test]
+    fn nodes_tell_their_places() {
+        let chunk = Some(BlobId::of_chunk(b"x"));
+        let slots: Vec<_> = (0..40_000).map(|number| if number / 128 == 3 { None } else { chunk }).collect();
+        let (_, nodes) = build(&slots, true);
+        let places = |depth| nodes.1.iter().filter(move |place| place.0 == depth).map(|place| place.1);
+        assert!(places(1).eq((0..313).filter(|number| *number != 3)));
+        assert!(places(2).eq(0..3));
+        assert!(places(3).eq(0..1));
     }
 
     #[test]

@@ -10,11 +10,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueHint};
+use clap::{ArgAction, Args, ColorChoice, CommandFactory, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use super::stamp::StampArgument;
 use crate::error::{Error, Result};
+use crate::save::Effort;
 use crate::upkeep::retention::{KeepCounts, Rules};
 
 /// A parsed call: which command runs, with which options.
@@ -171,12 +172,47 @@ pub struct CreateArguments {
     /// Check the integrity of every SQLite image now, not only of the database
     #[arg(long)]
     pub check: bool,
+
+    /// Read every file, also those whose size and times are those of the previous snapshot
+    #[arg(long)]
+    pub force_read: bool,
+
+    /// How much time to spend to store less
+    #[arg(long, value_name = "EFFORT", default_value = "normal")]
+    pub effort: EffortArgument,
+}
+
+/// A value of `--effort`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum EffortArgument {
+    /// Find only what changed in place
+    Fast,
+    /// Look for content that moved where a probe finds some
+    #[default]
+    Normal,
+    /// Always look for content that moved
+    Max,
+}
+
+impl From<EffortArgument> for Effort {
+    fn from(effort: EffortArgument) -> Self {
+        match effort {
+            EffortArgument::Fast => Effort::Fast,
+            EffortArgument::Normal => Effort::Normal,
+            EffortArgument::Max => Effort::Max,
+        }
+    }
 }
 
 impl CreateArguments {
     /// What either of the two asks for.
     fn or(self, other: Self) -> Self {
-        Self { chroma: self.chroma || other.chroma, check: self.check || other.check }
+        Self {
+            chroma: self.chroma || other.chroma,
+            check: self.check || other.check,
+            force_read: self.force_read || other.force_read,
+            effort: if self.effort == EffortArgument::default() { other.effort } else { self.effort },
+        }
     }
 }
 

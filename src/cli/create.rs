@@ -8,7 +8,7 @@ use super::session::Session;
 use crate::disk::stat;
 use crate::error::{Error, Result};
 use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState, Verdict};
-use crate::save::{self, CreateOptions, CreateReport};
+use crate::save::{self, CreateOptions, CreateReport, Reading};
 use crate::store::Repository;
 
 /// Takes a snapshot and shows its document.
@@ -32,6 +32,8 @@ pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
         sources,
         include_chroma: arguments.chroma,
         check_trees: arguments.check,
+        reading: if arguments.force_read { Reading::All } else { Reading::Changed },
+        effort: arguments.effort.into(),
         kind: SnapshotKind::Ordinary,
     };
     let report = save::create(&repository, &options, session.progress)?;
@@ -69,7 +71,7 @@ pub fn document(report: &CreateReport) -> Result<Value> {
         "stored_bytes": report.stored_bytes,
         "logical_bytes": report.logical_bytes(),
         "chunks_new": report.chunks_new,
-        "chunks_delta": 0,
+        "chunks_delta": report.chunks_delta,
         "chunks_reused": report.chunks_reused,
         "duration_s": (report.duration.as_secs_f64() * 1000.0).round() / 1000.0,
         "sources": sources,

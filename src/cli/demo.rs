@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::restore::{
     self, ChromaChoice, Goal, HardLinkPolicy, OwnerPolicy, PreSnapshot, RestoreOptions, RestoreReport,
 };
-use crate::save::{self, CreateOptions, CreateReport};
+use crate::save::{self, CreateOptions, CreateReport, Effort, Reading};
 use crate::store::Repository;
 
 /// What the data, three snapshots of it and SQLite's temporary images take at most.
@@ -108,6 +108,8 @@ fn snapshot(repository: &Repository, workload: &Workload, progress: &dyn Progres
         sources: workload.sources(),
         include_chroma: true,
         check_trees: false,
+        reading: Reading::Changed,
+        effort: Effort::default(),
         kind: SnapshotKind::Ordinary,
     };
     save::create(repository, &options, progress)

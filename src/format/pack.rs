@@ -52,7 +52,20 @@ pub enum Encoding {
         bases: Vec<BlobPrefix>,
         /// Whether the pack's own id table follows as one more base.
         id_table: bool,
+        /// How far back the first base is; for writers.
+        step: Step,
     },
+}
+
+/// How many versions of a chunk lie between a delta and its first base: a hint for the chain policy of writers, without
+/// meaning for readers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Step {
+    /// The first base is the version before, or nothing is known.
+    #[default]
+    One,
+    /// The first base is 32 versions before.
+    Stride,
 }
 
 /// One record of a pack.
@@ -126,6 +139,7 @@ struct Stored {
 const FLAG_NODE: u8 = 1;
 const FLAG_DELTA: u8 = 2;
 const FLAG_ID_TABLE: u8 = 4;
+const FLAG_STRIDE: u8 = 8;
 
 /// What a pack holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,8 +168,9 @@ impl Footer {
         };
         for record in &self.records {
             let mut flags = if record.kind == BlobKind::ListNode { FLAG_NODE } else { 0 };
-            if let Encoding::Delta { bases, id_table } = &record.encoding {
+            if let Encoding::Delta { bases, id_table, step } = &record.encoding {
                 flags |= FLAG_DELTA | if *id_table { FLAG_ID_TABLE } else { 0 };
+                flags |= if *step == Step::Stride { FLAG_STRIDE } else { 0 };
                 stored.base_counts.push(bases.len() as u8);
                 stored.bases.extend_from_slice(bases);
             }
@@ -319,7 +334,10 @@ fn take_encoding(
     base_counts: &mut std::slice::Iter<'_, u8>,
     bases: &mut &[BlobPrefix],
 ) -> Result<Encoding, Malformed> {
-    if flags & !(FLAG_NODE | FLAG_DELTA | FLAG_ID_TABLE) != 0 || flags & (FLAG_DELTA | FLAG_ID_TABLE) == FLAG_ID_TABLE {
+    let only_of_deltas = FLAG_ID_TABLE | FLAG_STRIDE;
+    if flags & !(FLAG_NODE | FLAG_DELTA | only_of_deltas) != 0
+        || (flags & FLAG_DELTA == 0 && flags & only_of_deltas != 0)
+    {
         return Err(Malformed::invalid("a record has flags that version 1 does not define"));
     }
     if flags & FLAG_DELTA == 0 {
@@ -331,7 +349,8 @@ fn take_encoding(
         return Err(Malformed::Limit("number of bases"));
     }
     *bases = rest;
-    Ok(Encoding::Delta { bases: own.to_vec(), id_table: flags & FLAG_ID_TABLE != 0 })
+    let step = if flags & FLAG_STRIDE == 0 { Step::One } else { Step::Stride };
+    Ok(Encoding::Delta { bases: own.to_vec(), id_table: flags & FLAG_ID_TABLE != 0, step })
 }
 
 #[cfg(test)]
@@ -353,8 +372,8 @@ mod tests {
             frames: vec![Frame::new(100, 50, 70, 2, Codec::Zstd), Frame::new(150, 9, 9, 1, Codec::Raw)],
             records: vec![
                 record(0, 0, 0, 60, Encoding::Whole),
-                record(1, 0, 60, 10, Encoding::Delta { bases, id_table: true }),
-                record(2, 1, 0, 9, Encoding::Delta { bases: Vec::new(), id_table: false }),
+                record(1, 0, 60, 10, Encoding::Delta { bases, id_table: true, step: Step::One }),
+                record(2, 1, 0, 9, Encoding::Delta { bases: Vec::new(), id_table: false, step: Step::Stride }),
             ],
         }
     }

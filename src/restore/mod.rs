@@ -37,7 +37,7 @@ use crate::format::manifest::{SnapshotKind, SourceKind, SourceState};
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::save::sources::{CHROMA, DB, REGISTRY};
-use crate::save::{self, CreateOptions, LiveSources};
+use crate::save::{self, CreateOptions, Effort, LiveSources, Reading};
 use crate::store::{BlobReader, Repository, intents};
 
 use apply::{Applied, Applier};
@@ -186,6 +186,8 @@ fn keep_present_state(
         sources: options.targets.clone(),
         include_chroma: job.restores(CHROMA),
         check_trees: false,
+        reading: Reading::All,
+        effort: Effort::default(),
         kind: SnapshotKind::PreRestore,
     };
     let report =

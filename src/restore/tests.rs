@@ -139,6 +139,8 @@ fn while_a_restore_is_unfinished_no_database_can_be_read() {
         sources: runtime.live(),
         include_chroma: false,
         check_trees: false,
+        reading: Reading::All,
+        effort: Effort::default(),
         kind: SnapshotKind::Ordinary,
     };
     assert!(matches!(save::create(&repository, &options, &Silent), Err(Error::Refused(_))));

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use chrono::Utc;
 
-use super::database::{self, Capturing, CheckImage, StoredDatabase};
+use super::chunks::Effort;
+use super::database::{self, Capturing, CheckImage, DatabaseRequest, StoredDatabase};
+use super::previous::Reading;
 use super::report::{self, CreateReport};
 use super::sources::{self, CHROMA, DB, LiveSources, REGISTRY};
 use super::sqlite::DamagedSource;
@@ -20,7 +22,6 @@ use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord, 
 use crate::format::table::{EntryKind, Time};
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
-use crate::store::file_table::TableWriter;
 use crate::store::snapshots::{self, SnapshotFiles};
 use crate::store::{BlobWriter, Repository, intents};
 
@@ -33,6 +34,10 @@ pub struct CreateOptions {
     pub include_chroma: bool,
     /// Whether SQLite images inside trees are checked now; the database's always is.
     pub check_trees: bool,
+    /// Whether files whose stats are those of the previous snapshot are read all the same.
+    pub reading: Reading,
+    /// How much time is spent to store less.
+    pub effort: Effort,
     /// Why the snapshot is taken. Before a restore, sources that are missing or damaged are recorded as they are, and
     /// the caller holds the live lock.
     pub kind: SnapshotKind,
@@ -58,7 +63,8 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
 
     progress.phase(Phase::Reading, None);
     let mut writer = BlobWriter::begin(repository)?;
-    let mut capturing = Capturing { repository, writer: &mut writer, progress };
+    let (reading, effort, stamp) = (options.reading, options.effort, first_stamp);
+    let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, stamp };
     manifest.sources.push(capture_db(&mut capturing, options)?);
     let registry = capture_registry(&mut capturing, &options.sources.registry)?;
     manifest.sources.push(registry.record);
@@ -81,6 +87,7 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
         validation_errors,
         stored_bytes: written.stored_bytes() + published,
         chunks_new: written.chunks_new,
+        chunks_delta: written.chunks_delta,
         chunks_reused: written.chunks_reused,
         duration: began.elapsed(),
     };
@@ -127,9 +134,11 @@ fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<
         SnapshotKind::Ordinary => DamagedSource::Refuse,
     };
     let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
-    let stored = database::store(capturing, path, name, damaged, CheckImage::Now)?;
+    let mut previous = capturing.previous(DB)?;
+    let request = DatabaseRequest { source: path, name, damaged, check: CheckImage::Now };
+    let stored = database::store_or_take_over(capturing, previous.as_mut(), &request)?;
     fill_record(&mut record, &stored);
-    let mut table = TableWriter::default();
+    let mut table = capturing.table(DB)?;
     for entry in &stored.entries {
         table.push(entry, capturing.writer)?;
     }
@@ -167,7 +176,7 @@ fn capture_registry(capturing: &mut Capturing<'_>, path: &Path) -> Result<Captur
         record.files = 1;
         record.bytes = file.content.length;
     }
-    let mut table = TableWriter::default();
+    let mut table = capturing.table(REGISTRY)?;
     table.push(&entry, capturing.writer)?;
     record.table = table.finish(capturing.writer)?;
     record.state = SourceState::Captured;

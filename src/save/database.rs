@@ -8,18 +8,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use super::chunks::Effort;
 use super::file::{self, ReadOutcome};
+use super::previous::{Previous, Reading, TABLE_CACHE};
 use super::sources::{table_stat, time};
 use super::sqlite::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
 use crate::disk::held::open_source;
+use crate::disk::sqlite::DatabaseStats;
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
+use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
+use crate::store::file_table::TableWriter;
 use crate::store::verdicts::{self, Recheck};
-use crate::store::{BlobWriter, Repository};
+use crate::store::{BlobReader, BlobWriter, PreviousVersion, Repository};
 
 /// How long the capture of one database may take.
 pub const DEADLINE: Duration = Duration::from_secs(600);
@@ -53,26 +58,97 @@ pub(super) struct Capturing<'a> {
     pub(super) repository: &'a Repository,
     pub(super) writer: &'a mut BlobWriter,
     pub(super) progress: &'a dyn Progress,
+    pub(super) reading: Reading,
+    pub(super) effort: Effort,
+    /// The snapshot being taken: previous versions are older.
+    pub(super) stamp: Stamp,
 }
 
-/// Stores the database at `source` under the table path `name`.
+/// Decoded frames kept for reading previous contents, in bytes.
+const VERSION_CACHE: usize = 24 * 1024 * 1024;
+
+impl<'a> Capturing<'a> {
+    /// The previous version of a source.
+    pub(super) fn previous(&self, name: &str) -> Result<Option<Previous<'a>>> {
+        let record = Previous::record(self.repository, name, self.stamp)?;
+        Ok(record.map(|record| Previous::of(self.repository, record, self.reading)))
+    }
+
+    /// A writer for the table of a source, which is stored against the previous one.
+    pub(super) fn table(&self, name: &str) -> Result<TableWriter<'a>> {
+        let record = Previous::record(self.repository, name, self.stamp)?;
+        let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
+        Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
+    }
+
+    /// A previous content, to store the next one against.
+    pub(super) fn version(&self, content: Content) -> PreviousVersion<'a> {
+        PreviousVersion::of(BlobReader::with_frame_cache(self.repository, VERSION_CACHE), content)
+    }
+}
+
+/// Stores a database, or takes it over from the previous version if its stats say that it is unchanged and no check of it
+/// is due.
+///
+/// # Errors
+/// As [`store`].
+pub(super) fn store_or_take_over(
+    capturing: &mut Capturing<'_>,
+    previous: Option<&mut Previous<'_>>,
+    request: &DatabaseRequest<'_>,
+) -> Result<StoredDatabase> {
+    let Some(previous) = previous else { return store(capturing, request, None) };
+    let Some(file) = previous.file(request.name)? else { return store(capturing, request, None) };
+    let real = std::fs::canonicalize(request.source).map_err(Error::io("resolve", request.source))?;
+    let found = DatabaseStats::of(&real)?;
+    if !previous.holds(&file, &source_stats(&found), Capture::SqliteImage)? {
+        return store(capturing, request, Some(file.content));
+    }
+    let kept = verdicts::kept(capturing.repository.index(), &file.content, Recheck::IfUnknown);
+    let verdict = match (kept.or_else(|| previous.verdict()), request.check) {
+        (Some(verdict), _) => verdict,
+        (None, CheckImage::Later) => Verdict::Unchecked,
+        (None, CheckImage::Now) => return store(capturing, request, Some(file.content)),
+    };
+    capturing.writer.count_reused(Content::slots(file.content.length));
+    capturing.progress.advance(file.content.length);
+    let entries = vec![file_entry(request.name, &found.main, file)];
+    Ok(StoredDatabase { entries, verdict, raw_because: None, writer_blocked: Duration::ZERO })
+}
+
+/// A database to be captured.
+pub(super) struct DatabaseRequest<'a> {
+    /// Where it is.
+    pub(super) source: &'a Path,
+    /// Its path in the table.
+    pub(super) name: &'a [u8],
+    /// What to do if SQLite cannot read it.
+    pub(super) damaged: DamagedSource,
+    /// Whether its image is checked.
+    pub(super) check: CheckImage,
+}
+
+fn source_stats(stats: &DatabaseStats) -> SourceStats {
+    SourceStats {
+        file: table_stat(&stats.main),
+        wal: stats.wal.as_ref().map(table_stat),
+        journal: stats.journal.as_ref().map(table_stat),
+    }
+}
+
+/// Stores a database against its previous content.
 ///
 /// # Errors
 /// As [`capture_image`]; errors of the store.
-pub(super) fn store(
+fn store(
     capturing: &mut Capturing<'_>,
-    source: &Path,
-    name: &[u8],
-    damaged: DamagedSource,
-    check: CheckImage,
+    request: &DatabaseRequest<'_>,
+    previous: Option<Content>,
 ) -> Result<StoredDatabase> {
+    let &DatabaseRequest { source, name, damaged, check } = request;
     let scratch = capturing.repository.scratch()?;
     let captured = capture_image(source, scratch, ImageOptions { deadline: DEADLINE, damaged })?;
-    let stats = SourceStats {
-        file: table_stat(&captured.stats.main),
-        wal: captured.stats.wal.as_ref().map(table_stat),
-        journal: captured.stats.journal.as_ref().map(table_stat),
-    };
+    let stats = source_stats(&captured.stats);
     let main = captured.stats.main;
     let entry = |content, capture| file_entry(name, &main, FileEntry { content, capture, sparse: false, stats });
     match captured.content {
@@ -87,7 +163,7 @@ pub(super) fn store(
             if writer_blocked > LONG_BLOCK {
                 tracing::warn!(path = %source.display(), seconds = writer_blocked.as_secs_f64(), "writers of the database had to wait for long; WAL mode would spare them");
             }
-            let content = store_image(capturing, &image.file)?;
+            let content = store_image(capturing, &image.file, previous)?;
             let verdict = verdict(capturing, &content, &image.file, check);
             let entries = vec![entry(content, Capture::SqliteImage)];
             Ok(StoredDatabase { entries, verdict, raw_because: None, writer_blocked })
@@ -107,10 +183,10 @@ pub(super) fn store(
     }
 }
 
-fn store_image(capturing: &mut Capturing<'_>, image: &Path) -> Result<Content> {
+fn store_image(capturing: &mut Capturing<'_>, image: &Path, previous: Option<Content>) -> Result<Content> {
     let file = File::open(image).map_err(Error::io("open", image))?;
     let length = file.metadata().map_err(Error::io("look at", image))?.len();
-    match file::store(&file, image, length, capturing.writer, capturing.progress)? {
+    match file::store(capturing, &file, image, length, previous)? {
         ReadOutcome::Stored(stored) => Ok(stored.content),
         ReadOutcome::Shrank => Err(Error::Failed(format!("{} was changed by another process", image.display()))),
     }
@@ -136,7 +212,7 @@ fn store_raw(capturing: &mut Capturing<'_>, path: &Path, source: &Path, name: &[
     let stat = file.stat().map_err(Error::io("look at", path))?;
     let real = std::fs::canonicalize(source).unwrap_or_else(|_| source.to_path_buf());
     let suffix = path.as_os_str().as_bytes().strip_prefix(real.as_os_str().as_bytes()).unwrap_or_default();
-    let stored = match file::store(file.file(), path, stat.size, capturing.writer, capturing.progress)? {
+    let stored = match file::store(capturing, file.file(), path, stat.size, None)? {
         ReadOutcome::Stored(stored) => stored,
         ReadOutcome::Shrank => {
             return Err(Error::Changing(format!("{} became shorter while it was captured; try again", path.display())));
@@ -175,7 +251,7 @@ pub(super) fn store_plain(capturing: &mut Capturing<'_>, path: &Path, name: &[u8
     for _ in 0..ATTEMPTS {
         let file = open_source(&real)?.or_fail(&real)?;
         let before = file.stat().map_err(Error::io("look at", path))?;
-        let outcome = file::store(file.file(), &real, before.size, capturing.writer, capturing.progress)?;
+        let outcome = file::store(capturing, file.file(), &real, before.size, None)?;
         let after = stat::stat(&real)?;
         match outcome {
             ReadOutcome::Stored(stored) if after == Some(before) => {

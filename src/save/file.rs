@@ -8,15 +8,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::chunk::tree::TreeBuilder;
+use super::chunks::ChunkStore;
+use super::database::Capturing;
 use crate::disk::holes::{self, ExtentKind};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::progress::Progress;
-use crate::store::{BlobWriter, Purpose};
 
-const BUFFER_CHUNKS: usize = 16;
+const BUFFER: usize = 16 * CHUNK_SIZE;
 
 /// What was stored of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +36,18 @@ pub(super) enum ReadOutcome {
     Shrank,
 }
 
-/// Stores the first `length` bytes of a file.
+/// Stores the first `length` bytes of a file against its previous version.
 pub(super) fn store(
+    capturing: &mut Capturing<'_>,
     file: &File,
     path: &Path,
     length: u64,
-    writer: &mut BlobWriter,
-    progress: &dyn Progress,
+    previous: Option<Content>,
 ) -> Result<ReadOutcome> {
+    let previous = previous.map(|content| capturing.version(content));
+    let store = ChunkStore::begin(capturing.writer, previous, capturing.effort);
+    let mut reading = Reading { file, path, length, buffer: vec![0; BUFFER], store, progress: capturing.progress };
     let slots = Content::slots(length);
-    let mut tree = TreeBuilder::default();
-    let mut buffer = vec![0; CHUNK_SIZE * BUFFER_CHUNKS];
     let mut sparse = false;
     for extent in holes::extents(file, length) {
         let extent = extent.map_err(Error::io("read", path))?;
@@ -54,52 +55,60 @@ pub(super) fn store(
         if extent.kind == ExtentKind::Hole {
             sparse = true;
             // A slot is a hole only if all of it is; a file of one slot is always a chunk.
-            let first = extent.offset.div_ceil(CHUNK_SIZE as u64).max(tree.slots());
+            let first = extent.offset.div_ceil(CHUNK_SIZE as u64).max(reading.store.slots());
             let after = if end == length { slots } else { end / CHUNK_SIZE as u64 };
             if slots > 1 && first < after {
-                if !read_slots(file, path, tree.slots()..first, length, &mut buffer, &mut tree, writer, progress)? {
+                if reading.read_to(first)? == Reached::TheEnd {
                     return Ok(ReadOutcome::Shrank);
                 }
-                tree.push_holes(after - first, writer)?;
+                reading.store.push_holes(after - first)?;
             }
         }
     }
-    if !read_slots(file, path, tree.slots()..slots, length, &mut buffer, &mut tree, writer, progress)? {
+    if reading.read_to(slots)? == Reached::TheEnd {
         return Ok(ReadOutcome::Shrank);
     }
-    let content = tree.finish(length, writer)?;
+    let content = reading.store.finish(length)?;
     Ok(ReadOutcome::Stored(StoredFile { content, sparse }))
 }
 
-/// Reads and stores a run of slots; false if the file ends within it.
-#[expect(clippy::too_many_arguments, reason = "the state of one loop, split off for its name")]
-fn read_slots(
-    file: &File,
-    path: &Path,
-    slots: std::ops::Range<u64>,
+/// A file being read.
+struct Reading<'f, 's, 'a> {
+    file: &'f File,
+    path: &'f Path,
     length: u64,
-    buffer: &mut [u8],
-    tree: &mut TreeBuilder,
-    writer: &mut BlobWriter,
-    progress: &dyn Progress,
-) -> Result<bool> {
-    let mut position = slots.start.saturating_mul(CHUNK_SIZE as u64);
-    let end = slots.end.saturating_mul(CHUNK_SIZE as u64).min(length);
-    while position < end {
-        progress.check()?;
-        let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
-        let Some(part) = buffer.get_mut(..wanted) else { return Ok(false) };
-        match file.read_exact_at(part, position) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-            Err(error) => return Err(Error::io("read", path)(error)),
+    buffer: Vec<u8>,
+    store: ChunkStore<'s, 'a>,
+    progress: &'a dyn Progress,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    Slot,
+    /// The file ends before it should.
+    TheEnd,
+}
+
+impl Reading<'_, '_, '_> {
+    /// Reads and stores the slots before `slot`.
+    fn read_to(&mut self, slot: u64) -> Result<Reached> {
+        let mut position = self.store.slots().saturating_mul(CHUNK_SIZE as u64);
+        let end = slot.saturating_mul(CHUNK_SIZE as u64).min(self.length);
+        while position < end {
+            self.progress.check()?;
+            let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(self.buffer.len());
+            let Some(part) = self.buffer.get_mut(..wanted) else { return Ok(Reached::TheEnd) };
+            match self.file.read_exact_at(part, position) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Reached::TheEnd),
+                Err(error) => return Err(Error::io("read", self.path)(error)),
+            }
+            for chunk in part.chunks(CHUNK_SIZE) {
+                self.store.push_chunk(chunk)?;
+            }
+            self.progress.advance(wanted as u64);
+            position += wanted as u64;
         }
-        for chunk in part.chunks(CHUNK_SIZE) {
-            let id = writer.put_chunk(chunk, Purpose::Data)?;
-            tree.push_chunk(id, writer)?;
-        }
-        progress.advance(wanted as u64);
-        position += wanted as u64;
+        Ok(Reached::Slot)
     }
-    Ok(true)
 }

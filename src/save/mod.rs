@@ -3,15 +3,20 @@
 //! Invariant: no byte, name or lock of a source changes; what could not be captured is said, never left out silently.
 //! [`create::create`] tells the whole story; the other modules read one kind of thing each.
 
+mod chunks;
 pub mod create;
 pub mod database;
+mod delta_record;
 mod file;
+mod previous;
 pub mod report;
 pub mod sources;
 pub mod sqlite;
 pub mod tree;
 mod walk;
 
+pub use chunks::Effort;
 pub use create::{CreateOptions, create};
+pub use previous::Reading;
 pub use report::CreateReport;
 pub use sources::LiveSources;

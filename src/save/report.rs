@@ -33,6 +33,8 @@ pub struct CreateReport {
     pub stored_bytes: u64,
     /// Chunks of files that were stored whole.
     pub chunks_new: u64,
+    /// Chunks of files that were stored as deltas.
+    pub chunks_delta: u64,
     /// Chunks of files that the repository had.
     pub chunks_reused: u64,
     /// How long it took.

@@ -11,9 +11,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::database::{self, Capturing, CheckImage, StoredDatabase};
+use super::database::{self, Capturing, CheckImage, DatabaseRequest, StoredDatabase};
 use super::file::{self, ReadOutcome};
-use super::sources::table_stat;
+use super::previous::Previous;
+use super::sources::{CHROMA, table_stat};
 use super::sqlite::DamagedSource;
 use super::walk::{Fingerprint, Found, walk};
 use crate::disk::held::open_source;
@@ -23,7 +24,6 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats};
-use crate::store::file_table::TableWriter;
 
 /// How often a tree that moved is tried again.
 const RETRIES: usize = 3;
@@ -76,9 +76,11 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, check: CheckImag
 fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -> Result<Option<StoredTree>> {
     let before = look(root)?;
     let mut databases = Vec::new();
+    let mut previous = capturing.previous(CHROMA)?;
     for path in &before.databases {
         let absolute = root.join(Path::new(std::ffi::OsStr::from_bytes(path)));
-        match database::store(capturing, &absolute, path, DamagedSource::TakeRaw, check) {
+        let request = DatabaseRequest { source: &absolute, name: path, damaged: DamagedSource::TakeRaw, check };
+        match database::store_or_take_over(capturing, previous.as_mut(), &request) {
             Ok(stored) => databases.push(stored),
             Err(Error::Changing(_)) => return Ok(None),
             Err(error) if error.is_not_found() => return Ok(None),
@@ -157,8 +159,9 @@ fn read_tree(
     root: &Path,
     databases: &[StoredDatabase],
 ) -> Result<Option<(StoredTree, Fingerprint)>> {
-    let mut table = TableWriter::default();
+    let mut table = capturing.table(CHROMA)?;
     let mut fingerprint = Fingerprint::default();
+    let mut previous = capturing.previous(CHROMA)?;
     let (mut files, mut bytes) = (0, 0);
     let entries = databases.iter().flat_map(|database| &database.entries);
     let mut waiting: BTreeMap<&[u8], &Entry> = entries.map(|entry| (entry.path.as_slice(), entry)).collect();
@@ -169,7 +172,7 @@ fn read_tree(
             None if is_sidecar(&found)? => continue,
             None => {
                 fingerprint.add(&found);
-                match read_entry(capturing, root, &found)? {
+                match read_entry(capturing, previous.as_mut(), root, &found)? {
                     Some(entry) => entry,
                     None if found.stat.kind == FileKind::File => return Ok(None),
                     None => continue,
@@ -197,7 +200,12 @@ fn read_tree(
 }
 
 /// Reads what is no SQLite file; `None` for what is not captured, and for a file that changed.
-fn read_entry(capturing: &mut Capturing<'_>, root: &Path, found: &Found) -> Result<Option<Entry>> {
+fn read_entry(
+    capturing: &mut Capturing<'_>,
+    previous: Option<&mut Previous<'_>>,
+    root: &Path,
+    found: &Found,
+) -> Result<Option<Entry>> {
     let kind = match found.stat.kind {
         FileKind::Directory => EntryKind::Directory,
         FileKind::Symlink => {
@@ -210,18 +218,30 @@ fn read_entry(capturing: &mut Capturing<'_>, root: &Path, found: &Found) -> Resu
             return Ok(None);
         }
         FileKind::File => {
+            let stats = SourceStats { file: table_stat(&found.stat), wal: None, journal: None };
+            let mut before = None;
+            if let Some(previous) = previous
+                && let Some(file) = previous.file(&found.path)?
+            {
+                if previous.holds(&file, &stats, Capture::Plain)? {
+                    capturing.writer.count_reused(Content::slots(file.content.length));
+                    capturing.progress.advance(file.content.length);
+                    return Ok(Some(database::file_entry(&found.path, &found.stat, file)));
+                }
+                before = Some(file.content);
+            }
             let source = match open_source(&found.absolute) {
                 Err(error) if error.is_not_found() => return Ok(None),
                 opened => opened?.or_fail(&found.absolute)?,
             };
             let path = &found.absolute;
-            match file::store(source.file(), path, found.stat.size, capturing.writer, capturing.progress)? {
+            match file::store(capturing, source.file(), path, found.stat.size, before)? {
                 ReadOutcome::Shrank => return Ok(None),
                 ReadOutcome::Stored(stored) => EntryKind::File(FileEntry {
                     content: stored.content,
                     capture: Capture::Plain,
                     sparse: stored.sparse,
-                    stats: SourceStats { file: table_stat(&found.stat), wal: None, journal: None },
+                    stats,
                 }),
             }
         }

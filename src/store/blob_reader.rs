@@ -5,19 +5,22 @@
 //! blob is called missing or corrupt, all footers are read once more, since the index may be an old copy.
 //! Memory: frames and blobs are kept in caches of fixed size.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lru::LruCache;
 
+use super::chain::ChainFacts;
 use super::index::Place;
 use super::packs;
 use super::repository::Repository;
+use super::spill::Spill;
 use crate::error::{Error, Result};
 use crate::format::delta;
-use crate::format::limits::{BASE_COMBINATIONS, CHAIN_DEPTH, CHAIN_RECORDS};
-use crate::format::pack::{BlobKind, Encoding, Footer, Frame, Record};
+use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES, CHAIN_DEPTH, CHAIN_RECORDS};
+use crate::format::pack::{BlobKind, Encoding, Footer, Frame, Record, Step};
 use crate::id::{BlobId, BlobPrefix, PackId};
 
 /// Most decoded bytes of frames kept at one time.
@@ -50,10 +53,14 @@ pub struct BlobReader<'a> {
     repository: &'a Repository,
     footers: LruCache<PackId, Arc<Footer>>,
     footer_records: usize,
-    frames: LruCache<FramePlace, Arc<[u8]>>,
+    frames: LruCache<FramePlace, Vec<u8>>,
     frame_bytes: usize,
     frame_limit: usize,
     blobs: LruCache<BlobId, CachedBlob>,
+    spilled_frames: Spill<FramePlace>,
+    spilled_blobs: Spill<BlobId>,
+    /// Of blobs that may have left the memory.
+    facts: HashMap<BlobId, KnownChain>,
     reindexed: bool,
     known: LruCache<BlobId, ()>,
 }
@@ -77,6 +84,27 @@ struct CachedBlob {
     bytes: Arc<[u8]>,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct KnownChain {
+    kind: BlobKind,
+    facts: ChainFacts,
+}
+
+/// A blob with what its chain is like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainedBlob {
+    /// The blob.
+    pub bytes: Arc<[u8]>,
+    /// Its chain.
+    pub facts: ChainFacts,
+}
+
+/// The bytes that a record leads to, not hashed yet.
+struct Rebuilt {
+    bytes: Vec<u8>,
+    facts: ChainFacts,
+}
+
 /// The chain that is being followed for one blob.
 #[derive(Default)]
 struct Chain {
@@ -96,6 +124,14 @@ struct Found {
     footer: Arc<Footer>,
 }
 
+/// A delta record as its pack holds it.
+struct StoredDelta<'a> {
+    payload: &'a [u8],
+    prefixes: &'a [BlobPrefix],
+    id_table: bool,
+    step: Step,
+}
+
 impl<'a> BlobReader<'a> {
     /// A reader with empty caches.
     pub fn new(repository: &'a Repository) -> Self {
@@ -112,9 +148,12 @@ impl<'a> BlobReader<'a> {
             footer_records: 0,
             frames: LruCache::unbounded(),
             frame_bytes: 0,
+            spilled_frames: Spill::new(spill_directory(repository)),
+            spilled_blobs: Spill::new(spill_directory(repository)),
             blobs: LruCache::new(BLOB_CACHE),
             reindexed: false,
             known: LruCache::new(KNOWN_CACHE),
+            facts: HashMap::new(),
         }
     }
 
@@ -145,6 +184,19 @@ impl<'a> BlobReader<'a> {
     /// As [`BlobReader::chunk`].
     pub fn blob(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
         self.read(id, kind)
+    }
+
+    /// The blob with this id and kind, and what the chain is like that led to it.
+    ///
+    /// # Errors
+    /// As [`BlobReader::chunk`].
+    pub fn chained(&mut self, id: &BlobId, kind: BlobKind) -> Result<std::result::Result<ChainedBlob, BlobFault>> {
+        Ok(self.read(id, kind)?.map(|bytes| ChainedBlob { bytes, facts: self.facts(id) }))
+    }
+
+    /// Of a blob just resolved: what is not in the cache was whole.
+    fn facts(&self, id: &BlobId) -> ChainFacts {
+        self.facts.get(id).map_or_else(|| ChainFacts::whole(*id), |known| known.facts)
     }
 
     /// Whether footers record this chunk, and all bases that its record needs; reads no content.
@@ -216,6 +268,9 @@ impl<'a> BlobReader<'a> {
         if let Some(blob) = self.blobs.get(id).filter(|blob| kind.is_none_or(|kind| kind == blob.kind)) {
             return Ok(Ok(Arc::clone(&blob.bytes)));
         }
+        if let Some(blob) = self.spilled_blob(id, kind) {
+            return Ok(Ok(blob));
+        }
         let mut faults = Vec::new();
         let mut found = Vec::new();
         for place in self.repository.index().places(id)? {
@@ -231,12 +286,17 @@ impl<'a> BlobReader<'a> {
         found.sort_by_key(|found| found.record.encoding != Encoding::Whole);
         for record in found {
             match self.rebuild(&record, chain)? {
-                Ok(blob) if record.record.kind.id_of(&blob) == *id => {
-                    let blob: Arc<[u8]> = blob.into();
-                    if record.record.encoding != Encoding::Whole || !chain.path.is_empty() {
-                        self.blobs.put(*id, CachedBlob { kind: record.record.kind, bytes: Arc::clone(&blob) });
+                Ok(rebuilt) if record.record.kind.id_of(&rebuilt.bytes) == *id => {
+                    let bytes: Arc<[u8]> = rebuilt.bytes.into();
+                    if record.record.encoding != Encoding::Whole {
+                        self.spilled_blobs.made(*id);
+                        let known = KnownChain { kind: record.record.kind, facts: rebuilt.facts };
+                        self.facts.insert(*id, known);
+                        self.keep(*id, known.kind, &bytes);
+                    } else if !chain.path.is_empty() {
+                        self.keep(*id, record.record.kind, &bytes);
                     }
-                    return Ok(Ok(blob));
+                    return Ok(Ok(bytes));
                 }
                 Ok(_) => faults.push(self.describe(&record, "it does not hash to its id")),
                 Err(fault) => faults.push(fault),
@@ -244,6 +304,21 @@ impl<'a> BlobReader<'a> {
         }
         faults.dedup();
         Ok(Err(BlobFault::Corrupt(faults.join("; "))))
+    }
+
+    fn keep(&mut self, id: BlobId, kind: BlobKind, bytes: &Arc<[u8]>) {
+        if let Some((old, blob)) = self.blobs.push(id, CachedBlob { kind, bytes: Arc::clone(bytes) }) {
+            self.spilled_blobs.leave(old, &blob.bytes);
+        }
+    }
+
+    /// A rebuilt blob that left the memory.
+    fn spilled_blob(&mut self, id: &BlobId, kind: Option<BlobKind>) -> Option<Arc<[u8]>> {
+        let known = *self.facts.get(id).filter(|known| kind.is_none_or(|kind| kind == known.kind))?;
+        let bytes = self.spilled_blobs.read(id, 0, BLOB_BYTES)?;
+        let bytes: Arc<[u8]> = Some(bytes).filter(|bytes| known.kind.id_of(bytes) == *id)?.into();
+        self.keep(*id, known.kind, &bytes);
+        Some(bytes)
     }
 
     /// The record at a place, or `None` if the index was wrong about it.
@@ -256,28 +331,28 @@ impl<'a> BlobReader<'a> {
         Ok(frame.map(|frame| Found { place: *place, record, frame, footer }))
     }
 
-    fn rebuild(&mut self, found: &Found, chain: &mut Chain) -> Result<std::result::Result<Vec<u8>, String>> {
+    fn rebuild(&mut self, found: &Found, chain: &mut Chain) -> Result<std::result::Result<Rebuilt, String>> {
         chain.attempts += 1;
         chain.records.insert(RecordPlace { pack: found.place.pack.id, record: found.place.record });
         if chain.records.len() > CHAIN_RECORDS || chain.attempts > ATTEMPTS {
             return Ok(Err(self.describe(found, "its chain needs more records than the format allows")));
         }
-        let frame = match self.frame(found) {
-            Ok(frame) => frame,
+        let payload = match self.payload(found) {
+            Ok(payload) => payload,
             Err(error) => return Ok(Err(tolerable(error)?)),
         };
-        let range = found.record.offset as usize..(found.record.offset + found.record.payload_length) as usize;
-        let Some(payload) = frame.get(range) else {
+        if payload.len() != found.record.payload_length as usize {
             return Ok(Err(self.describe(found, "its record lies outside its frame")));
-        };
+        }
         match &found.record.encoding {
-            Encoding::Whole => Ok(Ok(payload.to_vec())),
-            Encoding::Delta { bases, id_table } => {
+            Encoding::Whole => Ok(Ok(Rebuilt { bytes: payload, facts: ChainFacts::whole(found.record.id) })),
+            Encoding::Delta { bases, id_table, step } => {
                 if chain.path.len() >= CHAIN_DEPTH || chain.path.contains(&found.record.id) {
                     return Ok(Err(self.describe(found, "its chain is a cycle or deeper than the format allows")));
                 }
                 chain.path.push(found.record.id);
-                let rebuilt = self.apply(found, payload, bases, *id_table, chain);
+                let delta = StoredDelta { payload: &payload, prefixes: bases, id_table: *id_table, step: *step };
+                let rebuilt = self.apply(found, &delta, chain);
                 chain.path.pop();
                 rebuilt
             }
@@ -289,17 +364,17 @@ impl<'a> BlobReader<'a> {
     fn apply(
         &mut self,
         found: &Found,
-        payload: &[u8],
-        prefixes: &[BlobPrefix],
-        id_table: bool,
+        delta: &StoredDelta<'_>,
         chain: &mut Chain,
-    ) -> Result<std::result::Result<Vec<u8>, String>> {
-        let mut candidates: Vec<Vec<Arc<[u8]>>> = Vec::with_capacity(prefixes.len() + 1);
-        for prefix in prefixes {
+    ) -> Result<std::result::Result<Rebuilt, String>> {
+        let mut candidates: Vec<Vec<Arc<[u8]>>> = Vec::with_capacity(delta.prefixes.len() + 1);
+        let mut facts = Vec::with_capacity(delta.prefixes.len());
+        for prefix in delta.prefixes {
             let mut blobs = Vec::new();
             for id in self.repository.index().with_prefix(prefix, PREFIX_MATCHES)? {
                 if let Ok(blob) = self.resolve(&id, None, chain)? {
                     blobs.push(blob);
+                    facts.extend((blobs.len() == 1).then(|| self.facts(&id)));
                 }
             }
             if blobs.is_empty() {
@@ -307,13 +382,16 @@ impl<'a> BlobReader<'a> {
             }
             candidates.push(blobs);
         }
-        if id_table {
+        if delta.id_table {
             candidates.push(vec![found.footer.id_table().into()]);
         }
         let mut fault = String::new();
         for bases in combinations(&candidates) {
-            match delta::apply(payload, &bases, found.record.length as usize) {
-                Ok(blob) if found.record.kind.id_of(&blob) == found.record.id => return Ok(Ok(blob)),
+            match delta::apply(delta.payload, &bases, found.record.length as usize) {
+                Ok(bytes) if found.record.kind.id_of(&bytes) == found.record.id => {
+                    let facts = ChainFacts::delta(found.record.id, delta.step, &facts);
+                    return Ok(Ok(Rebuilt { bytes, facts }));
+                }
                 Ok(_) => fault = "its delta does not lead to its id".into(),
                 Err(malformed) => fault = format!("its delta is malformed: {malformed}"),
             }
@@ -336,25 +414,39 @@ impl<'a> BlobReader<'a> {
         Ok(footer)
     }
 
-    fn frame(&mut self, found: &Found) -> Result<Arc<[u8]>> {
+    /// The payload of a record: out of a frame in memory, out of one that left it, or out of the pack.
+    fn payload(&mut self, found: &Found) -> Result<Vec<u8>> {
         let key = FramePlace { pack: found.place.pack.id, offset: found.frame.offset };
+        let (start, length) = (found.record.offset as usize, found.record.payload_length as usize);
+        let cut = |frame: &[u8]| frame.get(start..start + length).unwrap_or_default().to_vec();
         if let Some(frame) = self.frames.get(&key) {
-            return Ok(Arc::clone(frame));
+            return Ok(cut(frame));
         }
-        let frame: Arc<[u8]> = packs::read_frame(self.repository.storage(), &found.place.pack.id, &found.frame)?.into();
+        if let Some(payload) = self.spilled_frames.read(&key, start, length) {
+            return Ok(payload);
+        }
+        self.spilled_frames.made(key);
+        let frame = packs::read_frame(self.repository.storage(), &found.place.pack.id, &found.frame)?;
+        let payload = cut(&frame);
         self.frame_bytes += frame.len();
-        self.frames.put(key, Arc::clone(&frame));
+        self.frames.put(key, frame);
         while self.frame_bytes > self.frame_limit && self.frames.len() > 1 {
-            let Some((_, old)) = self.frames.pop_lru() else { break };
-            self.frame_bytes -= old.len();
+            let Some((old, frame)) = self.frames.pop_lru() else { break };
+            self.frame_bytes -= frame.len();
+            self.spilled_frames.leave(old, &frame);
         }
-        Ok(frame)
+        Ok(payload)
     }
 
     fn describe(&self, found: &Found, fault: &str) -> String {
         let path = packs::path(self.repository.storage(), &found.place.pack.id);
         format!("blob {} in {}: {fault}", found.record.id, path.display())
     }
+}
+
+/// Where temporary files of a reader go: beside the repository's own, where that can be written.
+fn spill_directory(repository: &Repository) -> PathBuf {
+    repository.scratch().map_or_else(|_| std::env::temp_dir(), Path::to_path_buf)
 }
 
 /// The damage that another record of the blob may make good, as text; other errors end the reading.

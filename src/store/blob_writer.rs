@@ -1,8 +1,10 @@
 //! Putting blobs into the repository.
 //!
-//! The caller's thread hashes, looks up and gathers records into frames; all cores compress frames; one thread publishes
-//! packs. Invariant: frames and packs follow the order of the blobs, whatever the threads do; what is in flight is
-//! bounded; after [`BlobWriter::finish`] every blob that was taken is in a published pack.
+//! The caller's thread hashes, looks up and gathers records into frames; all cores compress frames; two threads publish
+//! packs. Whole chunks, deltas, and metadata (tables and list nodes) each have frames of their own: literals of many
+//! deltas compress together, and reading a table decodes no file contents. Invariant: frames and packs follow the order
+//! of the blobs, whatever the threads do; what is in flight is bounded; after [`BlobWriter::finish`] every blob that was
+//! taken is in a published pack.
 
 use std::collections::{HashSet, VecDeque};
 use std::num::NonZero;
@@ -11,29 +13,33 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use super::base::Base;
 use super::index::Index;
-use super::pack_builder::{PackBuilder, WaitingRecord};
+use super::metadata_frame::{self, RawFrame, WaitingBlob};
+use super::pack_builder::{FinishedFrame, PackBuilder, WaitingRecord};
 use super::packs::PackFile;
 use super::repository::Repository;
 use super::upload::{InFlight, Upload};
 use crate::chunk::compress::compress_frame;
-use crate::chunk::tree::NodeSink;
 use crate::disk::Storage;
 use crate::error::{Error, Result};
 use crate::format::compression::Compressed;
 use crate::format::header::RepositoryHeader;
-use crate::format::pack::BlobKind;
-use crate::id::BlobId;
+use crate::format::limits::FRAME_BYTES;
+use crate::format::pack::{BlobKind, Encoding, Step};
+use crate::id::{BlobId, BlobPrefix};
 
-/// Raw bytes after which a frame is closed.
+/// Raw bytes after which a frame of whole chunks is closed.
 const FRAME_TARGET: usize = 4 * 1024 * 1024;
+/// Bytes of metadata that wait for their frame at most.
+const METADATA_TARGET: usize = 2 * 1024 * 1024;
 
-/// What a chunk is part of; the two never share a frame, so that reading a table does not decode file contents.
+/// What a blob is part of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The content of a file.
     Data,
-    /// A file table.
+    /// A file table or a tree of list nodes.
     Metadata,
 }
 
@@ -46,13 +52,30 @@ pub enum Stored {
     Reused,
 }
 
+/// A chunk as a delta.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeltaRecord {
+    /// The chunk.
+    pub id: BlobId,
+    /// Its bytes.
+    pub length: u32,
+    /// What [`crate::format::delta::apply`] makes the chunk of.
+    pub payload: Vec<u8>,
+    /// The bases by number.
+    pub bases: Vec<BlobPrefix>,
+    /// How far back the first base is.
+    pub step: Step,
+}
+
 /// What a writer did, in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WriterReport {
     /// The packs it published.
     pub packs: Vec<PackFile>,
-    /// Chunks of files that were new.
+    /// Chunks of files that were stored whole.
     pub chunks_new: u64,
+    /// Chunks of files that were stored as deltas.
+    pub chunks_delta: u64,
     /// Chunks of files that the repository had.
     pub chunks_reused: u64,
 }
@@ -71,8 +94,10 @@ pub struct BlobWriter {
     known: Option<Arc<Index>>,
     header: RepositoryHeader,
     root: PathBuf,
-    data: FrameBuilder,
-    metadata: FrameBuilder,
+    data: RawFrame,
+    deltas: RawFrame,
+    metadata: Vec<WaitingBlob>,
+    metadata_bytes: usize,
     jobs: SyncSender<CompressJob>,
     compressing: VecDeque<CompressingFrame>,
     workers: usize,
@@ -82,21 +107,21 @@ pub struct BlobWriter {
     report: WriterReport,
 }
 
-#[derive(Default)]
-struct FrameBuilder {
-    raw: Vec<u8>,
-    records: Vec<WaitingRecord>,
-}
-
 struct CompressJob {
     raw: Vec<u8>,
-    reply: SyncSender<Compressed>,
+    reply: SyncSender<HashedFrame>,
+}
+
+/// A compressed frame with the hash of what it was made of.
+struct HashedFrame {
+    compressed: Compressed,
+    raw_hash: blake3::Hash,
 }
 
 struct CompressingFrame {
     records: Vec<WaitingRecord>,
     raw_length: usize,
-    compressed: Receiver<Compressed>,
+    compressed: Receiver<HashedFrame>,
 }
 
 impl BlobWriter {
@@ -135,8 +160,10 @@ impl BlobWriter {
             header: repository.header().clone(),
             storage,
             known,
-            data: FrameBuilder::default(),
-            metadata: FrameBuilder::default(),
+            data: RawFrame::default(),
+            deltas: RawFrame::default(),
+            metadata: Vec::new(),
+            metadata_bytes: 0,
             jobs,
             compressing: VecDeque::new(),
             workers,
@@ -147,29 +174,84 @@ impl BlobWriter {
         })
     }
 
-    /// Takes a chunk and returns its id.
+    /// Takes a chunk of a file, to be stored whole, and returns its id.
     ///
     /// # Errors
     /// When packs cannot be written.
-    pub fn put_chunk(&mut self, content: &[u8], purpose: Purpose) -> Result<BlobId> {
+    pub fn put_chunk(&mut self, content: &[u8]) -> Result<BlobId> {
         let id = BlobId::of_chunk(content);
-        let stored = self.put(id, BlobKind::Chunk, content, purpose)?;
-        match (purpose, stored) {
-            (Purpose::Data, Stored::New) => self.report.chunks_new += 1,
-            (Purpose::Data, Stored::Reused) => self.report.chunks_reused += 1,
-            (Purpose::Metadata, _) => {}
+        if self.reserve(id) == Stored::New {
+            self.put_whole(id, content)?;
         }
         Ok(id)
     }
 
-    /// Takes a blob of either kind and returns its id.
+    /// Asks for a chunk of a file: one that is new must then be put, as a whole or as a delta.
+    pub fn reserve(&mut self, id: BlobId) -> Stored {
+        let stored = self.take_up(id);
+        self.report.chunks_reused += u64::from(stored == Stored::Reused);
+        stored
+    }
+
+    /// Stores the content of a reserved chunk.
+    ///
+    /// # Errors
+    /// When packs cannot be written.
+    pub fn put_whole(&mut self, id: BlobId, content: &[u8]) -> Result<()> {
+        self.report.chunks_new += 1;
+        self.append_whole(id, BlobKind::Chunk, content)
+    }
+
+    /// Stores a reserved chunk as a delta, which the caller has found to lead to it.
+    ///
+    /// # Errors
+    /// When packs cannot be written.
+    pub fn put_delta(&mut self, delta: DeltaRecord) -> Result<()> {
+        if self.deltas.raw.len() + delta.payload.len() > FRAME_BYTES {
+            self.close_deltas()?;
+        }
+        self.report.chunks_delta += 1;
+        self.deltas.raw.extend_from_slice(&delta.payload);
+        self.deltas.records.push(WaitingRecord {
+            id: delta.id,
+            kind: BlobKind::Chunk,
+            length: delta.length,
+            payload_length: delta.payload.len() as u32,
+            encoding: Encoding::Delta { bases: delta.bases, id_table: false, step: delta.step },
+        });
+        Ok(())
+    }
+
+    /// Takes a chunk of a table or a list node, with what stood at its place before, and returns its id.
+    ///
+    /// # Errors
+    /// When packs cannot be written.
+    pub fn put_metadata(&mut self, kind: BlobKind, content: &[u8], base: Option<Base>) -> Result<BlobId> {
+        let id = kind.id_of(content);
+        if self.take_up(id) == Stored::New {
+            self.metadata_bytes += content.len();
+            self.metadata.push(WaitingBlob { id, kind, content: content.to_vec(), base });
+            if self.metadata_bytes >= METADATA_TARGET {
+                self.write_metadata()?;
+            }
+        }
+        Ok(id)
+    }
+
+    /// Takes a blob of either kind, to be stored whole, and returns its id.
     ///
     /// # Errors
     /// When packs cannot be written.
     pub fn put_blob(&mut self, content: &[u8], kind: BlobKind, purpose: Purpose) -> Result<BlobId> {
-        let id = kind.id_of(content);
-        self.put(id, kind, content, purpose)?;
-        Ok(id)
+        match (purpose, kind) {
+            (Purpose::Data, BlobKind::Chunk) => self.put_chunk(content),
+            _ => self.put_metadata(kind, content, None),
+        }
+    }
+
+    /// Counts chunks of a file that was taken over without being read.
+    pub fn count_reused(&mut self, chunks: u64) {
+        self.report.chunks_reused += chunks;
     }
 
     /// Publishes everything that was taken.
@@ -177,43 +259,56 @@ impl BlobWriter {
     /// # Errors
     /// When packs cannot be written, or do not read back as written; nothing may then refer to the blobs.
     pub fn finish(mut self) -> Result<WriterReport> {
-        self.close_frame(Purpose::Data)?;
-        self.close_frame(Purpose::Metadata)?;
-        while !self.compressing.is_empty() {
-            self.take_compressed()?;
-        }
+        self.write_metadata()?;
         self.seal_pack()?;
         self.report.packs = self.upload.finish()?;
         Ok(self.report)
     }
 
-    fn put(&mut self, id: BlobId, kind: BlobKind, content: &[u8], purpose: Purpose) -> Result<Stored> {
-        if self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).contains(&id) {
-            return Ok(Stored::Reused);
-        }
+    /// Whether the blob must be stored; from now on it counts as stored.
+    fn take_up(&mut self, id: BlobId) -> Stored {
+        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         // An index that cannot be read costs a second copy of the blob, never the blob.
-        if self.known.as_ref().is_some_and(|index| index.contains(&id).unwrap_or(false)) {
-            return Ok(Stored::Reused);
+        let known = || self.known.as_ref().is_some_and(|index| index.contains(&id).unwrap_or(false));
+        if in_flight.contains(&id) || known() {
+            return Stored::Reused;
         }
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        let frame = self.frame(purpose);
-        frame.raw.extend_from_slice(content);
-        frame.records.push(WaitingRecord { id, kind, length: content.len() as u32 });
-        if frame.raw.len() >= FRAME_TARGET {
-            self.close_frame(purpose)?;
-        }
-        Ok(Stored::New)
+        in_flight.insert(id);
+        Stored::New
     }
 
-    fn frame(&mut self, purpose: Purpose) -> &mut FrameBuilder {
-        match purpose {
-            Purpose::Data => &mut self.data,
-            Purpose::Metadata => &mut self.metadata,
-        }
+    fn append_whole(&mut self, id: BlobId, kind: BlobKind, content: &[u8]) -> Result<()> {
+        let length = content.len() as u32;
+        let record = WaitingRecord { id, kind, length, payload_length: length, encoding: Encoding::Whole };
+        self.data.raw.extend_from_slice(content);
+        self.data.records.push(record);
+        if self.data.raw.len() >= FRAME_TARGET { self.close_data() } else { Ok(()) }
     }
 
-    fn close_frame(&mut self, purpose: Purpose) -> Result<()> {
-        let frame = std::mem::take(self.frame(purpose));
+    fn close_data(&mut self) -> Result<()> {
+        let frame = std::mem::take(&mut self.data);
+        self.compress(frame)
+    }
+
+    fn close_deltas(&mut self) -> Result<()> {
+        let frame = std::mem::take(&mut self.deltas);
+        self.compress(frame)
+    }
+
+    /// Writes the metadata that waits, after all chunks that were taken before it: their ids have places then.
+    fn write_metadata(&mut self) -> Result<()> {
+        self.close_data()?;
+        self.close_deltas()?;
+        self.take_all_compressed()?;
+        self.metadata_bytes = 0;
+        let waiting = std::mem::take(&mut self.metadata);
+        let records = self.pack.as_ref().map(PackBuilder::records).unwrap_or_default();
+        let frame = metadata_frame::encode(waiting, records);
+        self.compress(frame)?;
+        self.take_all_compressed()
+    }
+
+    fn compress(&mut self, frame: RawFrame) -> Result<()> {
         if frame.records.is_empty() {
             return Ok(());
         }
@@ -227,15 +322,23 @@ impl BlobWriter {
         Ok(())
     }
 
+    fn take_all_compressed(&mut self) -> Result<()> {
+        while !self.compressing.is_empty() {
+            self.take_compressed()?;
+        }
+        Ok(())
+    }
+
     /// Appends the oldest frame to the pack as soon as it is compressed.
     fn take_compressed(&mut self) -> Result<()> {
         let Some(frame) = self.compressing.pop_front() else { return Ok(()) };
-        let compressed = frame.compressed.recv().map_err(|_| compression_stopped())?;
+        let HashedFrame { compressed, raw_hash } = frame.compressed.recv().map_err(|_| compression_stopped())?;
         let mut pack = match self.pack.take() {
             Some(pack) => pack,
             None => PackBuilder::begin(&*self.storage, &self.header)?,
         };
-        pack.append(&self.root, &compressed, frame.raw_length, &frame.records)?;
+        let (raw_length, records) = (frame.raw_length, frame.records);
+        pack.append(&self.root, FinishedFrame { compressed, raw_length, raw_hash, records })?;
         let full = pack.is_full();
         self.pack = Some(pack);
         if full { self.seal_pack() } else { Ok(()) }
@@ -249,20 +352,13 @@ impl BlobWriter {
     }
 }
 
-impl NodeSink for BlobWriter {
-    fn put_list_node(&mut self, bytes: &[u8]) -> Result<BlobId> {
-        let id = BlobId::of_list_node(bytes);
-        self.put(id, BlobKind::ListNode, bytes, Purpose::Metadata)?;
-        Ok(id)
-    }
-}
-
 fn compress_all(queue: &Mutex<Receiver<CompressJob>>) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         // Nobody waits for the frame any more if the writer was dropped.
-        let _ = job.reply.send(compress_frame(&job.raw));
+        let frame = HashedFrame { compressed: compress_frame(&job.raw), raw_hash: blake3::hash(&job.raw) };
+        let _ = job.reply.send(frame);
     }
 }
 
@@ -277,7 +373,7 @@ mod tests {
     use super::*;
     use crate::format::content::Content;
     use crate::store::content::{Piece, Pieces};
-    use crate::store::{Access, BlobFault, BlobReader, LockWait};
+    use crate::store::{Access, BlobFault, BlobReader, LockWait, TreeSink};
 
     const WAIT: LockWait = LockWait(Duration::from_secs(1));
 
@@ -288,7 +384,7 @@ mod tests {
 
     fn put_all(repository: &Repository, chunks: &[Vec<u8>]) -> (Vec<BlobId>, WriterReport) {
         let mut writer = BlobWriter::begin(repository).unwrap();
-        let ids = chunks.iter().map(|chunk| writer.put_chunk(chunk, Purpose::Data).unwrap()).collect();
+        let ids = chunks.iter().map(|chunk| writer.put_chunk(chunk).unwrap()).collect();
         (ids, writer.finish().unwrap())
     }
 
@@ -331,17 +427,18 @@ mod tests {
         let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
         let mut writer = BlobWriter::begin(&repository).unwrap();
         let mut tree = crate::chunk::tree::TreeBuilder::default();
-        let id = writer.put_chunk(&noise(1, 65_536), Purpose::Data).unwrap();
-        let last = writer.put_chunk(b"end", Purpose::Data).unwrap();
+        let id = writer.put_chunk(&noise(1, 65_536)).unwrap();
+        let last = writer.put_chunk(b"end").unwrap();
         for slot in 0..300 {
             if slot % 3 == 0 {
-                tree.push_holes(1, &mut writer).unwrap()
+                tree.push_holes(1, &mut TreeSink { writer: &mut writer, previous: None }).unwrap()
             } else {
-                tree.push_chunk(id, &mut writer).unwrap()
+                tree.push_chunk(id, &mut TreeSink { writer: &mut writer, previous: None }).unwrap()
             }
         }
-        tree.push_chunk(last, &mut writer).unwrap();
-        let content: Content = tree.finish(300 * 65_536 + 3, &mut writer).unwrap();
+        tree.push_chunk(last, &mut TreeSink { writer: &mut writer, previous: None }).unwrap();
+        let content: Content =
+            tree.finish(300 * 65_536 + 3, &mut TreeSink { writer: &mut writer, previous: None }).unwrap();
         writer.finish().unwrap();
         let mut reader = BlobReader::new(&repository);
         let mut pieces = Pieces::of(&content);

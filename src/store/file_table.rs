@@ -2,25 +2,33 @@
 //!
 //! A table is streamed in both directions, so that a source of a million files needs no more memory than one of ten.
 
+use super::base::{PreviousVersion, TreeSink};
 use super::blob_reader::{BlobFault, BlobReader};
-use super::blob_writer::{BlobWriter, Purpose};
+use super::blob_writer::BlobWriter;
 use super::content::{Piece, Pieces};
 use crate::chunk::cut::Cutter;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
+use crate::format::pack::BlobKind;
 use crate::format::table::{Entry, EntryDecoder};
 use crate::id::BlobId;
 
-/// Writes one file table.
-#[derive(Debug, Default)]
-pub struct TableWriter {
+/// Writes one file table, against the previous one of the same source.
+#[derive(Default)]
+pub struct TableWriter<'a> {
     cutter: Cutter,
     tree: TreeBuilder,
     length: u64,
+    previous: Option<PreviousVersion<'a>>,
 }
 
-impl TableWriter {
+impl<'a> TableWriter<'a> {
+    /// A writer that stores the table against the previous one.
+    pub fn after(previous: Option<PreviousVersion<'a>>) -> Self {
+        Self { previous, ..Self::default() }
+    }
+
     /// Appends an entry; entries come in the order of [`compare_paths`](crate::format::table::compare_paths).
     ///
     /// # Errors
@@ -33,11 +41,8 @@ impl TableWriter {
             ))
         })?;
         self.length += bytes.len() as u64;
-        let tree = &mut self.tree;
-        self.cutter.feed(&bytes, |chunk| {
-            let id = writer.put_chunk(chunk, Purpose::Metadata)?;
-            tree.push_chunk(id, writer)
-        })
+        let Self { cutter, tree, previous, .. } = self;
+        cutter.feed(&bytes, |chunk| put_chunk(chunk, tree, previous, writer))
     }
 
     /// Ends the table and returns its content.
@@ -45,13 +50,24 @@ impl TableWriter {
     /// # Errors
     /// Errors of the writer.
     pub fn finish(mut self, writer: &mut BlobWriter) -> Result<Content> {
-        let tree = &mut self.tree;
-        self.cutter.finish(|chunk| {
-            let id = writer.put_chunk(chunk, Purpose::Metadata)?;
-            tree.push_chunk(id, writer)
-        })?;
-        self.tree.finish(self.length, writer)
+        let Self { cutter, tree, previous, .. } = &mut self;
+        cutter.finish(|chunk| put_chunk(chunk, tree, previous, writer))?;
+        self.tree.finish(self.length, &mut TreeSink { writer, previous: self.previous.as_mut() })
     }
+}
+
+fn put_chunk(
+    chunk: &[u8],
+    tree: &mut TreeBuilder,
+    previous: &mut Option<PreviousVersion<'_>>,
+    writer: &mut BlobWriter,
+) -> Result<()> {
+    let base = match previous {
+        Some(previous) => previous.base_at(BlobKind::Chunk, 0, tree.slots())?,
+        None => None,
+    };
+    let id = writer.put_metadata(BlobKind::Chunk, chunk, base)?;
+    tree.push_chunk(id, &mut TreeSink { writer, previous: previous.as_mut() })
 }
 
 /// Why a table cannot be read on.

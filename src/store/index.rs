@@ -23,12 +23,13 @@ use crate::format::manifest::Verdict;
 use crate::format::pack::Footer;
 use crate::id::{BlobId, BlobPrefix, PackId};
 
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = "
 CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL, size INTEGER NOT NULL) STRICT;
 CREATE TABLE blobs(id BLOB NOT NULL, pack INTEGER NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(id, pack, record)) STRICT, WITHOUT ROWID;
 CREATE TABLE verdicts(content BLOB PRIMARY KEY, verdict BLOB NOT NULL) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 1;";
+CREATE TABLE whole(content BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 2;";
 
 /// Where a blob is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +90,11 @@ impl Index {
         let mut inner = self.lock();
         let known = inner.known_packs().map_err(failed("read"))?;
         let adopted = |pack: &PackFile| known.get(&key_of(&pack.id)) == Some(pack);
+        let present = existing.iter().filter(|pack| adopted(pack)).count();
+        if present < known.len() {
+            // A pack is gone: what was whole may not be so any more.
+            inner.connection.execute("DELETE FROM whole", []).map_err(failed("write"))?;
+        }
         inner.packs = existing.iter().filter(|pack| adopted(pack)).map(|pack| (key_of(&pack.id), *pack)).collect();
         Ok(existing.iter().filter(|pack| !adopted(pack)).copied().collect())
     }
@@ -138,6 +144,24 @@ impl Index {
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn with_prefix(&self, prefix: &BlobPrefix, limit: usize) -> Result<Vec<BlobId>> {
         self.lock().with_prefix(prefix, limit).map_err(failed("read"))
+    }
+
+    /// Whether all blobs of this content were known to be in packs, none of which has gone since.
+    pub fn is_whole(&self, content: &Content) -> bool {
+        let Ok(key) = codec::encode(content) else { return false };
+        let inner = self.lock();
+        let query = inner.connection.prepare_cached("SELECT 1 FROM whole WHERE content = ?");
+        query.and_then(|mut query| query.exists([key])).unwrap_or(false)
+    }
+
+    /// Records that all blobs of this content are known to be in packs.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if it cannot be written; it is then found out again next time.
+    pub fn mark_whole(&self, content: &Content) -> Result<()> {
+        let key = codec::encode(content).map_err(|fault| Error::Failed(format!("a content: {fault}")))?;
+        let inner = self.lock();
+        inner.connection.execute("INSERT OR IGNORE INTO whole VALUES(?)", [key]).map(|_| ()).map_err(failed("write"))
     }
 
     /// The recorded verdict on the image with this content.
@@ -213,6 +237,7 @@ impl Inner {
             transaction.execute("DELETE FROM packs WHERE key = ?", [key_of(pack)])?;
         }
         transaction.execute("DELETE FROM blobs WHERE pack NOT IN (SELECT key FROM packs)", [])?;
+        transaction.execute("DELETE FROM whole", [])?;
         transaction.commit()
     }
 
@@ -291,6 +316,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare("SELECT id, pack, record FROM blobs LIMIT 1")?.exists([])?;
     connection.prepare("SELECT content, verdict FROM verdicts LIMIT 1")?.exists([])?;
     connection.prepare("SELECT key, id, size FROM packs LIMIT 1")?.exists([])?;
+    connection.prepare("SELECT content FROM whole LIMIT 1")?.exists([])?;
     Ok(())
 }
 
@@ -396,6 +422,19 @@ mod tests {
         assert_eq!(Index::open(&path).unwrap().reconcile(&all).unwrap(), []);
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_content_is_whole_until_a_pack_is_lost() {
+        let index = Index::open_private().unwrap();
+        index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
+        index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
+        assert!(!index.is_whole(&Content::EMPTY));
+        index.mark_whole(&Content::EMPTY).unwrap();
+        index.reconcile(&[pack(1), pack(2), pack(3)]).unwrap();
+        assert!(index.is_whole(&Content::EMPTY));
+        index.reconcile(&[pack(1), pack(3)]).unwrap();
+        assert!(!index.is_whole(&Content::EMPTY));
     }
 
     #[test]

@@ -4,22 +4,27 @@
 //! that [`blob_reader::BlobReader`] hands out has been hashed and is what its id says; a blob that
 //! [`blob_writer::BlobWriter`] reports as stored is in a published pack once it has finished.
 
+pub mod base;
 pub mod blob_reader;
 pub mod blob_writer;
+pub mod chain;
 pub mod content;
 pub mod file_table;
 pub mod index;
 pub mod intents;
 pub mod layout;
+mod metadata_frame;
 mod pack_builder;
 pub mod packs;
 pub mod repository;
 pub mod snapshots;
+mod spill;
 pub mod temporary;
 mod upload;
 pub mod verdicts;
 
+pub use base::{Base, PreviousVersion, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader};
-pub use blob_writer::{BlobWriter, Purpose};
+pub use blob_writer::{BlobWriter, DeltaRecord, Purpose, Stored};
 pub use repository::{Access, LockWait, Repository};
 pub use snapshots::{SnapshotFormat, SnapshotListing};

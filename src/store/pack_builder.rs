@@ -17,12 +17,24 @@ use crate::id::{BlobId, PackId};
 /// Bytes after which a pack is sealed; most packs of a first create have about this size.
 const TARGET_BYTES: u64 = 32 * 1024 * 1024;
 
-/// A whole record waiting in a frame.
-#[derive(Debug, Clone, Copy)]
+/// A record waiting in a frame.
+#[derive(Debug, Clone)]
 pub(super) struct WaitingRecord {
     pub(super) id: BlobId,
     pub(super) kind: BlobKind,
     pub(super) length: u32,
+    pub(super) payload_length: u32,
+    pub(super) encoding: Encoding,
+}
+
+/// A frame ready for a pack.
+#[derive(Debug)]
+pub(super) struct FinishedFrame {
+    pub(super) compressed: Compressed,
+    pub(super) raw_length: usize,
+    /// Of the decoded bytes.
+    pub(super) raw_hash: blake3::Hash,
+    pub(super) records: Vec<WaitingRecord>,
 }
 
 /// A pack that frames are appended to.
@@ -31,6 +43,7 @@ pub(super) struct PackBuilder {
     hasher: blake3::Hasher,
     written: u64,
     footer: Footer,
+    raw_hashes: Vec<blake3::Hash>,
 }
 
 /// A pack whose bytes are all written but neither synced, checked nor named.
@@ -39,43 +52,39 @@ pub(super) struct SealedPack {
     pub(super) id: PackId,
     pub(super) size: u64,
     pub(super) footer: Footer,
+    /// What each frame must decode to.
+    pub(super) raw_hashes: Vec<blake3::Hash>,
 }
 
 impl PackBuilder {
     pub(super) fn begin(storage: &dyn Storage, header: &RepositoryHeader) -> Result<Self> {
         let object = storage.create()?;
-        let mut builder = Self { object, hasher: blake3::Hasher::new(), written: 0, footer: Footer::default() };
+        let (hasher, footer) = (blake3::Hasher::new(), Footer::default());
+        let mut builder = Self { object, hasher, written: 0, footer, raw_hashes: Vec::new() };
         let bytes = pack::encode_header(header).map_err(unwritable)?;
         builder.write(storage.root(), &bytes)?;
         Ok(builder)
     }
 
-    /// Appends a frame of whole records; `raw_length` is its decoded length in bytes.
-    pub(super) fn append(
-        &mut self,
-        root: &Path,
-        frame: &Compressed,
-        raw_length: usize,
-        records: &[WaitingRecord],
-    ) -> Result<()> {
+    /// Appends a frame.
+    pub(super) fn append(&mut self, root: &Path, frame: FinishedFrame) -> Result<()> {
         let number = self.footer.frames.len() as u32;
         let mut offset = 0;
-        for record in records {
-            self.footer.records.push(Record {
-                id: record.id,
-                kind: record.kind,
-                length: record.length,
-                frame: number,
-                offset,
-                payload_length: record.length,
-                encoding: Encoding::Whole,
-            });
-            offset += record.length;
+        let (stored, count) = (frame.compressed.bytes.len() as u32, frame.records.len() as u32);
+        for record in frame.records {
+            let WaitingRecord { id, kind, length, payload_length, encoding } = record;
+            self.footer.records.push(Record { id, kind, length, frame: number, offset, payload_length, encoding });
+            offset += payload_length;
         }
-        let stored = frame.bytes.len() as u32;
-        let place = Frame::new(self.written, stored, raw_length as u32, records.len() as u32, frame.codec);
+        let place = Frame::new(self.written, stored, frame.raw_length as u32, count, frame.compressed.codec);
         self.footer.frames.push(place);
-        self.write(root, &frame.bytes)
+        self.raw_hashes.push(frame.raw_hash);
+        self.write(root, &frame.compressed.bytes)
+    }
+
+    /// The records so far; a record's number here is its number in the pack's id table.
+    pub(super) fn records(&self) -> &[Record] {
+        &self.footer.records
     }
 
     /// Whether the pack has its size and should be sealed.
@@ -90,7 +99,8 @@ impl PackBuilder {
         self.write(root, &tail)?;
         self.object.flush().map_err(Error::io("write a pack in", root))?;
         let id = PackId::of_hasher(&self.hasher);
-        Ok(SealedPack { object: self.object, id, size: self.written, footer: self.footer })
+        let (size, footer, raw_hashes) = (self.written, self.footer, self.raw_hashes);
+        Ok(SealedPack { object: self.object, id, size, footer, raw_hashes })
     }
 
     fn write(&mut self, root: &Path, bytes: &[u8]) -> Result<()> {

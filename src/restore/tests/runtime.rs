@@ -59,6 +59,8 @@ impl Runtime {
             sources: self.live(),
             include_chroma: true,
             check_trees: false,
+            reading: Reading::All,
+            effort: Effort::default(),
             kind: SnapshotKind::Ordinary,
         };
         save::create(&self.repository(), &options, &Silent).unwrap().stamp

@@ -11,7 +11,7 @@ use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, St
 use crate::id::Stamp;
 use crate::store::file_table::TableWriter;
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::{Access, BlobWriter, LockWait, Purpose, Repository};
+use crate::store::{Access, BlobWriter, LockWait, Repository, TreeSink};
 
 pub(crate) const WAIT: LockWait = LockWait(Duration::from_secs(2));
 const TIME: Time = Time { seconds: 1, nanoseconds: 0 };
@@ -101,12 +101,12 @@ fn store(source: &Source<'_>, writer: &mut BlobWriter) -> SourceRecord {
 pub(crate) fn store_content(bytes: &[u8], writer: &mut BlobWriter) -> Content {
     let (mut cutter, mut tree) = (Cutter::default(), TreeBuilder::default());
     let mut put = |chunk: &[u8]| {
-        let id = writer.put_chunk(chunk, Purpose::Data)?;
-        tree.push_chunk(id, writer)
+        let id = writer.put_chunk(chunk)?;
+        tree.push_chunk(id, &mut TreeSink { writer, previous: None })
     };
     cutter.feed(bytes, &mut put).unwrap();
     cutter.finish(&mut put).unwrap();
-    tree.finish(bytes.len() as u64, writer).unwrap()
+    tree.finish(bytes.len() as u64, &mut TreeSink { writer, previous: None }).unwrap()
 }
 
 fn entry(path: &str, kind: EntryKind) -> Entry {

@@ -142,7 +142,7 @@ fn a_missing_pack_of_contents_is_named_file_by_file_in_joined_ranges() {
     // The contents come into a pack of their own; the tables that follow find them there.
     let mut writer = crate::store::BlobWriter::begin(&repository).unwrap();
     for chunk in first.chunks(65_536).skip(4).chain(second.chunks(65_536)) {
-        writer.put_chunk(chunk, crate::store::Purpose::Data).unwrap();
+        writer.put_chunk(chunk).unwrap();
     }
     let lost = writer.finish().unwrap().packs;
     let files: &[(&str, &[u8])] = &[("a", &first), ("b", &second), ("c", &second)];

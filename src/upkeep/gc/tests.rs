@@ -6,13 +6,13 @@ use std::path::Path;
 use super::*;
 use crate::format::compression::Codec;
 use crate::format::delta::{self, Instruction};
-use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record};
+use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
 use crate::id::{BlobId, PackId, Stamp};
 use crate::progress::Silent;
 use crate::restore::verify::fixture::{Source, create, noise, open, snapshot};
 use crate::restore::verify::{Depth, VerifyOptions, verify};
 use crate::store::verdicts::Recheck;
-use crate::store::{Access, Purpose, snapshots};
+use crate::store::{Access, snapshots};
 
 const STAMP: &str = "20260406T180000Z";
 const LATER: &str = "20260407T180000Z";
@@ -48,7 +48,7 @@ fn write_pack(root: &Path, records: &[Handmade<'_>]) -> PackFile {
                     [Instruction::CopyFrom { length: copied, base: 0, offset: 0 }, Instruction::Literal { length: 8 }];
                 let bases = vec![BlobId::of_chunk(base).prefix()];
                 let payload = delta::encode(&steps, &record.content[copied as usize..]);
-                (payload, Encoding::Delta { bases, id_table: false })
+                (payload, Encoding::Delta { bases, id_table: false, step: Step::One })
             }
         };
         footer.records.push(Record {
@@ -298,7 +298,7 @@ fn without_room_for_rewriting_its_remains_go_and_sparse_packs_stay() {
     collection.plan(&repository, &Silent).unwrap();
     // What a rewriting does before it finds no room for the rest.
     let mut writer = BlobWriter::begin_rewriting(&repository).unwrap();
-    writer.put_chunk(&live, Purpose::Data).unwrap();
+    writer.put_chunk(&live).unwrap();
     let remains = writer.finish().unwrap().packs;
     collection.keep_sparse().unwrap();
     collection.settle().unwrap();

@@ -15,7 +15,7 @@ use vecsnap::format::header::{RepositoryDocument, RepositoryHeader};
 use vecsnap::format::limits::{CHUNK_SIZE, NODE_SLOTS};
 use vecsnap::format::list_node::ListNode;
 use vecsnap::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, Verdict};
-use vecsnap::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record};
+use vecsnap::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
 use vecsnap::format::table::{Capture, Entry, EntryKind, FileEntry, OrderCheck, SourceStats, Stat, Time};
 use vecsnap::id::{BlobId, PackId, RepositoryId, Stamp};
 
@@ -127,7 +127,7 @@ impl GoldenWriter {
         let payload = delta::encode(code, literals);
         assert_eq!(delta::apply(&payload, bases, content.len()).unwrap(), content);
         let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
-        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false }, payload)
+        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false, step: Step::One }, payload)
     }
 
     /// Adds the list node of a file in which one slot changed, as a delta against the node before and the id table.
@@ -146,7 +146,7 @@ impl GoldenWriter {
         }
         let bases = vec![BlobId::of_list_node(&base).prefix()];
         let payload = delta::encode(&code, b"");
-        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true }, payload);
+        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true, step: Step::One }, payload);
         after
     }
 

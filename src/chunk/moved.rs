@@ -1,0 +1,254 @@
+//! Finding content that moved: literals of changed chunks that stand elsewhere in the previous version.
+//!
+//! Fingerprints of the literals, sampled by content, are the needles; one pass over the previous version, the haystack,
+//! with the same rolling hash finds them again wherever they went, and each hit is extended both ways. Page splits and
+//! `VACUUM` in SQLite, and whatever shifts, cost little then. Invariants: a [`Match`] has been compared byte by byte;
+//! memory is in proportion to the literals, not to the haystack.
+
+use std::collections::HashMap;
+
+use super::delta::Run;
+
+/// Bytes that a fingerprint covers.
+const WINDOW: usize = 32;
+/// One position in 32 is sampled.
+const SAMPLE_MASK: u64 = 31;
+/// Matches remembered for one literal; the longest stay.
+const MATCHES: usize = 128;
+
+/// A stretch of a literal that stands in the haystack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Match {
+    /// Where it begins and how long it is, in the literal.
+    pub run: Run,
+    /// Number of the chunk of the haystack, as given to [`Needles::search`].
+    pub chunk: u32,
+    /// Where it begins in that chunk, in bytes.
+    pub offset: u32,
+}
+
+/// Literals to be found in a haystack.
+#[derive(Debug, Default)]
+pub struct Needles {
+    bytes: Vec<u8>,
+    /// Where each literal begins in `bytes`, with its matches.
+    literals: Vec<Literal>,
+    fingerprints: HashMap<u64, u32, PassThrough>,
+}
+
+#[derive(Debug)]
+struct Literal {
+    start: usize,
+    end: usize,
+    matches: Vec<Match>,
+}
+
+type PassThrough = std::hash::BuildHasherDefault<Fingerprint>;
+
+/// Fingerprints are hashes already.
+#[derive(Debug, Default)]
+struct Fingerprint(u64);
+
+impl std::hash::Hasher for Fingerprint {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    fn write_u64(&mut self, fingerprint: u64) {
+        self.0 = fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+impl Needles {
+    /// Adds a literal; they are numbered in the order in which they are added.
+    pub fn add(&mut self, literal: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(literal);
+        for sampled in samples(literal) {
+            self.fingerprints.entry(sampled.fingerprint).or_insert((start + sampled.start) as u32);
+        }
+        self.literals.push(Literal { start, end: self.bytes.len(), matches: Vec::new() });
+    }
+
+    /// How many literals there are.
+    pub fn count(&self) -> usize {
+        self.literals.len()
+    }
+
+    /// Bytes of all literals.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is nothing that could be found.
+    pub fn is_empty(&self) -> bool {
+        self.fingerprints.is_empty()
+    }
+
+    /// The literal with this number.
+    pub fn literal(&self, number: usize) -> &[u8] {
+        self.literals.get(number).and_then(|literal| self.bytes.get(literal.start..literal.end)).unwrap_or_default()
+    }
+
+    /// Looks for the literals in a chunk of the haystack and returns how many bytes were found.
+    pub fn search(&mut self, chunk: u32, haystack: &[u8]) -> usize {
+        let mut found = 0;
+        for sampled in samples(haystack) {
+            let Some(&at) = self.fingerprints.get(&sampled.fingerprint) else { continue };
+            let at = at as usize;
+            let number = self.literals.partition_point(|literal| literal.end <= at);
+            let Some(literal) = self.literals.get_mut(number) else { continue };
+            let known = |m: &Match| {
+                m.chunk == chunk
+                    && m.offset as usize + at == sampled.start + literal.start + m.run.start
+                    && (m.run.start..m.run.end()).contains(&(at - literal.start))
+            };
+            if literal.matches.last().is_some_and(known) {
+                continue;
+            }
+            let Some(text) = self.bytes.get(literal.start..literal.end) else { continue };
+            if let Some(found_match) = extend(text, at - literal.start, haystack, sampled.start, chunk) {
+                found += found_match.run.length;
+                literal.matches.push(found_match);
+                if literal.matches.len() > MATCHES {
+                    literal.matches.sort_by_key(|m| std::cmp::Reverse(m.run.length));
+                    literal.matches.truncate(MATCHES / 2);
+                }
+            }
+        }
+        found
+    }
+
+    /// The matches of a literal that do not overlap, ascending; those shorter than `least` bytes are left out. Where they
+    /// overlapped, the longest came first.
+    pub fn matches(&self, number: usize, least: usize) -> Vec<Match> {
+        let Some(literal) = self.literals.get(number) else { return Vec::new() };
+        let mut candidates = literal.matches.clone();
+        candidates.sort_by_key(|m| (std::cmp::Reverse(m.run.length), m.chunk, m.offset));
+        let mut chosen: Vec<Match> = Vec::new();
+        for candidate in candidates {
+            let place = chosen.partition_point(|other| other.run.start < candidate.run.start);
+            let free_from = place.checked_sub(1).and_then(|before| chosen.get(before)).map_or(0, |m| m.run.end());
+            let free_to = chosen.get(place).map_or(usize::MAX, |m| m.run.start);
+            let start = candidate.run.start.max(free_from);
+            let end = candidate.run.end().min(free_to);
+            if start + least <= end {
+                let offset = candidate.offset + (start - candidate.run.start) as u32;
+                chosen.insert(place, Match { run: Run { start, length: end - start }, chunk: candidate.chunk, offset });
+            }
+        }
+        chosen
+    }
+}
+
+/// The longest equal stretch around one pair of windows; `None` if the windows differ after all.
+fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize, chunk: u32) -> Option<Match> {
+    let (before_literal, from_literal) = literal.split_at_checked(at)?;
+    let (before_haystack, from_haystack) = haystack.split_at_checked(found)?;
+    let forward = from_literal.iter().zip(from_haystack).take_while(|(left, right)| left == right).count();
+    if forward < WINDOW {
+        return None;
+    }
+    let backward = before_literal.iter().rev().zip(before_haystack.iter().rev());
+    let backward = backward.take_while(|(left, right)| left == right).count();
+    let run = Run { start: at - backward, length: backward + forward };
+    Some(Match { run, chunk, offset: (found - backward) as u32 })
+}
+
+struct Sampled {
+    start: usize,
+    fingerprint: u64,
+}
+
+/// The windows whose fingerprint is sampled.
+fn samples(bytes: &[u8]) -> impl Iterator<Item = Sampled> {
+    let mut fingerprint = 0_u64;
+    let leaving = std::iter::repeat_n(None, WINDOW).chain(bytes.iter().map(Some));
+    bytes.iter().zip(leaving).enumerate().filter_map(move |(position, (entering, leaving))| {
+        fingerprint = fingerprint.rotate_left(1) ^ mixed(*entering);
+        if let Some(leaving) = leaving {
+            fingerprint ^= mixed(*leaving).rotate_left(WINDOW as u32);
+        }
+        let full = position + 1 >= WINDOW;
+        // The low bits see all bytes of the window alike; a run of one byte has a constant fingerprint, mostly unsampled.
+        (full && (fingerprint >> 7) & SAMPLE_MASK == 0).then(|| Sampled { start: position + 1 - WINDOW, fingerprint })
+    })
+}
+
+/// A fixed random word for each byte value.
+fn mixed(byte: u8) -> u64 {
+    static WORDS: [u64; 256] = words();
+    WORDS.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
+/// The first 256 words of splitmix64.
+const fn words() -> [u64; 256] {
+    let mut words = [0; 256];
+    let mut state = 0x6a09_e667_f3bc_c908_u64;
+    let mut number = 0;
+    while number < 256 {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        #[expect(clippy::indexing_slicing, reason = "a constant expression; out of bounds would not compile")]
+        {
+            words[number] = word ^ (word >> 31);
+        }
+        number += 1;
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(seed: u8, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_page_that_moved_is_found_whole_at_any_alignment() {
+        let page = noise(1, 4096);
+        let mut needles = Needles::default();
+        needles.add(&noise(2, 500));
+        needles.add(&[noise(3, 77), page.clone(), noise(4, 10)].concat());
+        assert!(!needles.is_empty());
+        let haystack = [noise(5, 1234), page, noise(6, 999)].concat();
+        assert!(needles.search(9, &noise(7, 65_536)) == 0);
+        assert_eq!(needles.search(4, &haystack), 4096);
+        let expected = Match { run: Run { start: 77, length: 4096 }, chunk: 4, offset: 1234 };
+        assert_eq!(needles.matches(1, 32), [expected]);
+        assert_eq!(needles.matches(0, 32), []);
+        assert_eq!(needles.literal(0), noise(2, 500));
+    }
+
+    #[test]
+    fn overlapping_matches_are_cut_and_the_longest_wins() {
+        let text = noise(1, 3000);
+        let mut needles = Needles::default();
+        needles.add(&text);
+        needles.search(0, &text[..2000]);
+        needles.search(1, &text[1500..]);
+        let found = needles.matches(0, 32);
+        assert_eq!(found.iter().map(|m| m.run.length).sum::<usize>(), 3000);
+        assert_eq!(found[0].run, Run { start: 0, length: 2000 });
+        assert_eq!((found[1].run.start, found[1].offset), (2000, 500));
+    }
+
+    #[test]
+    fn runs_of_one_byte_do_not_flood_the_table() {
+        let mut needles = Needles::default();
+        needles.add(&vec![0; 65_536]);
+        assert!(needles.fingerprints.len() <= 1);
+        needles.search(0, &vec![0; 65_536]);
+        assert!(needles.matches(0, 32).len() <= 1);
+    }
+}

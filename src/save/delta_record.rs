@@ -1,0 +1,128 @@
+//! Making the delta record of one changed chunk: what stayed, what was found elsewhere, what is new.
+//!
+//! Invariant: a record that leaves here has been applied, and the result hashed to the chunk's id; one that does not save
+//! a quarter is none. Bytes found elsewhere were compared when they were found, so the places that a copy reads from are
+//! filled with those bytes for the proof instead of being read again.
+
+use crate::chunk::delta::{self, Encoder, Run};
+use crate::chunk::moved::Match;
+use crate::format::delta::apply;
+use crate::format::limits::{CHUNK_SIZE, DELTA_BASES};
+use crate::format::pack::Step;
+use crate::id::BlobId;
+use crate::store::chain::ChainFacts;
+use crate::store::{Base, DeltaRecord};
+
+/// Shortest copy from a chunk that is a base already.
+pub(super) const SHORT_COPY: usize = 32;
+/// Shortest copy that makes a chunk a base.
+const BASE_COPY: usize = 64;
+
+/// A chunk of the previous version in which literals were looked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct HaystackChunk {
+    pub(super) id: BlobId,
+    pub(super) facts: ChainFacts,
+}
+
+/// A stretch of a chunk that differs from the base at its place, with what was found of it elsewhere.
+#[derive(Debug, Clone)]
+pub(super) struct Literal {
+    pub(super) run: Run,
+    pub(super) matches: Vec<Match>,
+}
+
+/// The bases of a record in the making.
+struct Bases<'a> {
+    own: Option<&'a Base>,
+    others: Vec<OtherBase>,
+    /// Records that the chains of all of them need.
+    records: u32,
+}
+
+struct OtherBase {
+    chunk: u32,
+    id: BlobId,
+    /// The bytes that are copied from it, at their places.
+    copied: Vec<u8>,
+}
+
+impl Bases<'_> {
+    /// The number of this chunk among the bases, which it joins if a copy of `length` bytes is worth that.
+    fn admit(&mut self, chunk: u32, length: usize, haystack: &[HaystackChunk]) -> Option<usize> {
+        if let Some(known) = self.others.iter().position(|other| other.chunk == chunk) {
+            return Some(known);
+        }
+        let HaystackChunk { id, facts } = *haystack.get(chunk as usize)?;
+        let count = self.others.len() + usize::from(self.own.is_some());
+        if length < BASE_COPY || count >= DELTA_BASES || !facts.may_join(self.records) {
+            return None;
+        }
+        self.records += facts.records;
+        self.others.push(OtherBase { chunk, id, copied: Vec::new() });
+        Some(self.others.len() - 1)
+    }
+
+    fn number(&self, other: usize) -> u32 {
+        (other + usize::from(self.own.is_some())) as u32
+    }
+
+    /// Notes that a copy reads these bytes at this place.
+    fn note(&mut self, other: usize, offset: usize, bytes: &[u8]) {
+        if let Some(base) = self.others.get_mut(other) {
+            let end = (offset + bytes.len()).min(CHUNK_SIZE);
+            if base.copied.len() < end {
+                base.copied.resize(end, 0);
+            }
+            if let Some(place) = base.copied.get_mut(offset..end) {
+                place.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            }
+        }
+    }
+}
+
+/// The record of the chunk `id` with this content, or `None` where it had better be stored whole.
+pub(super) fn encode(
+    id: BlobId,
+    content: &[u8],
+    base: Option<&Base>,
+    literals: &[Literal],
+    haystack: &[HaystackChunk],
+) -> Option<DeltaRecord> {
+    let mut bases = Bases { own: base, others: Vec::new(), records: base.map_or(1, |base| base.facts.records) };
+    let mut encoder = Encoder::default();
+    for literal in literals {
+        let at = encoder.written();
+        encoder.copy(0, at as u32, (literal.run.start - at) as u32);
+        for found in &literal.matches {
+            let (start, length) = (literal.run.start + found.run.start, found.run.length);
+            let Some(other) = bases.admit(found.chunk, length, haystack) else { continue };
+            encoder.literal(content.get(encoder.written()..start)?);
+            encoder.copy(bases.number(other), found.offset, length as u32);
+            bases.note(other, found.offset as usize, content.get(start..start + length)?);
+        }
+        encoder.literal(content.get(encoder.written()..literal.run.end())?);
+    }
+    let at = encoder.written();
+    encoder.copy(0, at as u32, (content.len() - at) as u32);
+    let payload = encoder.finish();
+    let count = bases.others.len() + usize::from(base.is_some());
+    let own = base.map(|base| &*base.bytes).into_iter();
+    let bytes: Vec<&[u8]> = own.chain(bases.others.iter().map(|other| other.copied.as_slice())).collect();
+    let rebuilt = apply(&payload, &bytes, content.len()).ok().filter(|bytes| BlobId::of_chunk(bytes) == id);
+    if count == 0 || !delta::pays(payload.len(), count, content.len()) || rebuilt.is_none() {
+        return None;
+    }
+    Some(DeltaRecord {
+        id,
+        length: content.len() as u32,
+        payload,
+        bases: base
+            .map(|base| base.id)
+            .into_iter()
+            .chain(bases.others.iter().map(|other| other.id))
+            .map(|id| id.prefix())
+            .collect(),
+        step: base.map_or(Step::One, |base| base.step),
+    })
+}

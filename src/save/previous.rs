@@ -1,0 +1,153 @@
+//! The previous version of a source: what a file that has not changed is taken over from, without reading it.
+//!
+//! Invariant: an entry is taken over only if the stats of the file (for a database also of its log and journal) are
+//! those of its capture, none of its times is so close to that capture that a later change could hide behind them, and
+//! every blob of its content is known to be there. Memory: the table is read along with the walk.
+
+use std::cmp::Ordering;
+
+use crate::error::Result;
+use crate::format::content::{Content, Root};
+use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
+use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, Stat, Time, compare_paths};
+use crate::id::Stamp;
+use crate::store::content::{Piece, Pieces};
+use crate::store::file_table::TableReader;
+use crate::store::{BlobReader, Repository, snapshots};
+
+/// A file changed less than this many seconds before its capture began, or later, is read once more: a change after the
+/// capture might not show in its times.
+const RACY_SECONDS: i64 = 2;
+
+/// Decoded frames kept for reading a table, in bytes.
+pub(super) const TABLE_CACHE: usize = 8 * 1024 * 1024;
+
+/// Whether files are trusted to be what they were when their stats are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// Only what changed is read.
+    Changed,
+    /// Everything is read.
+    All,
+}
+
+/// The previous version of one source, read entry by entry.
+pub(super) struct Previous<'a> {
+    reader: BlobReader<'a>,
+    table: TableReader,
+    /// The entry that the walk has not reached yet.
+    next: Option<Entry>,
+    record: SourceRecord,
+    reading: Reading,
+}
+
+impl<'a> Previous<'a> {
+    /// The record of the source in the newest snapshot that is not in the future and holds it.
+    pub(super) fn record(repository: &Repository, name: &str, now: Stamp) -> Result<Option<SourceRecord>> {
+        for stamp in snapshots::stamps(repository.storage())?.into_iter().rev().filter(|stamp| *stamp <= now) {
+            let Ok(manifest) = snapshots::read_manifest(repository, stamp)? else { continue };
+            let found = manifest.sources.into_iter().find(|source| source.name == name && source.is_captured());
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the table of a record from its first entry.
+    pub(super) fn of(repository: &'a Repository, record: SourceRecord, reading: Reading) -> Self {
+        let table = TableReader::of(&record.table);
+        let reader = BlobReader::with_frame_cache(repository, TABLE_CACHE);
+        Self { reader, table, next: None, record, reading }
+    }
+
+    /// The file at `path`, if there was one. Paths must ascend from call to call.
+    pub(super) fn file(&mut self, path: &[u8]) -> Result<Option<FileEntry>> {
+        Ok(match self.find(path)?.map(|entry| entry.kind) {
+            Some(EntryKind::File(file)) => Some(file),
+            _ => None,
+        })
+    }
+
+    /// Whether the file is unchanged and all its content is there.
+    pub(super) fn holds(&mut self, file: &FileEntry, stats: &SourceStats, capture: Capture) -> Result<bool> {
+        let same = file.capture == capture && file.stats == *stats && is_settled(stats, self.record.started);
+        Ok(same && self.reading == Reading::Changed && is_whole(&mut self.reader, &file.content)?)
+    }
+
+    /// The verdict that the snapshot recorded on its database; a tree's own verdict is on several.
+    pub(super) fn verdict(&self) -> Option<Verdict> {
+        let recorded = self.record.kind == SourceKind::Sqlite && self.record.verdict != Verdict::Unchecked;
+        recorded.then(|| self.record.verdict.clone())
+    }
+
+    fn find(&mut self, path: &[u8]) -> Result<Option<Entry>> {
+        loop {
+            if self.next.is_none() {
+                // A table that cannot be read any further costs reading the files.
+                self.next = self.table.next(&mut self.reader, |_| ())?.unwrap_or_default();
+            }
+            match self.next.as_ref().map(|entry| compare_paths(&entry.path, path)) {
+                Some(Ordering::Less) => self.next = None,
+                Some(Ordering::Equal) => return Ok(self.next.take()),
+                Some(Ordering::Greater) | None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// Whether none of the times is so young that a change after the capture at `captured` could have left it as it is.
+fn is_settled(stats: &SourceStats, captured: Time) -> bool {
+    let before = |time: Time| time.seconds.saturating_add(RACY_SECONDS) < captured.seconds;
+    let settled = |stat: &Stat| before(stat.modified) && before(stat.changed);
+    settled(&stats.file) && stats.wal.as_ref().is_none_or(settled) && stats.journal.as_ref().is_none_or(settled)
+}
+
+/// Whether every blob of the content is known to be in a pack. That a long one is, is kept in the index for as long as no
+/// pack is lost.
+fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
+    let index = reader.repository().index();
+    match content.root {
+        Root::Empty => return Ok(true),
+        Root::Chunk(id) => return index.contains(&id),
+        Root::Node { .. } if index.is_whole(content) => return Ok(true),
+        Root::Node { .. } => {}
+    }
+    let mut pieces = Pieces::of(content);
+    while let Some(piece) = pieces.next(reader, |_| ())? {
+        let there = match piece {
+            Piece::Chunk { id, .. } => index.contains(&id)?,
+            Piece::Hole { .. } => true,
+            Piece::Hidden { .. } => false,
+        };
+        if !there {
+            return Ok(false);
+        }
+    }
+    if let Err(cause) = index.mark_whole(content) {
+        tracing::debug!(%cause, "that a content is whole could not be kept");
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stats(modified: i64, changed: i64) -> SourceStats {
+        let time = |seconds| Time { seconds, nanoseconds: 999_999_999 };
+        let file = Stat { inode: 1, size: 2, modified: time(modified), changed: time(changed) };
+        SourceStats { file, wal: None, journal: None }
+    }
+
+    #[test]
+    fn times_close_to_the_capture_or_after_it_are_not_trusted() {
+        let captured = Time { seconds: 1000, nanoseconds: 0 };
+        assert!(is_settled(&stats(997, 997), captured));
+        for (modified, changed) in [(998, 997), (997, 998), (997, 1000), (997, 2000), (5000, 997)] {
+            assert!(!is_settled(&stats(modified, changed), captured), "{modified} {changed}");
+        }
+        let log = SourceStats { wal: Some(stats(999, 999).file), ..stats(1, 1) };
+        assert!(!is_settled(&log, captured));
+    }
+}

@@ -1,0 +1,121 @@
+//! The chain policy: which base the next version of a chunk gets.
+//!
+//! A chain is cheap to read while the frames that it visits fit the cache, but it must end, and where it is cut decides
+//! what a snapshot costs: a whole record every n versions costs 64 KiB / n each, and a delta against a distant root
+//! repeats every change since. So there are two levels of radix 32: a version is a delta against the one before, every
+//! 32nd against the 32nd before it. That is at most twice the bytes and a depth of at most 63 over 1,024 versions; then a
+//! whole record begins the chain anew. It is no part of the format, whose limits are wider (format-spec.md §12).
+
+use crate::format::pack::Step;
+use crate::id::BlobId;
+
+/// Versions between the two ends of a long step.
+const RADIX: u32 = 32;
+/// Versions after which a whole record is due.
+const GENERATIONS: u32 = RADIX * RADIX;
+/// Greatest depth of a chain that a new delta may have.
+const DEPTH: u32 = 96;
+/// Most records that a new delta may need, shared ones counted once for each way to them.
+const RECORDS: u32 = 768;
+
+/// What is known of the chain behind a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainFacts {
+    /// Deltas on the longest way to a whole record; 0 for a whole record.
+    pub depth: u32,
+    /// Records needed, itself included; shared ones counted once for each way to them.
+    pub records: u32,
+    /// Versions since the whole record, along first bases.
+    generation: u32,
+    /// The latest version, itself included, at which a long step ends.
+    anchor: BlobId,
+}
+
+impl ChainFacts {
+    /// Of a whole record.
+    pub fn whole(id: BlobId) -> Self {
+        Self { depth: 0, records: 1, generation: 0, anchor: id }
+    }
+
+    /// Of a delta with these bases.
+    pub fn delta(id: BlobId, step: Step, bases: &[Self]) -> Self {
+        let depth = bases.iter().map(|base| base.depth + 1).max().unwrap_or(1);
+        let records = bases.iter().fold(1_u32, |sum, base| sum.saturating_add(base.records));
+        let (generation, anchor) = match (bases.first(), step) {
+            (Some(first), Step::One) => (first.generation.saturating_add(1), first.anchor),
+            (Some(first), Step::Stride) => (first.generation.saturating_add(RADIX), id),
+            (None, _) => (1, id),
+        };
+        Self { depth, records, generation, anchor }
+    }
+
+    /// Whether a delta may have this one among its bases, beside others that need `records` records already.
+    pub fn may_join(&self, records: u32) -> bool {
+        self.depth < DEPTH && records.saturating_add(self.records) < RECORDS
+    }
+}
+
+/// What the next version of a chunk is stored against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BaseChoice {
+    /// The version before.
+    Previous,
+    /// The version at the other end of a long step.
+    Anchor(BlobId),
+    /// Nothing: it is stored whole.
+    Whole,
+}
+
+/// The base of the version that follows one with this chain.
+pub fn choose_base(previous: &ChainFacts) -> BaseChoice {
+    let generation = previous.generation.saturating_add(1);
+    if generation >= GENERATIONS || !previous.may_join(0) {
+        BaseChoice::Whole
+    } else if generation.is_multiple_of(RADIX) {
+        BaseChoice::Anchor(previous.anchor)
+    } else {
+        BaseChoice::Previous
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn a_thousand_versions_stay_within_the_depth_and_refer_32_back_at_most() {
+        let id = |version: u32| BlobId::of_chunk(&version.to_le_bytes());
+        let versions: HashMap<BlobId, u32> = (0..5000).map(|version| (id(version), version)).collect();
+        let mut facts = vec![ChainFacts::whole(id(0))];
+        let (mut deepest, mut whole) = (0, 0);
+        for version in 1..5000 {
+            let previous = facts[version as usize - 1];
+            let next = match choose_base(&previous) {
+                BaseChoice::Previous => ChainFacts::delta(id(version), Step::One, &[previous]),
+                BaseChoice::Anchor(anchor) => {
+                    let base = versions[&anchor];
+                    assert_eq!(version - base, 32);
+                    ChainFacts::delta(id(version), Step::Stride, &[facts[base as usize]])
+                }
+                BaseChoice::Whole => {
+                    whole += 1;
+                    ChainFacts::whole(id(version))
+                }
+            };
+            deepest = deepest.max(next.depth);
+            facts.push(next);
+        }
+        assert!(deepest <= 64, "depth {deepest}");
+        assert_eq!(whole, 4);
+    }
+
+    #[test]
+    fn a_chain_that_needs_many_records_takes_no_more() {
+        let base = ChainFacts { records: 500, ..ChainFacts::whole(BlobId::of_chunk(b"")) };
+        assert!(base.may_join(0) && !base.may_join(500));
+        let deep = ChainFacts { depth: DEPTH, ..base };
+        assert_eq!(choose_base(&deep), BaseChoice::Whole);
+    }
+}
