@@ -10,7 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use vecsnap::chunk::compress::compress_frame;
 use vecsnap::format::limits::CHUNK_SIZE;
 use vecsnap::id::BlobId;
-use vecsnap::store::{Access, BlobReader, BlobWriter, LockWait, Repository};
+use vecsnap::store::{Access, BlobReader, BlobWriter, LockWait, MetadataRecords, Repository};
 
 const WAIT: LockWait = LockWait(Duration::from_secs(10));
 const FRAME: usize = 4 * 1024 * 1024;
@@ -54,7 +54,7 @@ fn put_and_get(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("blobs");
     group.throughput(Throughput::Bytes(content.len() as u64)).sample_size(10);
     let put = |repository: &Repository| -> Vec<BlobId> {
-        let mut writer = BlobWriter::begin(repository).unwrap();
+        let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole).unwrap();
         let ids = content.chunks(CHUNK_SIZE).map(|chunk| writer.put_chunk(chunk).unwrap()).collect();
         writer.finish().unwrap();
         ids

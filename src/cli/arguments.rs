@@ -177,18 +177,20 @@ pub struct CreateArguments {
     #[arg(long)]
     pub force_read: bool,
 
-    /// How much time to spend to store less
-    #[arg(long, value_name = "EFFORT", default_value = "normal")]
+    /// How much time to spend to store less of what changed
+    #[arg(long, value_name = "EFFORT", default_value = "none")]
     pub effort: EffortArgument,
 }
 
 /// A value of `--effort`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EffortArgument {
-    /// Find only what changed in place
-    Fast,
-    /// Look for content that moved where a probe finds some
+    /// Store changed chunks of 64 KiB whole
     #[default]
+    None,
+    /// Store what changed in place
+    Fast,
+    /// Look also for content that moved, where a probe finds some
     Normal,
     /// Always look for content that moved
     Max,
@@ -197,6 +199,7 @@ pub enum EffortArgument {
 impl From<EffortArgument> for Effort {
     fn from(effort: EffortArgument) -> Self {
         match effort {
+            EffortArgument::None => Effort::None,
             EffortArgument::Fast => Effort::Fast,
             EffortArgument::Normal => Effort::Normal,
             EffortArgument::Max => Effort::Max,

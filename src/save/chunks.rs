@@ -27,12 +27,14 @@ const PROBE: usize = 8;
 const HOPE: usize = 500;
 
 /// How much time is spent to store less.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Effort {
+    /// None: what changed is stored whole.
+    #[default]
+    None,
     /// Only what changed in place is found.
     Fast,
     /// Content that moved is looked for where a probe finds some.
-    #[default]
     Normal,
     /// Content that moved is always looked for.
     Max,
@@ -119,7 +121,7 @@ impl<'s, 'a> ChunkStore<'s, 'a> {
             },
         };
         let runs = differences(base.as_ref().map_or(&[], |base| &base.bytes), content);
-        if self.effort == Effort::Fast || runs.iter().all(|run| run.length < NEEDLE_BYTES) {
+        if self.effort <= Effort::Fast || runs.iter().all(|run| run.length < NEEDLE_BYTES) {
             let literals: Vec<_> = runs.iter().map(|run| Literal { run: *run, matches: Vec::new() }).collect();
             return self.put(id, content, base.as_ref(), &literals, &[]);
         }

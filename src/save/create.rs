@@ -23,7 +23,7 @@ use crate::format::table::{EntryKind, Time};
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::{BlobWriter, Repository, intents};
+use crate::store::{BlobWriter, MetadataRecords, Repository, intents};
 
 /// What a create captures, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,11 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     manifest.set_parent(parent(repository, first_stamp)?);
 
     progress.phase(Phase::Reading, None);
-    let mut writer = BlobWriter::begin(repository)?;
+    let metadata = match options.effort {
+        Effort::None => MetadataRecords::Whole,
+        _ => MetadataRecords::Deltas,
+    };
+    let mut writer = BlobWriter::begin(repository, metadata)?;
     let (reading, effort, stamp) = (options.reading, options.effort, first_stamp);
     let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, stamp };
     manifest.sources.push(capture_db(&mut capturing, options)?);

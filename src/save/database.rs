@@ -74,16 +74,20 @@ impl<'a> Capturing<'a> {
         Ok(record.map(|record| Previous::of(self.repository, record, self.reading)))
     }
 
-    /// A writer for the table of a source, which is stored against the previous one.
+    /// A writer for the table of a source, which is stored against the previous one where deltas are wanted.
     pub(super) fn table(&self, name: &str) -> Result<TableWriter<'a>> {
+        if self.effort == Effort::None {
+            return Ok(TableWriter::default());
+        }
         let record = Previous::record(self.repository, name, self.stamp)?;
         let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
         Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
     }
 
-    /// A previous content, to store the next one against.
-    pub(super) fn version(&self, content: Content) -> PreviousVersion<'a> {
-        PreviousVersion::of(BlobReader::with_frame_cache(self.repository, VERSION_CACHE), content)
+    /// A previous content to store the next one against, where deltas are wanted.
+    pub(super) fn version(&self, content: Content) -> Option<PreviousVersion<'a>> {
+        let reader = || BlobReader::with_frame_cache(self.repository, VERSION_CACHE);
+        (self.effort != Effort::None).then(|| PreviousVersion::of(reader(), content))
     }
 }
 

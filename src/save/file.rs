@@ -44,7 +44,7 @@ pub(super) fn store(
     length: u64,
     previous: Option<Content>,
 ) -> Result<ReadOutcome> {
-    let previous = previous.map(|content| capturing.version(content));
+    let previous = previous.and_then(|content| capturing.version(content));
     let store = ChunkStore::begin(capturing.writer, previous, capturing.effort);
     let mut reading = Reading { file, path, length, buffer: vec![0; BUFFER], store, progress: capturing.progress };
     let slots = Content::slots(length);

@@ -15,7 +15,7 @@ use std::thread;
 
 use super::base::Base;
 use super::index::Index;
-use super::metadata_frame::{self, RawFrame, WaitingBlob};
+use super::metadata_frame::{self, MetadataRecords, RawFrame, WaitingBlob};
 use super::pack_builder::{FinishedFrame, PackBuilder, WaitingRecord};
 use super::packs::PackFile;
 use super::repository::Repository;
@@ -98,6 +98,7 @@ pub struct BlobWriter {
     deltas: RawFrame,
     metadata: Vec<WaitingBlob>,
     metadata_bytes: usize,
+    how: MetadataRecords,
     jobs: SyncSender<CompressJob>,
     compressing: VecDeque<CompressingFrame>,
     workers: usize,
@@ -129,8 +130,8 @@ impl BlobWriter {
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn begin(repository: &Repository) -> Result<Self> {
-        Self::start(repository, Some(repository.index_shared()))
+    pub fn begin(repository: &Repository, metadata: MetadataRecords) -> Result<Self> {
+        Self::start(repository, Some(repository.index_shared()), metadata)
     }
 
     /// Begins to store blobs once more that the repository has already, so that the packs that hold them can go.
@@ -138,10 +139,10 @@ impl BlobWriter {
     /// # Errors
     /// When threads cannot be started.
     pub fn begin_rewriting(repository: &Repository) -> Result<Self> {
-        Self::start(repository, None)
+        Self::start(repository, None, MetadataRecords::Whole)
     }
 
-    fn start(repository: &Repository, known: Option<Arc<Index>>) -> Result<Self> {
+    fn start(repository: &Repository, known: Option<Arc<Index>>, how: MetadataRecords) -> Result<Self> {
         let (storage, index) = (repository.storage_shared(), repository.index_shared());
         let workers = thread::available_parallelism().map_or(2, NonZero::get).min(8);
         let (jobs, queue) = mpsc::sync_channel::<CompressJob>(workers);
@@ -164,6 +165,7 @@ impl BlobWriter {
             deltas: RawFrame::default(),
             metadata: Vec::new(),
             metadata_bytes: 0,
+            how,
             jobs,
             compressing: VecDeque::new(),
             workers,
@@ -303,7 +305,7 @@ impl BlobWriter {
         self.metadata_bytes = 0;
         let waiting = std::mem::take(&mut self.metadata);
         let records = self.pack.as_ref().map(PackBuilder::records).unwrap_or_default();
-        let frame = metadata_frame::encode(waiting, records);
+        let frame = metadata_frame::encode(waiting, records, self.how);
         self.compress(frame)?;
         self.take_all_compressed()
     }
@@ -383,7 +385,7 @@ mod tests {
     }
 
     fn put_all(repository: &Repository, chunks: &[Vec<u8>]) -> (Vec<BlobId>, WriterReport) {
-        let mut writer = BlobWriter::begin(repository).unwrap();
+        let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole).unwrap();
         let ids = chunks.iter().map(|chunk| writer.put_chunk(chunk).unwrap()).collect();
         (ids, writer.finish().unwrap())
     }
@@ -425,7 +427,7 @@ mod tests {
     fn the_pieces_of_a_long_file_with_holes_come_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
-        let mut writer = BlobWriter::begin(&repository).unwrap();
+        let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole).unwrap();
         let mut tree = crate::chunk::tree::TreeBuilder::default();
         let id = writer.put_chunk(&noise(1, 65_536)).unwrap();
         let last = writer.put_chunk(b"end").unwrap();

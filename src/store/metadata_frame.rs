@@ -30,15 +30,22 @@ pub(super) struct RawFrame {
 /// Where ids stand in the id table of the pack being written.
 struct IdTable(HashMap<[u8; BlobId::LEN], u32>);
 
+/// How tables and list nodes are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetadataRecords {
+    /// Whole.
+    Whole,
+    /// As deltas against their previous versions and the ids of the pack.
+    Deltas,
+}
+
 /// Encodes blobs for a pack that has these records already.
-pub(super) fn encode(blobs: Vec<WaitingBlob>, records: &[Record]) -> RawFrame {
+pub(super) fn encode(blobs: Vec<WaitingBlob>, records: &[Record], how: MetadataRecords) -> RawFrame {
     let mut table = IdTable((0..).zip(records).map(|(number, record)| (*record.id.as_bytes(), number)).collect());
     let mut frame = RawFrame::default();
     for (number, blob) in (records.len() as u32..).zip(blobs) {
-        let (payload, encoding) = match encode_one(&blob, &table) {
-            Some(delta) => delta,
-            None => (blob.content.clone(), Encoding::Whole),
-        };
+        let delta = if how == MetadataRecords::Deltas { encode_one(&blob, &table) } else { None };
+        let (payload, encoding) = delta.unwrap_or_else(|| (blob.content.clone(), Encoding::Whole));
         frame.raw.extend_from_slice(&payload);
         frame.records.push(WaitingRecord {
             id: blob.id,
@@ -154,7 +161,7 @@ mod tests {
         for (slot, number) in [(3, 7_u32), (4, 8), (90, 2)] {
             new[4 + 32 * slot..][..32].copy_from_slice(id(number).as_bytes());
         }
-        let frame = encode(vec![waiting(new.clone(), Some(&old))], &records(20));
+        let frame = encode(vec![waiting(new.clone(), Some(&old))], &records(20), MetadataRecords::Deltas);
         let Encoding::Delta { bases, id_table: true, .. } = &frame.records[0].encoding else { panic!() };
         assert_eq!(bases, &[id(999).prefix()]);
         assert!(frame.raw.len() < 40, "{} bytes", frame.raw.len());
@@ -166,7 +173,11 @@ mod tests {
     fn a_first_node_is_made_of_the_id_table_alone_and_later_blobs_may_refer_to_earlier_ones() {
         let first = ids(0..20);
         let second = [ids(0..1), BlobId::of_list_node(&first).as_bytes().to_vec(), ids(1..9)].concat();
-        let frame = encode(vec![waiting(first.clone(), None), waiting(second.clone(), None)], &records(20));
+        let frame = encode(
+            vec![waiting(first.clone(), None), waiting(second.clone(), None)],
+            &records(20),
+            MetadataRecords::Deltas,
+        );
         let table = [ids(0..20), BlobId::of_list_node(&first).as_bytes().to_vec()].concat();
         let mut offset = 0;
         for (record, expected) in frame.records.iter().zip([first, second]) {
@@ -180,7 +191,11 @@ mod tests {
 
     #[test]
     fn what_nothing_is_known_of_stays_whole() {
-        let frame = encode(vec![waiting(vec![5; 10], None), waiting(ids(500..600), Some(b"short"))], &records(3));
+        let frame = encode(
+            vec![waiting(vec![5; 10], None), waiting(ids(500..600), Some(b"short"))],
+            &records(3),
+            MetadataRecords::Deltas,
+        );
         assert!(frame.records.iter().all(|record| record.encoding == Encoding::Whole));
         assert_eq!(frame.raw.len(), 10 + 3200);
     }

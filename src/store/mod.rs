@@ -26,5 +26,6 @@ pub mod verdicts;
 pub use base::{Base, PreviousVersion, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader};
 pub use blob_writer::{BlobWriter, DeltaRecord, Purpose, Stored};
+pub use metadata_frame::MetadataRecords;
 pub use repository::{Access, LockWait, Repository};
 pub use snapshots::{SnapshotFormat, SnapshotListing};

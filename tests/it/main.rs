@@ -23,8 +23,9 @@ mod contract;
 mod reference;
 mod retention;
 
-// Capturing under way: live writers, real Chroma.
+// Capturing under way: live writers, real Chroma, little changes.
 mod chroma_real;
+mod increments;
 mod live_writer;
 
 // Restoring: into what, from what, out of what trouble, and when not.

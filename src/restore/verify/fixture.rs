@@ -11,7 +11,7 @@ use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, St
 use crate::id::Stamp;
 use crate::store::file_table::TableWriter;
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::{Access, BlobWriter, LockWait, Repository, TreeSink};
+use crate::store::{Access, BlobWriter, LockWait, MetadataRecords, Repository, TreeSink};
 
 pub(crate) const WAIT: LockWait = LockWait(Duration::from_secs(2));
 const TIME: Time = Time { seconds: 1, nanoseconds: 0 };
@@ -45,7 +45,7 @@ pub(crate) fn database(path: &Path) -> Vec<u8> {
 
 /// Stores and publishes a snapshot of these sources.
 pub(crate) fn snapshot(repository: &Repository, stamp: &str, sources: &[Source<'_>]) -> Manifest {
-    let mut writer = BlobWriter::begin(repository).unwrap();
+    let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole).unwrap();
     let records = sources.iter().map(|source| store(source, &mut writer)).collect();
     writer.finish().unwrap();
     publish(repository, stamp, records)

@@ -8,7 +8,7 @@ use crate::progress::Silent;
 use crate::restore::verify::fixture::{Source, WAIT, create, noise, open, snapshot};
 use crate::restore::verify::{Depth, VerifyOptions, verify};
 use crate::store::verdicts::Recheck;
-use crate::store::{BlobWriter, packs};
+use crate::store::{BlobWriter, MetadataRecords, packs};
 use crate::upkeep::retention::KeepCounts;
 
 const OLD: &str = "20260101T000000Z";
@@ -85,7 +85,7 @@ fn packs_of_creates_that_crashed_are_reclaimed_and_so_are_their_scratch_director
     let root = three_snapshots();
     let before = pack_bytes(root.path());
     let repository = open(root.path(), Access::Write);
-    let mut writer = BlobWriter::begin(&repository).unwrap();
+    let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole).unwrap();
     noise(9, 500_000).chunks(65_536).for_each(|chunk| {
         writer.put_chunk(chunk).unwrap();
     });

@@ -1,0 +1,80 @@
+//! The next snapshot of a service that changed a little, or not at all.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::support::{Runtime, TreeState, damage};
+
+/// Long enough for times to be trusted: a file that changed less than 2 s before a capture is read once more.
+const SETTLED: Duration = Duration::from_millis(3200);
+
+fn stored(runtime: &Runtime, arguments: &[&str]) -> u64 {
+    runtime.vecsnap(&["create", "--chroma", "--json"]).args(arguments).run().exits(0).json()["stored_bytes"]
+        .as_u64()
+        .unwrap()
+}
+
+#[test]
+fn what_did_not_change_is_taken_over_and_a_change_behind_equal_size_and_mtime_is_not() {
+    let runtime = Runtime::new();
+    std::thread::sleep(SETTLED);
+    runtime.create(&["--chroma"]);
+    let again = runtime.vecsnap(&["create", "--chroma", "--json"]).run().exits(0).json();
+    assert_eq!((&again["chunks_new"], &again["chunks_delta"]), (&0.into(), &0.into()));
+    assert!(again["stored_bytes"].as_u64().unwrap() < 4096, "{again}");
+
+    let file = runtime.store().file("data_level0.bin");
+    let times = fs::metadata(&file).unwrap().modified().unwrap();
+    damage::flip(&file, 1000);
+    fs::File::options().write(true).open(&file).unwrap().set_modified(times).unwrap();
+    let expected = TreeState::of(&runtime.store().segment());
+    let stamp = runtime.create(&["--chroma"]);
+    damage::flip(&file, 1000);
+    runtime.restore(&stamp, &["--no-pre-snapshot"]);
+    TreeState::of(&runtime.store().segment()).assert_same(&expected, "the changed file");
+}
+
+#[test]
+fn a_file_whose_pack_was_lost_is_read_and_stored_again() {
+    let runtime = Runtime::new();
+    std::thread::sleep(SETTLED);
+    let first = runtime.create(&["--chroma"]);
+    runtime.create(&["--chroma"]);
+    for pack in damage::packs(&runtime.repo()) {
+        fs::remove_file(pack).unwrap();
+    }
+    runtime.vecsnap(&["validate", &first]).run().exits(3);
+    let stamp = runtime.create(&["--chroma"]);
+    assert_eq!(runtime.vecsnap(&["validate", &stamp]).json()["valid"], true);
+    assert_eq!(
+        runtime.vecsnap(&["validate", &first]).json()["valid"],
+        true,
+        "the same content heals the older snapshot"
+    );
+}
+
+#[test]
+fn deltas_cost_little_and_every_snapshot_of_the_chain_restores_and_survives_cleanups() {
+    for effort in ["fast", "normal", "max"] {
+        let runtime = Runtime::new();
+        runtime.store().append(2000);
+        let whole = stored(&runtime, &[]);
+        let mut copies = vec![];
+        for number in 0..6 {
+            runtime.store().update(number * 17);
+            runtime.store().append(3);
+            runtime.remember(&format!("memory {number}"));
+            let state = runtime.live_state();
+            let document = runtime.vecsnap(&["create", "--chroma", "--json", "--effort", effort]).run().exits(0).json();
+            assert!(document["chunks_delta"].as_u64().unwrap() > 0, "{effort}: {document}");
+            assert!(document["stored_bytes"].as_u64().unwrap() < whole / 5, "{effort}: {whole} {document}");
+            copies.push((document["stamp"].as_str().unwrap().to_owned(), state));
+        }
+        runtime.vecsnap(&["cleanup", "--keep-last", "3", "--confirm"]).run().exits(0);
+        for (stamp, state) in copies.iter().skip(3) {
+            assert_eq!(runtime.vecsnap(&["validate", stamp]).json()["valid"], true, "{effort} {stamp}");
+            runtime.restore(stamp, &["--no-pre-snapshot"]);
+            runtime.live_state().assert_same(state, &format!("{effort} {stamp}"));
+        }
+    }
+}
