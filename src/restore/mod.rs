@@ -256,7 +256,8 @@ fn overwrite(
     plans: &[Plan],
     progress: &dyn Progress,
 ) -> Result<Applied> {
-    progress.phase(Phase::Writing, Some(plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).sum()));
+    let bytes = plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).sum();
+    progress.phase(Phase::Writing, Some(bytes));
     let mut reader = BlobReader::new(repository);
     let mut targets: Vec<(TargetRoot, &Plan)> = Vec::new();
     for (task, plan) in job.tasks.iter().zip(plans) {
@@ -267,19 +268,19 @@ fn overwrite(
     }
     let mut total = Applied::default();
     // Each step on all targets before the next: no database becomes readable before everything is in place.
-    let steps: [fn(&mut Applier<'_, '_>) -> Result<()>; 4] = [
-        |applier| applier.spoil_databases(),
-        |applier| applier.apply(),
-        |applier| applier.check_written(),
-        |applier| applier.finish_databases(),
-    ];
-    for step in steps {
-        for (root, plan) in &targets {
+    let mut on_all = |step: fn(&mut Applier<'_, '_>) -> Result<()>| {
+        targets.iter().try_for_each(|(root, plan)| {
             let mut applier = Applier::new(root, plan, options.owner, &mut reader, progress);
             step(&mut applier)?;
             total.add(applier.applied());
-        }
-    }
+            Ok(())
+        })
+    };
+    on_all(|applier| applier.spoil_databases())?;
+    on_all(|applier| applier.apply())?;
+    progress.phase(Phase::Verifying, Some(bytes));
+    on_all(|applier| applier.check_written())?;
+    on_all(|applier| applier.finish_databases())?;
     attributes::warn_of_denials(total.not_permitted);
     Ok(total)
 }

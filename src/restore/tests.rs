@@ -12,7 +12,7 @@ use super::*;
 use crate::progress::Silent;
 use crate::store::{Access, snapshots};
 
-use runtime::{Runtime, StopsWhileWriting, WAIT, assert_same, differing_blocks, noise, without_counters};
+use runtime::{Counts, Runtime, StopsWhileWriting, WAIT, assert_same, differing_blocks, noise, without_counters};
 
 #[test]
 fn everything_comes_back_in_place_and_can_be_undone() {
@@ -56,6 +56,20 @@ fn only_blocks_that_differ_are_written() {
     let most = (differ as f64 * 1.02) as u64 + 2 * databases;
     assert!(report.blocks_written <= most, "{} blocks written for {differ} that differ", report.blocks_written);
     assert_same(&runtime.picture(), &old);
+}
+
+#[test]
+fn no_phase_reports_more_than_it_announced() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    runtime.change();
+    let counts = Counts::default();
+    restore(&runtime.repository(), &runtime.options(Goal::Snapshot(stamp)), &counts).unwrap();
+    let phases = counts.phases();
+    assert!(phases.iter().any(|counted| counted.phase == Phase::Writing && counted.reported > 0), "{phases:?}");
+    for counted in phases {
+        assert!(counted.announced.is_none_or(|announced| counted.reported <= announced), "{counted:?}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -174,6 +175,37 @@ pub(super) fn differing_blocks(left: &[u8], right: &[u8]) -> u64 {
     (0..count).filter(|number| block(left, *number) != block(right, *number)).count() as u64
 }
 
+/// Counts what is reported of each phase against what was announced.
+#[derive(Default)]
+pub(super) struct Counts(Mutex<Vec<Counted>>);
+
+/// What was reported of one phase.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Counted {
+    pub(super) phase: Phase,
+    pub(super) announced: Option<u64>,
+    pub(super) reported: u64,
+}
+
+impl Counts {
+    pub(super) fn phases(&self) -> Vec<Counted> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Progress for Counts {
+    fn phase(&self, phase: Phase, total: Option<u64>) {
+        self.0.lock().unwrap().push(Counted { phase, announced: total, reported: 0 });
+    }
+    fn advance(&self, bytes: u64) {
+        self.0.lock().unwrap().last_mut().unwrap().reported += bytes;
+    }
+    fn finish(&self) {}
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
 /// Interrupts at the n-th check of the phase in which targets are written.
 pub(super) struct StopsWhileWriting {
     left: AtomicI64,
@@ -188,7 +220,12 @@ impl StopsWhileWriting {
 
 impl Progress for StopsWhileWriting {
     fn phase(&self, phase: Phase, _total: Option<u64>) {
-        self.writing.store(phase == Phase::Writing, Ordering::SeqCst);
+        match phase {
+            Phase::Writing => self.writing.store(true, Ordering::SeqCst),
+            // What was written is read again before the databases are made good.
+            Phase::Verifying => {}
+            _ => self.writing.store(false, Ordering::SeqCst),
+        }
     }
     fn advance(&self, _bytes: u64) {}
     fn finish(&self) {}
