@@ -55,7 +55,12 @@ pub fn path(storage: &dyn Storage, id: &PackId) -> PathBuf {
 /// [`Error::Damaged`] with the pack's path; an I/O error where it cannot be read.
 pub fn read_footer(storage: &dyn Storage, header: &RepositoryHeader, pack: &PackFile) -> Result<Footer> {
     let name = layout::pack(&pack.id);
-    let damaged = |fault: Malformed| Error::damaged(path(storage, &pack.id), format!("the pack is damaged: {fault}"));
+    let damaged = |fault: Malformed| {
+        Error::damaged(
+            path(storage, &pack.id),
+            format!("the pack is damaged: {fault}; put it back from a copy of the repository, or move it away"),
+        )
+    };
     let end_offset = pack.size.checked_sub(END_BYTES as u64).ok_or_else(|| damaged(Malformed::Truncated))?;
     let end = storage.read_range(&name, end_offset, END_BYTES)?;
     let place = FooterPlace::decode(&end, pack.size).map_err(damaged)?;
