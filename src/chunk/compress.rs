@@ -7,7 +7,7 @@
 use crate::format::compression::{self, Compressed};
 
 const FAST: i32 = 1;
-const THOROUGH: i32 = 3;
+const THOROUGH: i32 = 2;
 const SAMPLE: usize = 128 * 1024;
 
 /// Compresses the records of one frame.

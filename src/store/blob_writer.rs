@@ -110,13 +110,22 @@ pub struct BlobWriter {
 
 struct CompressJob {
     raw: Vec<u8>,
+    hashing: Hashing,
     reply: SyncSender<HashedFrame>,
 }
 
-/// A compressed frame with the hash of what it was made of.
+/// Whether the decoded frame is hashed as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hashing {
+    Frame,
+    /// The ids of its records do.
+    RecordsOnly,
+}
+
+/// A compressed frame.
 struct HashedFrame {
     compressed: Compressed,
-    raw_hash: blake3::Hash,
+    raw_hash: Option<blake3::Hash>,
 }
 
 struct CompressingFrame {
@@ -319,7 +328,9 @@ impl BlobWriter {
         }
         let (reply, compressed) = mpsc::sync_channel(1);
         let raw_length = frame.raw.len();
-        self.jobs.send(CompressJob { raw: frame.raw, reply }).map_err(|_| compression_stopped())?;
+        let whole = frame.records.iter().all(|record| record.encoding == Encoding::Whole);
+        let hashing = if whole { Hashing::RecordsOnly } else { Hashing::Frame };
+        self.jobs.send(CompressJob { raw: frame.raw, hashing, reply }).map_err(|_| compression_stopped())?;
         self.compressing.push_back(CompressingFrame { records: frame.records, raw_length, compressed });
         Ok(())
     }
@@ -359,7 +370,8 @@ fn compress_all(queue: &Mutex<Receiver<CompressJob>>) {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         // Nobody waits for the frame any more if the writer was dropped.
-        let frame = HashedFrame { compressed: compress_frame(&job.raw), raw_hash: blake3::hash(&job.raw) };
+        let raw_hash = (job.hashing == Hashing::Frame).then(|| blake3::hash(&job.raw));
+        let frame = HashedFrame { compressed: compress_frame(&job.raw), raw_hash };
         let _ = job.reply.send(frame);
     }
 }

@@ -32,8 +32,8 @@ pub(super) struct WaitingRecord {
 pub(super) struct FinishedFrame {
     pub(super) compressed: Compressed,
     pub(super) raw_length: usize,
-    /// Of the decoded bytes.
-    pub(super) raw_hash: blake3::Hash,
+    /// Of the decoded bytes, if any record is a delta; whole ones carry their hashes as ids.
+    pub(super) raw_hash: Option<blake3::Hash>,
     pub(super) records: Vec<WaitingRecord>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct PackBuilder {
     hasher: blake3::Hasher,
     written: u64,
     footer: Footer,
-    raw_hashes: Vec<blake3::Hash>,
+    raw_hashes: Vec<Option<blake3::Hash>>,
 }
 
 /// A pack whose bytes are all written but neither synced, checked nor named.
@@ -52,8 +52,8 @@ pub(super) struct SealedPack {
     pub(super) id: PackId,
     pub(super) size: u64,
     pub(super) footer: Footer,
-    /// What each frame must decode to.
-    pub(super) raw_hashes: Vec<blake3::Hash>,
+    /// What each frame with deltas must decode to.
+    pub(super) raw_hashes: Vec<Option<blake3::Hash>>,
 }
 
 impl PackBuilder {
