@@ -43,6 +43,26 @@ struct Literal {
     matches: Vec<Match>,
 }
 
+impl Literal {
+    /// Follows a hit of two windows up, unless the last match covers it, and returns how many bytes were found.
+    fn look_at(&mut self, text: &[u8], at: usize, haystack: &[u8], found: usize, chunk: u32) -> usize {
+        let covers = |last: &Match| {
+            let shifted = last.offset as usize + at == found + last.run.start;
+            last.chunk == chunk && shifted && (last.run.start..last.run.end()).contains(&at)
+        };
+        if self.matches.last().is_some_and(covers) {
+            return 0;
+        }
+        let Some(extended) = extend(text, at, haystack, found, chunk) else { return 0 };
+        self.matches.push(extended);
+        if self.matches.len() > MATCHES {
+            self.matches.sort_by_key(|known| std::cmp::Reverse(known.run.length));
+            self.matches.truncate(MATCHES / 2);
+        }
+        extended.run.length
+    }
+}
+
 type PassThrough = std::hash::BuildHasherDefault<Fingerprint>;
 
 /// Fingerprints are hashes already.
@@ -68,9 +88,9 @@ impl Needles {
     pub fn add(&mut self, literal: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(literal);
-        for sampled in samples(literal) {
+        sample(literal, |sampled| {
             self.fingerprints.entry(sampled.fingerprint).or_insert((start + sampled.start) as u32);
-        }
+        });
         self.literals.push(Literal { start, end: self.bytes.len(), matches: Vec::new() });
     }
 
@@ -97,29 +117,15 @@ impl Needles {
     /// Looks for the literals in a chunk of the haystack and returns how many bytes were found.
     pub fn search(&mut self, chunk: u32, haystack: &[u8]) -> usize {
         let mut found = 0;
-        for sampled in samples(haystack) {
-            let Some(&at) = self.fingerprints.get(&sampled.fingerprint) else { continue };
+        let Self { bytes, literals, fingerprints } = self;
+        sample(haystack, |sampled| {
+            let Some(&at) = fingerprints.get(&sampled.fingerprint) else { return };
             let at = at as usize;
-            let number = self.literals.partition_point(|literal| literal.end <= at);
-            let Some(literal) = self.literals.get_mut(number) else { continue };
-            let known = |m: &Match| {
-                m.chunk == chunk
-                    && m.offset as usize + at == sampled.start + literal.start + m.run.start
-                    && (m.run.start..m.run.end()).contains(&(at - literal.start))
-            };
-            if literal.matches.last().is_some_and(known) {
-                continue;
-            }
-            let Some(text) = self.bytes.get(literal.start..literal.end) else { continue };
-            if let Some(found_match) = extend(text, at - literal.start, haystack, sampled.start, chunk) {
-                found += found_match.run.length;
-                literal.matches.push(found_match);
-                if literal.matches.len() > MATCHES {
-                    literal.matches.sort_by_key(|m| std::cmp::Reverse(m.run.length));
-                    literal.matches.truncate(MATCHES / 2);
-                }
-            }
-        }
+            let number = literals.partition_point(|literal| literal.end <= at);
+            let Some(literal) = literals.get_mut(number) else { return };
+            let Some(text) = bytes.get(literal.start..literal.end) else { return };
+            found += literal.look_at(text, at - literal.start, haystack, sampled.start, chunk);
+        });
         found
     }
 
@@ -159,24 +165,31 @@ fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize, chunk: u32) 
     Some(Match { run, chunk, offset: (found - backward) as u32 })
 }
 
+/// A window whose fingerprint is sampled.
+#[derive(Debug, Clone, Copy)]
 struct Sampled {
     start: usize,
     fingerprint: u64,
 }
 
-/// The windows whose fingerprint is sampled.
-fn samples(bytes: &[u8]) -> impl Iterator<Item = Sampled> {
-    let mut fingerprint = 0_u64;
-    let leaving = std::iter::repeat_n(None, WINDOW).chain(bytes.iter().map(Some));
-    bytes.iter().zip(leaving).enumerate().filter_map(move |(position, (entering, leaving))| {
-        fingerprint = fingerprint.rotate_left(1) ^ mixed(*entering);
-        if let Some(leaving) = leaving {
-            fingerprint ^= mixed(*leaving).rotate_left(WINDOW as u32);
+/// Calls `take` with each sampled window, from left to right.
+fn sample(bytes: &[u8], mut take: impl FnMut(Sampled)) {
+    let Some((first, entering)) = bytes.split_at_checked(WINDOW) else { return };
+    let mut fingerprint = first.iter().fold(0_u64, |fingerprint, byte| fingerprint.rotate_left(1) ^ mixed(*byte));
+    if is_sampled(fingerprint) {
+        take(Sampled { start: 0, fingerprint });
+    }
+    for (start, (leaving, entering)) in (1..).zip(bytes.iter().zip(entering)) {
+        fingerprint = fingerprint.rotate_left(1) ^ mixed(*entering) ^ mixed(*leaving).rotate_left(WINDOW as u32);
+        if is_sampled(fingerprint) {
+            take(Sampled { start, fingerprint });
         }
-        let full = position + 1 >= WINDOW;
-        // The low bits see all bytes of the window alike; a run of one byte has a constant fingerprint, mostly unsampled.
-        (full && (fingerprint >> 7) & SAMPLE_MASK == 0).then(|| Sampled { start: position + 1 - WINDOW, fingerprint })
-    })
+    }
+}
+
+/// All bits see all bytes of the window alike; a run of one byte has a constant fingerprint, mostly unsampled.
+fn is_sampled(fingerprint: u64) -> bool {
+    (fingerprint >> 7) & SAMPLE_MASK == 0
 }
 
 /// A fixed random word for each byte value.

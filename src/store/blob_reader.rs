@@ -24,9 +24,9 @@ use crate::format::pack::{BlobKind, Encoding, Footer, Frame, Record, Step};
 use crate::id::{BlobId, BlobPrefix, PackId};
 
 /// Most decoded bytes of frames kept at one time.
-const FRAME_CACHE_BYTES: usize = 40 * 1024 * 1024;
+const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
 /// Most records in footers kept at one time.
-const FOOTER_CACHE_RECORDS: usize = 100_000;
+const FOOTER_CACHE_RECORDS: usize = 25_000;
 /// Rebuilt blobs kept, of at most 64 KiB each.
 const BLOB_CACHE: NonZero<usize> = NonZero::new(256).unwrap();
 /// Most decodings for one blob, when caches are too small for its chain or a hostile chain branches without end.
