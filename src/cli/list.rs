@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::exit::Exit;
 use super::output::{self, Form};
 use super::session::Session;
+use super::text;
 use crate::disk::LocalStorage;
 use crate::error::Result;
 use crate::store::snapshots::{self, MetadataState};
@@ -26,7 +27,7 @@ pub fn run(session: &Session<'_>) -> Result<Exit> {
     let root = session.locations().repository()?;
     let listings = snapshots::list(&LocalStorage::new(&root, None))?;
     match session.form(Exit::Done) {
-        Form::Text => output::print_bytes(text(&root, &listings, Utc::now()).as_bytes())?,
+        Form::Text => output::print_bytes(whole_text(&root, &listings, Utc::now()).as_bytes())?,
         Form::Json | Form::Nothing => session.print(&document(&listings), Exit::Done)?,
     }
     Ok(Exit::Done)
@@ -66,8 +67,14 @@ pub(super) fn format_name(format: SnapshotFormat) -> &'static str {
     }
 }
 
-/// A compact table for a person; `show` has the details.
-fn text(root: &Path, listings: &[SnapshotListing], now: DateTime<Utc>) -> String {
+/// Every field of every snapshot, then, where the eye ends up, a table of them all.
+fn whole_text(root: &Path, listings: &[SnapshotListing], now: DateTime<Utc>) -> String {
+    let overview = overview(root, listings, now);
+    if listings.is_empty() { overview } else { format!("{}\n{overview}", text::render(&document(listings))) }
+}
+
+/// A compact table for a person; `show` has the details of one.
+fn overview(root: &Path, listings: &[SnapshotListing], now: DateTime<Utc>) -> String {
     if listings.is_empty() {
         return format!("no snapshots in {}\n", root.display());
     }
@@ -180,10 +187,16 @@ mod tests {
     }
 
     #[test]
-    fn a_person_sees_one_line_a_snapshot() {
+    fn a_person_sees_every_field_and_at_the_end_one_line_a_snapshot() {
         let (root, listings) = made();
         let now = "2026-04-08T19:30:00Z".parse().unwrap();
-        let text = text(root.path(), &listings, now);
+        let whole = whole_text(root.path(), &listings, now);
+        assert!(
+            ["has_metadata", "metadata_error", "db_size_bytes"].iter().all(|field| whole.contains(field)),
+            "{whole}"
+        );
+        let text = overview(root.path(), &listings, now);
+        assert!(whole.ends_with(&text));
         let lines: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0], ["stamp", "kind", "age", "size", "holds"]);
         assert_eq!(lines[1], ["20260101T000000Z", "full-copy", "97", "d", "2.00", "KiB", "db,", "chroma"]);
