@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::content::{Content, Root};
 use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, Stat, Time, compare_paths};
@@ -63,7 +63,8 @@ impl<'a> Previous<'a> {
 
     /// The file at `path`, if there was one. Paths must ascend from call to call.
     pub(super) fn file(&mut self, path: &[u8]) -> Result<Option<FileEntry>> {
-        Ok(match self.find(path)?.map(|entry| entry.kind) {
+        // What cannot be read of the previous version costs reading the files.
+        Ok(match unless_unreadable(self.find(path))?.flatten().map(|entry| entry.kind) {
             Some(EntryKind::File(file)) => Some(file),
             _ => None,
         })
@@ -72,7 +73,8 @@ impl<'a> Previous<'a> {
     /// Whether the file is unchanged and all its content is there.
     pub(super) fn holds(&mut self, file: &FileEntry, stats: &SourceStats, capture: Capture) -> Result<bool> {
         let same = file.capture == capture && file.stats == *stats && is_settled(stats, self.record.started);
-        Ok(same && self.reading == Reading::Changed && is_whole(&mut self.reader, &file.content)?)
+        let trusted = same && self.reading == Reading::Changed;
+        Ok(trusted && unless_unreadable(is_whole(&mut self.reader, &file.content))?.unwrap_or(false))
     }
 
     /// The verdict that the snapshot recorded on its database; a tree's own verdict is on several.
@@ -84,7 +86,6 @@ impl<'a> Previous<'a> {
     fn find(&mut self, path: &[u8]) -> Result<Option<Entry>> {
         loop {
             if self.next.is_none() {
-                // A table that cannot be read any further costs reading the files.
                 self.next = self.table.next(&mut self.reader, |_| ())?.unwrap_or_default();
             }
             match self.next.as_ref().map(|entry| compare_paths(&entry.path, path)) {
@@ -93,6 +94,18 @@ impl<'a> Previous<'a> {
                 Some(Ordering::Greater) | None => return Ok(None),
             }
         }
+    }
+}
+
+/// `None` for whatever keeps the previous version from being read, except that the operator wants to stop.
+fn unless_unreadable<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(cause) => {
+            tracing::debug!(%cause, "the previous version cannot be read");
+            Ok(None)
+        }
+        Ok(value) => Ok(Some(value)),
     }
 }
 

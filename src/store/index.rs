@@ -44,6 +44,8 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Index {
     inner: Mutex<Inner>,
+    /// The file; a private one has none.
+    path: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl Index {
             }
             Err(cause) => return Err(Error::sqlite("open", path)(cause)),
         };
-        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }) })
+        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: Some(path.to_path_buf()) })
     }
 
     /// An index that lives in a private temporary file, for repositories that cannot be written.
@@ -79,7 +81,7 @@ impl Index {
         let named = Path::new("(temporary index)");
         let connection = Connection::open("").map_err(Error::sqlite("create", named))?;
         prepare(&connection).map_err(Error::sqlite("create", named))?;
-        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }) })
+        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: None })
     }
 
     /// Learns which packs exist and returns those whose footers must be adopted.
@@ -105,7 +107,7 @@ impl Index {
     /// [`Error::Sqlite`]; the pack is then unknown to the index, and a later opening tries again.
     pub fn adopt(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
         let mut inner = self.lock();
-        inner.insert(pack, footer).map_err(failed("write"))?;
+        inner.insert(pack, footer).map_err(|cause| self.unusable(cause, "write"))?;
         inner.packs.insert(key_of(&pack.id), *pack);
         Ok(())
     }
@@ -127,7 +129,8 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn places(&self, id: &BlobId) -> Result<Vec<Place>> {
-        self.lock().places(id).map_err(failed("read"))
+        let places = self.lock().places(id);
+        places.map_err(|cause| self.unusable(cause, "read"))
     }
 
     /// Whether a pack that exists holds the blob.
@@ -143,7 +146,8 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn with_prefix(&self, prefix: &BlobPrefix, limit: usize) -> Result<Vec<BlobId>> {
-        self.lock().with_prefix(prefix, limit).map_err(failed("read"))
+        let found = self.lock().with_prefix(prefix, limit);
+        found.map_err(|cause| self.unusable(cause, "read"))
     }
 
     /// Whether all blobs of this content were known to be in packs, none of which has gone since.
@@ -198,6 +202,18 @@ impl Index {
     /// Whether this pack is indexed.
     pub fn has_pack(&self, id: &PackId) -> bool {
         self.lock().packs.get(&key_of(id)).is_some_and(|pack| pack.id == *id)
+    }
+
+    /// What a failure means. A damaged file is removed: the next command builds it again from the packs.
+    fn unusable(&self, cause: rusqlite::Error, action: &'static str) -> Error {
+        let damaged = matches!(cause.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+        match &self.path {
+            Some(path) if damaged && remove_files(path).is_ok() => Error::Failed(format!(
+                "the index {} was damaged and has been removed; the next command builds it anew from the packs (run the command again if this one failed)",
+                path.display()
+            )),
+            _ => failed(action)(cause),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -435,6 +451,29 @@ mod tests {
         assert!(index.is_whole(&Content::EMPTY));
         index.reconcile(&[pack(1), pack(3)]).unwrap();
         assert!(!index.is_whole(&Content::EMPTY));
+    }
+
+    #[test]
+    fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
+        use std::os::unix::fs::FileExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("index.sqlite");
+        let contents: Vec<Vec<u8>> = (0..5000_u32).map(|number| number.to_le_bytes().to_vec()).collect();
+        let footer = footer(&contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        Index::open(&path).unwrap().adopt(&pack(1), &footer).unwrap();
+        let length = fs::metadata(&path).unwrap().len() as usize;
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .write_all_at(&vec![0xa5; length - 40_960], 40_960)
+            .unwrap();
+        let index = Index::open(&path).unwrap();
+        index.reconcile(&[pack(1)]).unwrap();
+        let fault = contents.iter().find_map(|content| index.places(&BlobId::of_chunk(content)).err()).unwrap();
+        assert!(fault.to_string().contains("run the command again"), "{fault}");
+        assert!(!path.exists());
+        assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [pack(1)]);
     }
 
     #[test]
