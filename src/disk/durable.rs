@@ -1,14 +1,16 @@
-//! The four steps from which everything durable is made: a new file, a name that does not replace, directories, fsync.
+//! The steps from which everything durable is made: a new file or directory, a name that does not replace, fsync.
 //!
 //! Invariant: when one of these returns success, its effect survives a crash of the machine, assuming that the medium
 //! keeps what an fsync reported as written. An fsync that fails is an error and never tried again: the kernel drops the
-//! dirty pages and the second call would report success.
+//! dirty pages and the second call would report success. What may be synced in any order is synced at once: the medium is
+//! then flushed once for all of it, which is most of what a small snapshot costs.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, linkat, renameat_with};
 use rustix::io::Errno;
@@ -40,18 +42,86 @@ pub fn parent_of(path: &Path) -> &Path {
 
 /// Writes a file that must not exist yet, mode 0600; durable together with its name. A failed attempt leaves no file.
 pub fn write_new_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(FILE_MODE)
-        .open(path)
-        .map_err(Error::io("create", path))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if let Err(error) = written {
+    let file = create_file(path)?;
+    let written = write_bytes(&file, path, bytes).and_then(|()| file.sync_all().map_err(Error::io("write", path)));
+    if written.is_err() {
         let _ = std::fs::remove_file(path);
-        return Err(Error::io("write", path)(error));
+        return written;
     }
     sync_directory(parent_of(path))
+}
+
+/// A file of a new directory.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFile<'a> {
+    /// Its name in the directory.
+    pub name: &'a str,
+    /// What it holds.
+    pub bytes: &'a [u8],
+}
+
+/// Makes a directory that must not exist yet, mode 0700, and these files in it, mode 0600. What is in it is durable on
+/// return; its own name is not, since [`rename_no_replace`] is to give it another one. A failed attempt leaves it behind.
+pub fn write_new_directory(path: &Path, files: &[NewFile<'_>]) -> Result<()> {
+    std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path).map_err(Error::io("create the directory", path))?;
+    let mut written = Vec::with_capacity(files.len() + 1);
+    for new in files {
+        let path = path.join(new.name);
+        let file = create_file(&path)?;
+        write_bytes(&file, &path, new.bytes)?;
+        written.push(Unsynced { file, path });
+    }
+    written.push(Unsynced::directory(path)?);
+    sync_together(&written)
+}
+
+fn create_file(path: &Path) -> Result<File> {
+    let mut new = OpenOptions::new();
+    new.write(true).create_new(true).mode(FILE_MODE).open(path).map_err(Error::io("create", path))
+}
+
+fn write_bytes(mut file: &File, path: &Path, bytes: &[u8]) -> Result<()> {
+    file.write_all(bytes).map_err(Error::io("write", path))
+}
+
+/// A file or directory with changes that a crash may still undo.
+struct Unsynced {
+    file: File,
+    path: PathBuf,
+}
+
+impl Unsynced {
+    fn directory(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open the directory", path))?;
+        Ok(Self { file, path: path.to_path_buf() })
+    }
+
+    fn sync(&self) -> Result<()> {
+        match self.file.sync_all() {
+            Err(error) if lacks_support(&error) && self.path.is_dir() => Ok(()),
+            outcome => outcome.map_err(Error::io("fsync", &self.path)),
+        }
+    }
+}
+
+/// On return, the changes of all of them survive a crash; in which order they reach the medium is open.
+fn sync_together(changed: &[Unsynced]) -> Result<()> {
+    let Some((last, others)) = changed.split_last() else { return Ok(()) };
+    thread::scope(|scope| {
+        let sync_beside = |one| thread::Builder::new().spawn_scoped(scope, move || Unsynced::sync(one));
+        let beside: Vec<_> = others.iter().map(|one| (one, sync_beside(one))).collect();
+        let mut outcome = last.sync();
+        for (one, thread) in beside {
+            let synced = match thread.map(thread::ScopedJoinHandle::join) {
+                Ok(Ok(synced)) => synced,
+                Ok(Err(_)) => Err(Error::Failed(format!("syncing {} stopped unexpectedly", one.path.display()))),
+                // There may be no more threads.
+                Err(_) => one.sync(),
+            };
+            outcome = outcome.and(synced);
+        }
+        outcome
+    })
 }
 
 /// On return, the names in the directory survive a crash.
@@ -85,10 +155,11 @@ pub fn rename_no_replace(from: &Path, to: &Path) -> Result<Renamed> {
         Err(error) if exists(&error) => return Ok(Renamed::Exists),
         Err(error) => return Err(Error::io("rename to its final name", from)(error)),
     }
-    sync_directory(parent_of(to))?;
+    let mut changed = vec![Unsynced::directory(parent_of(to))?];
     if parent_of(from) != parent_of(to) {
-        sync_directory(parent_of(from))?;
+        changed.push(Unsynced::directory(parent_of(from))?);
     }
+    sync_together(&changed)?;
     Ok(Renamed::Done)
 }
 
@@ -144,6 +215,31 @@ mod tests {
         assert!(write_new_file(&path, b"second").is_err());
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, FILE_MODE);
+    }
+
+    #[test]
+    fn a_new_directory_is_private_with_all_it_holds() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("directory");
+        let files = [NewFile { name: "one", bytes: b"first" }, NewFile { name: "two", bytes: b"" }];
+        write_new_directory(&path, &files).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, DIRECTORY_MODE);
+        for file in files {
+            assert_eq!(fs::read(path.join(file.name)).unwrap(), file.bytes);
+            assert_eq!(fs::metadata(path.join(file.name)).unwrap().permissions().mode() & 0o777, FILE_MODE);
+        }
+        assert!(write_new_directory(&path, &files).is_err());
+    }
+
+    #[test]
+    fn one_failure_among_several_is_a_failure_of_all() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = || Unsynced::directory(root.path()).unwrap();
+        // What is no file cannot be synced.
+        let broken = || Unsynced { file: File::open("/proc/self/stat").unwrap(), path: "/proc/self/stat".into() };
+        sync_together(&[directory(), directory()]).unwrap();
+        assert!(sync_together(&[broken(), directory()]).is_err());
+        assert!(sync_together(&[directory(), broken()]).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use chrono::Utc;
 
 use super::layout;
 use super::repository::Repository;
-use crate::disk::durable::{self, Renamed};
+use crate::disk::durable::{self, NewFile, Renamed};
 use crate::disk::{ObjectKind, Storage};
 use crate::error::{Error, Result};
 use crate::format::limits::MANIFEST_BYTES;
@@ -265,10 +265,9 @@ pub fn publish(repository: &Repository, first: Stamp, files: impl Fn(Stamp) -> R
 /// Writes the files of a snapshot into a new directory, the manifest last, and makes them durable.
 fn prepare(scratch: &Path, files: &SnapshotFiles) -> Result<PathBuf> {
     let directory = scratch.join("snapshot");
-    durable::create_directories(&directory, durable::DIRECTORY_MODE)?;
-    durable::write_new_file(&directory.join(layout::METADATA), &files.metadata)?;
-    durable::write_new_file(&directory.join(layout::MANIFEST), &files.manifest)?;
-    durable::sync_directory(&directory)?;
+    let metadata = NewFile { name: layout::METADATA, bytes: &files.metadata };
+    let manifest = NewFile { name: layout::MANIFEST, bytes: &files.manifest };
+    durable::write_new_directory(&directory, &[metadata, manifest])?;
     Ok(directory)
 }
 
