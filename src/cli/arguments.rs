@@ -144,6 +144,12 @@ pub enum Command {
         vecsnap cleanup\n  \
         vecsnap cleanup --keep-daily 14 --keep-monthly 12 --confirm")]
     Cleanup(CleanupArguments),
+    /// Tell what the repository costs, and what cleanup would free
+    #[command(
+        after_help = "The --keep options say which cleanup is meant; without them, one with the default rules.\n\n\
+        Example:\n  vecsnap stats --json | jq '.by_snapshot[] | {stamp, added_bytes, only_bytes}'"
+    )]
+    Stats(StatsArguments),
     /// Make an empty repository; the first `create` does it too
     #[command(after_help = "Example:\n  vecsnap init --repo /srv/backup")]
     Init,
@@ -319,6 +325,14 @@ pub struct CleanupArguments {
     pub dry_run: bool,
 
     /// Which snapshots stay instead of the default ones.
+    #[command(flatten)]
+    pub keep: KeepArguments,
+}
+
+/// Options of `stats`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatsArguments {
+    /// Which snapshots the cleanup in question keeps.
     #[command(flatten)]
     pub keep: KeepArguments,
 }

@@ -25,5 +25,6 @@ pub mod run;
 pub mod session;
 pub mod show;
 pub mod stamp;
+pub mod stats;
 pub mod text;
 pub mod validate;

@@ -126,12 +126,25 @@ fn scalar(key: &str, value: &Value) -> String {
             Some(bytes) if bytes >= 1024 => format!("{bytes} ({})", BinaryBytes(bytes)),
             _ => format!("{number} bytes"),
         },
-        Value::Number(number) if key.ends_with("_s") => format!("{number} s"),
+        Value::Number(number) if key.ends_with("_s") => match number.as_u64().and_then(long_time) {
+            Some(long) => format!("{number} s ({long})"),
+            None => format!("{number} s"),
+        },
         Value::Number(number) => number.to_string(),
         Value::Array(items) if items.is_empty() => NONE.to_owned(),
         Value::Object(fields) if fields.is_empty() => NONE.to_owned(),
         // Lists of lists and lists of mixed kinds: no document has them, but a foreign metadata file may.
         Value::Array(_) | Value::Object(_) => printable(&value.to_string()),
+    }
+}
+
+/// Seconds in the unit that people count so many in; `None` below two minutes.
+fn long_time(seconds: u64) -> Option<String> {
+    match seconds {
+        0..120 => None,
+        120..7_200 => Some(format!("{} min", seconds / 60)),
+        7_200..172_800 => Some(format!("{} h", seconds / 3_600)),
+        _ => Some(format!("{} d", seconds / 86_400)),
     }
 }
 
@@ -177,6 +190,13 @@ sources
     state  captured
   chroma  none
 ";
+        assert_eq!(render(&document), expected);
+    }
+
+    #[test]
+    fn long_times_are_told_in_minutes_hours_and_days_too() {
+        let document = json!({ "a_s": 119, "b_s": 120, "c_s": 86_400, "d_s": 172_800, "e_s": 300.5 });
+        let expected = "a_s  119 s\nb_s  120 s (2 min)\nc_s  86400 s (24 h)\nd_s  172800 s (2 d)\ne_s  300.5 s\n";
         assert_eq!(render(&document), expected);
     }
 

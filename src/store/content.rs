@@ -42,6 +42,15 @@ pub enum Piece {
     },
 }
 
+/// What to do at a list node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Descent {
+    /// Go on with what is below it.
+    Below,
+    /// Go on with what comes after it.
+    Past,
+}
+
 /// The pieces of one file.
 pub struct Pieces {
     length: u64,
@@ -72,6 +81,21 @@ impl Pieces {
     /// # Errors
     /// I/O errors of reading nodes; nodes that are missing or damaged come out as [`Piece::Hidden`].
     pub fn next(&mut self, reader: &mut BlobReader<'_>, mut node: impl FnMut(&BlobId)) -> Result<Option<Piece>> {
+        self.next_below(reader, |id| {
+            node(id);
+            Ok(Descent::Below)
+        })
+    }
+
+    /// The next piece; `node` decides for each list node on the way whether what is below it comes out at all.
+    ///
+    /// # Errors
+    /// Those of [`Pieces::next`] and of `node`.
+    pub fn next_below(
+        &mut self,
+        reader: &mut BlobReader<'_>,
+        mut node: impl FnMut(&BlobId) -> Result<Descent>,
+    ) -> Result<Option<Piece>> {
         while let Some(next) = self.waiting.pop() {
             let offset = next.first_slot * CHUNK_SIZE as u64;
             let span = slots_below(next.depth).saturating_mul(CHUNK_SIZE as u64);
@@ -80,7 +104,9 @@ impl Pieces {
                 (None, _) => return Ok(Some(Piece::Hole { offset, length })),
                 (Some(id), 0) => return Ok(Some(Piece::Chunk { id, offset, length: length as usize })),
                 (Some(id), depth) => {
-                    node(&id);
+                    if node(&id)? == Descent::Past {
+                        continue;
+                    }
                     if let Err(fault) = self.descend(&id, depth, next.first_slot, reader)? {
                         return Ok(Some(Piece::Hidden { node: id, offset, length, fault }));
                     }

@@ -87,6 +87,14 @@ pub fn cleanup(
     Ok(report.report)
 }
 
+/// What a cleanup with these rules would do; it leaves no trace, not even in the log.
+///
+/// # Errors
+/// As [`cleanup`].
+pub fn preview(root: &Path, rules: &Rules, wait: LockWait, progress: &dyn Progress) -> Result<CleanupReport> {
+    attempt(root, rules, CleanupMode::DryRun, wait, progress).map(|attempt| attempt.report)
+}
+
 /// One pass, and whether there was room for it.
 struct Attempt {
     report: CleanupReport,

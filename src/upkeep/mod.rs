@@ -4,4 +4,5 @@ pub mod cleanup;
 pub mod drill;
 mod gc;
 pub mod retention;
+pub mod stats;
 pub mod validate;

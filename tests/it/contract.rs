@@ -211,7 +211,7 @@ fn bad_usage_is_2_wherever_it_is_noticed() {
 
 #[test]
 fn every_command_has_help_with_an_example() {
-    for command in ["create", "list", "show", "validate", "restore", "cleanup", "init", "drill", "demo"] {
+    for command in ["create", "list", "show", "validate", "restore", "cleanup", "stats", "init", "drill", "demo"] {
         let help = Vecsnap::new().args([command, "--help"]).run().exits(0).stdout;
         assert!(help.contains("Example") && help.contains(&format!("vecsnap {command}")), "{help}");
     }

@@ -7,8 +7,6 @@
 mod fixtures;
 #[path = "golden/reading.rs"]
 mod reading;
-#[path = "golden/writer.rs"]
-mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -37,8 +37,9 @@ mod restore_refusals;
 mod restore_room;
 mod targets;
 
-// Proving it beforehand.
+// Proving it beforehand, and knowing what it costs.
 mod drill;
+mod stats;
 
 // What goes wrong.
 mod bad_input;

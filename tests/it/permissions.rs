@@ -47,6 +47,7 @@ fn a_repository_that_may_only_be_read_lists_validates_and_is_restored_from() {
     let out = runtime.path().join("out");
     call(&["restore", &stamp, "--to"]).arg(&out).run().exits(0);
     call(&["cleanup", "--keep-last", "1"]).run().exits(0);
+    assert_eq!(call(&["stats"]).json()["snapshots"], 1);
     let refused = call(&["create"]).run();
     assert!(matches!(refused.code, Some(1 | 5)), "{refused}");
     TreeState::of(&runtime.repo()).assert_same(&before, "a repository that may only be read");

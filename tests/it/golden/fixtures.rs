@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vecsnap::format::compression::Codec;
-use vecsnap::format::delta::Instruction::{self, CopyAlong, CopyFrom, Literal};
+use vecsnap::format::delta::Instruction::{CopyFrom, Literal};
 use vecsnap::format::limits::CHUNK_SIZE;
 use vecsnap::format::list_node::ListNode;
 use vecsnap::format::manifest::{SnapshotKind, SourceKind, SourceState};
@@ -11,13 +11,13 @@ use vecsnap::format::pack::BlobKind;
 use vecsnap::format::table::Capture;
 use vecsnap::id::BlobId;
 
-use super::writer::{GoldenWriter, Item, Source};
+use crate::support::handmade::{HandmadeRepository, Item, Source, difference};
 
 const REGISTRY: &str = "{\n  \"projects\": [\"gr\\u00fcn\", \"drill\"]\n}\n";
 
 /// Writes the fixtures that do not exist yet.
 pub(super) fn write_missing() {
-    type Write = fn(&mut GoldenWriter);
+    type Write = fn(&mut HandmadeRepository);
     let writers: [(&str, Write); 5] = [
         ("everything", everything),
         ("deltas", deltas),
@@ -28,7 +28,7 @@ pub(super) fn write_missing() {
     for (name, write) in writers {
         let fixture = super::root().join(name);
         if !fixture.exists() {
-            write(&mut GoldenWriter::new(fixture));
+            write(&mut HandmadeRepository::new(fixture));
         }
     }
 }
@@ -86,7 +86,7 @@ fn chroma(items: Vec<(&'static str, u32, Item)>) -> Source {
     Source::captured("chroma", SourceKind::Tree, own.chain(items).collect())
 }
 
-fn everything(writer: &mut GoldenWriter) {
+fn everything(writer: &mut HandmadeRepository) {
     let data = text("vector", 2 * CHUNK_SIZE + 12_345);
     writer.whole(BlobKind::Chunk, REGISTRY.as_bytes());
     writer.whole(BlobKind::Chunk, b"three small chunks in one raw frame");
@@ -113,28 +113,7 @@ fn everything(writer: &mut GoldenWriter) {
     writer.snapshot("20260406T180000Z", SnapshotKind::Ordinary, &[db(Database::new(80).image()), registry(), tree]);
 }
 
-/// What leads from one chunk to the next of the same length, by the places where they differ.
-fn difference(before: &[u8], after: &[u8]) -> (Vec<Instruction>, Vec<u8>) {
-    let mut code = Vec::new();
-    let mut literals = Vec::new();
-    let mut at = 0;
-    while at < after.len() {
-        let equal = before[at..].iter().zip(&after[at..]).take_while(|(old, new)| old == new).count();
-        let different =
-            before[at + equal..].iter().zip(&after[at + equal..]).take_while(|(old, new)| old != new).count();
-        if equal > 0 {
-            code.push(CopyAlong { length: equal as u32 });
-        }
-        if different > 0 {
-            code.push(Literal { length: different as u32 });
-            literals.extend_from_slice(&after[at + equal..at + equal + different]);
-        }
-        at += equal + different;
-    }
-    (code, literals)
-}
-
-fn deltas(writer: &mut GoldenWriter) {
+fn deltas(writer: &mut HandmadeRepository) {
     let database = Database::new(80);
     let images = [database.image(), changed(&database, 7), changed(&database, 70)];
     let chunks = [text("first", CHUNK_SIZE), text("second", CHUNK_SIZE), text("third", 30_000)];
@@ -179,7 +158,7 @@ fn changed(database: &Database, row: u32) -> Vec<u8> {
 }
 
 /// Adds the chunks of an image that changed as deltas against those that stood there.
-fn against(writer: &mut GoldenWriter, before: &[u8], after: &[u8]) {
+fn against(writer: &mut HandmadeRepository, before: &[u8], after: &[u8]) {
     assert_eq!(before.len(), after.len());
     for (old, new) in before.chunks(CHUNK_SIZE).zip(after.chunks(CHUNK_SIZE)).filter(|(old, new)| old != new) {
         let (code, literals) = difference(old, new);
@@ -187,7 +166,7 @@ fn against(writer: &mut GoldenWriter, before: &[u8], after: &[u8]) {
     }
 }
 
-fn holes(writer: &mut GoldenWriter) {
+fn holes(writer: &mut HandmadeRepository) {
     let slot = |number: usize| number * CHUNK_SIZE;
     let sparse = vec![
         (100, text("begin", 5_000)),
@@ -207,7 +186,7 @@ fn holes(writer: &mut GoldenWriter) {
     writer.snapshot("20260406T180000Z", SnapshotKind::Ordinary, &[db(Database::new(1).image()), absent, tree]);
 }
 
-fn states(writer: &mut GoldenWriter) {
+fn states(writer: &mut HandmadeRepository) {
     let image = Database::new(2).image();
     let tree = |state| Source::missing("chroma", SourceKind::Tree, state);
     let no_registry = Source::missing("registry", SourceKind::File, SourceState::Absent);
@@ -224,11 +203,11 @@ fn states(writer: &mut GoldenWriter) {
 }
 
 /// Chunks p, q and x: q is known only as a delta against p, and the first record of p leads back to q.
-fn several_records(writer: &mut GoldenWriter) {
+fn several_records(writer: &mut HandmadeRepository) {
     let x = text("x", 9_000);
     let p = [b"P".as_slice(), &x[1..]].concat();
     let q = [b"Q".as_slice(), &x[1..]].concat();
-    let along = |writer: &mut GoldenWriter, new: &[u8], old: &[u8]| {
+    let along = |writer: &mut HandmadeRepository, new: &[u8], old: &[u8]| {
         let (code, literals) = difference(old, new);
         writer.delta(new, &[old], &code, &literals);
         writer.end_pack();

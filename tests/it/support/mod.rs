@@ -3,6 +3,7 @@
 pub mod chroma;
 pub mod command;
 pub mod damage;
+pub mod handmade;
 pub mod mount;
 pub mod noise;
 pub mod runtime;

@@ -1,8 +1,5 @@
-//! Writes the golden repositories of format 1, once, through the encoders of `vecsnap::format` alone.
-//!
-//! They are built by hand, record by record, so that they hold what no version of the program may ever write by itself
-//! (a chunk with two records, a circle of deltas). What was written is committed and read forever; it is never written
-//! again: a change of the format that needs new bytes is a new version with fixtures of its own.
+//! Repositories made by hand, record by record, through the encoders of `vecsnap::format` alone, so that they hold what no
+//! version of the program may ever write by itself: a chunk with two records, a circle of deltas, a chain of any depth.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,22 +29,22 @@ struct Pending {
 }
 
 /// A pack under construction.
-pub(super) struct PackWriter {
+pub struct PackWriter {
     bytes: Vec<u8>,
     footer: Footer,
     pending: Vec<Pending>,
 }
 
 /// A repository under construction.
-pub(super) struct GoldenWriter {
-    fixture: PathBuf,
+pub struct HandmadeRepository {
+    directory: PathBuf,
     header: RepositoryHeader,
     known: BTreeSet<BlobId>,
     pack: PackWriter,
 }
 
 /// What stands at a path of a source.
-pub(super) enum Item {
+pub enum Item {
     Directory,
     Symlink(&'static str),
     /// Bytes at offsets of a file of this length; what lies between is holes where `sparse`, else zeros.
@@ -60,34 +57,34 @@ pub(super) enum Item {
 }
 
 impl Item {
-    pub(super) fn file(bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn file(bytes: impl Into<Vec<u8>>) -> Self {
         let bytes = bytes.into();
         Self::File { length: bytes.len(), extents: vec![(0, bytes)], sparse: false, capture: Capture::Plain }
     }
 
-    pub(super) fn captured(bytes: Vec<u8>, capture: Capture) -> Self {
+    pub fn captured(bytes: Vec<u8>, capture: Capture) -> Self {
         Self::File { length: bytes.len(), extents: vec![(0, bytes)], sparse: false, capture }
     }
 
-    pub(super) fn sparse(length: usize, extents: Vec<(usize, Vec<u8>)>) -> Self {
+    pub fn sparse(length: usize, extents: Vec<(usize, Vec<u8>)>) -> Self {
         Self::File { length, extents, sparse: true, capture: Capture::Plain }
     }
 }
 
 /// One source of a snapshot under construction: its paths in the order of a table, with their modes.
-pub(super) struct Source {
-    pub(super) name: &'static str,
-    pub(super) kind: SourceKind,
-    pub(super) state: SourceState,
-    pub(super) items: Vec<(&'static str, u32, Item)>,
+pub struct Source {
+    pub name: &'static str,
+    pub kind: SourceKind,
+    pub state: SourceState,
+    pub items: Vec<(&'static str, u32, Item)>,
 }
 
 impl Source {
-    pub(super) fn missing(name: &'static str, kind: SourceKind, state: SourceState) -> Self {
+    pub fn missing(name: &'static str, kind: SourceKind, state: SourceState) -> Self {
         Self { name, kind, state, items: Vec::new() }
     }
 
-    pub(super) fn captured(name: &'static str, kind: SourceKind, items: Vec<(&'static str, u32, Item)>) -> Self {
+    pub fn captured(name: &'static str, kind: SourceKind, items: Vec<(&'static str, u32, Item)>) -> Self {
         Self { name, kind, state: SourceState::Captured, items }
     }
 }
@@ -104,34 +101,57 @@ impl PackWriter {
     }
 }
 
-impl GoldenWriter {
-    pub(super) fn new(fixture: PathBuf) -> Self {
-        assert!(!fixture.exists(), "{} exists; golden repositories are never written again", fixture.display());
+impl HandmadeRepository {
+    /// An empty repository in `<directory>/repository`; its id follows from the directory's name.
+    pub fn new(directory: PathBuf) -> Self {
         let mut id = [0; 16];
-        id.copy_from_slice(&blake3::hash(fixture.file_name().unwrap().as_encoded_bytes()).as_bytes()[..16]);
+        id.copy_from_slice(&blake3::hash(directory.file_name().unwrap().as_encoded_bytes()).as_bytes()[..16]);
         let header = RepositoryHeader::new(RepositoryId::from_bytes(id));
         let document = RepositoryDocument::new(&header, "2026-04-06T18:00:00.000000+00:00".into());
-        fs::create_dir_all(fixture.join("repository")).unwrap();
+        fs::create_dir_all(directory.join("repository")).unwrap();
         let json = serde_json::to_string_pretty(&document).unwrap() + "\n";
-        fs::write(fixture.join("repository/repository.json"), json).unwrap();
-        Self { fixture, pack: PackWriter::new(&header), header, known: BTreeSet::new() }
+        fs::write(directory.join("repository/repository.json"), json).unwrap();
+        Self { directory, pack: PackWriter::new(&header), header, known: BTreeSet::new() }
+    }
+
+    /// Where the repository is.
+    pub fn root(&self) -> PathBuf {
+        self.directory.join("repository")
     }
 
     /// Adds a record that holds the blob whole.
-    pub(super) fn whole(&mut self, kind: BlobKind, content: &[u8]) -> BlobId {
+    pub fn whole(&mut self, kind: BlobKind, content: &[u8]) -> BlobId {
         self.push(kind, content, Encoding::Whole, content.to_vec())
     }
 
     /// Adds a chunk as a delta against these blobs.
-    pub(super) fn delta(&mut self, content: &[u8], bases: &[&[u8]], code: &[Instruction], literals: &[u8]) -> BlobId {
+    pub fn delta(&mut self, content: &[u8], bases: &[&[u8]], code: &[Instruction], literals: &[u8]) -> BlobId {
+        self.delta_over(Step::One, content, bases, code, literals)
+    }
+
+    /// Adds a chunk as a delta against these blobs, with the hint how far back the first of them is.
+    pub fn delta_over(
+        &mut self,
+        step: Step,
+        content: &[u8],
+        bases: &[&[u8]],
+        code: &[Instruction],
+        literals: &[u8],
+    ) -> BlobId {
         let payload = delta::encode(code, literals);
         assert_eq!(delta::apply(&payload, bases, content.len()).unwrap(), content);
         let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
-        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false, step: Step::One }, payload)
+        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false, step }, payload)
+    }
+
+    /// Adds a chunk as a delta against one of the same length, by the places where they differ.
+    pub fn delta_in_place(&mut self, content: &[u8], base: &[u8]) -> BlobId {
+        let (code, literals) = difference(base, content);
+        self.delta(content, &[base], &code, &literals)
     }
 
     /// Adds the list node of a file in which one slot changed, as a delta against the node before and the id table.
-    pub(super) fn delta_node(&mut self, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
+    pub fn delta_node(&mut self, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
         let mut after = before.clone();
         after.slots[slot] = Some(child);
         let (base, content) = (before.encode().unwrap(), after.encode().unwrap());
@@ -158,7 +178,7 @@ impl GoldenWriter {
     }
 
     /// Ends the frame that holds the records added since the last one.
-    pub(super) fn end_frame(&mut self, codec: Codec) {
+    pub fn end_frame(&mut self, codec: Codec) {
         let pending = std::mem::take(&mut self.pack.pending);
         let raw: Vec<u8> = pending.iter().flat_map(|record| record.payload.iter().copied()).collect();
         let stored = match codec {
@@ -180,17 +200,19 @@ impl GoldenWriter {
         }
     }
 
-    /// Ends the pack and writes it.
-    pub(super) fn end_pack(&mut self) {
+    /// Ends the pack, writes it and returns where it is.
+    pub fn end_pack(&mut self) -> PathBuf {
         if !self.pack.pending.is_empty() {
             self.end_frame(Codec::Zstd);
         }
         let mut pack = std::mem::replace(&mut self.pack, PackWriter::new(&self.header));
         pack.bytes.extend(pack.footer.encode(pack.bytes.len() as u64).unwrap());
         let id = PackId::of_hasher(blake3::Hasher::new().update(&pack.bytes)).to_string();
-        let directory = self.fixture.join("repository/packs").join(&id[..2]);
+        let directory = self.directory.join("repository/packs").join(&id[..2]);
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join(format!("{id}.pack")), pack.bytes).unwrap();
+        let path = directory.join(format!("{id}.pack"));
+        fs::write(&path, pack.bytes).unwrap();
+        path
     }
 
     /// Adds what the content needs and the repository does not have yet, all whole.
@@ -290,7 +312,7 @@ impl GoldenWriter {
     }
 
     /// Adds all that the snapshot still needs, ends the pack, and commits the snapshot.
-    pub(super) fn snapshot(&mut self, stamp: &str, kind: SnapshotKind, sources: &[Source]) {
+    pub fn snapshot(&mut self, stamp: &str, kind: SnapshotKind, sources: &[Source]) {
         let moment: Stamp = stamp.parse().unwrap();
         let mut manifest = Manifest::new(self.header.clone(), moment, kind, moment.seconds() * 1_000_000 + 123_456);
         manifest.program = "written by hand".into();
@@ -302,11 +324,11 @@ impl GoldenWriter {
         if !self.pack.pending.is_empty() {
             self.end_pack();
         }
-        let directory = self.fixture.join("repository/snapshots").join(stamp);
+        let directory = self.directory.join("repository/snapshots").join(stamp);
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("backup-metadata.json"), metadata(&manifest, stamp, sources)).unwrap();
         fs::write(directory.join("manifest"), manifest.encode().unwrap()).unwrap();
-        fs::write(self.fixture.join(format!("{stamp}.tree")), expected).unwrap();
+        fs::write(self.directory.join(format!("{stamp}.tree")), expected).unwrap();
     }
 }
 
@@ -341,4 +363,25 @@ fn metadata(manifest: &Manifest, stamp: &str, sources: &[Source]) -> String {
         "kind": if manifest.kind == SnapshotKind::Ordinary { "ordinary" } else { "pre-restore" },
     });
     serde_json::to_string_pretty(&document).unwrap() + "\n"
+}
+
+/// What leads from one chunk to the next of the same length, by the places where they differ.
+pub fn difference(before: &[u8], after: &[u8]) -> (Vec<Instruction>, Vec<u8>) {
+    let mut code = Vec::new();
+    let mut literals = Vec::new();
+    let mut at = 0;
+    while at < after.len() {
+        let equal = before[at..].iter().zip(&after[at..]).take_while(|(old, new)| old == new).count();
+        let different =
+            before[at + equal..].iter().zip(&after[at + equal..]).take_while(|(old, new)| old != new).count();
+        if equal > 0 {
+            code.push(Instruction::CopyAlong { length: equal as u32 });
+        }
+        if different > 0 {
+            code.push(Instruction::Literal { length: different as u32 });
+            literals.extend_from_slice(&after[at + equal..at + equal + different]);
+        }
+        at += equal + different;
+    }
+    (code, literals)
 }
