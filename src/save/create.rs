@@ -11,15 +11,16 @@ use chrono::Utc;
 
 use super::chunks::Effort;
 use super::database::{self, Capturing, CheckImage, DatabaseRequest, StoredDatabase};
-use super::previous::Reading;
+use super::previous::{Predecessors, Reading};
+use super::registry;
 use super::report::{self, CreateReport};
-use super::sources::{self, CHROMA, DB, LiveSources, REGISTRY};
+use super::sources::{self, CHROMA, DB, LiveSources};
 use super::sqlite::DamagedSource;
 use super::tree::{self, TreeOutcome};
 use crate::disk::{FileLock, LockMode, stat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
-use crate::format::table::{EntryKind, Time};
+use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::snapshots::{self, SnapshotFiles};
@@ -59,7 +60,8 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     let mut manifest =
         Manifest::new(repository.header().clone(), first_stamp, options.kind, created.timestamp_micros());
     manifest.host = host_name();
-    manifest.set_parent(parent(repository, first_stamp)?);
+    let predecessors = Predecessors::of(repository, first_stamp)?;
+    manifest.set_parent(predecessors.newest());
 
     progress.phase(Phase::Reading, None);
     let metadata = match options.effort {
@@ -67,17 +69,17 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
         _ => MetadataRecords::Deltas,
     };
     let mut writer = BlobWriter::begin(repository, metadata)?;
-    let (reading, effort, stamp) = (options.reading, options.effort, first_stamp);
-    let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, stamp };
+    let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
+    let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors };
     manifest.sources.push(capture_db(&mut capturing, options)?);
-    let registry = capture_registry(&mut capturing, &options.sources.registry)?;
+    let registry = registry::capture(&mut capturing, &options.sources.registry)?;
     manifest.sources.push(registry.record);
     manifest.sources.push(capture_chroma(&mut capturing, options)?);
 
     progress.phase(Phase::Checking, None);
     let written = writer.finish()?;
     progress.check()?;
-    let validation_errors = report::validation_errors(&manifest, registry.fault);
+    let validation_errors = report::validation_errors(&manifest, registry.verdict);
     let stamp = snapshots::publish(repository, first_stamp, |stamp| files(&manifest, repository.root(), stamp))?;
     progress.finish();
 
@@ -109,21 +111,9 @@ fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileL
     Ok(Some(lock))
 }
 
-/// The newest readable snapshot that is not in the future.
-fn parent(repository: &Repository, now: Stamp) -> Result<Option<Stamp>> {
-    for stamp in snapshots::stamps(repository.storage())?.into_iter().rev() {
-        if stamp > now {
-            tracing::warn!(%stamp, "a snapshot has a stamp in the future; check the clock of this machine");
-        } else if snapshots::read_manifest(repository, stamp)?.is_ok() {
-            return Ok(Some(stamp));
-        }
-    }
-    Ok(None)
-}
-
 fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
     let path = &options.sources.db;
-    let mut record = sources::record(DB, SourceKind::Sqlite, SourceState::Absent, path, now());
+    let mut record = sources::record(DB, SourceKind::Sqlite, SourceState::Absent, path, sources::now());
     if stat::stat(path)?.is_none() {
         return match options.kind {
             SnapshotKind::PreRestore => Ok(record),
@@ -162,40 +152,13 @@ fn fill_record(record: &mut SourceRecord, stored: &StoredDatabase) {
     }
 }
 
-struct CapturedRegistry {
-    record: SourceRecord,
-    /// Why it is no JSON, if it is none.
-    fault: Option<String>,
-}
-
-fn capture_registry(capturing: &mut Capturing<'_>, path: &Path) -> Result<CapturedRegistry> {
-    let mut record = sources::record(REGISTRY, SourceKind::File, SourceState::Absent, path, now());
-    if stat::stat(path)?.is_none() {
-        tracing::debug!(path = %path.display(), "there is no registry");
-        return Ok(CapturedRegistry { record, fault: None });
-    }
-    let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
-    let entry = database::store_plain(capturing, path, name)?;
-    if let EntryKind::File(file) = &entry.kind {
-        record.files = 1;
-        record.bytes = file.content.length;
-    }
-    let mut table = capturing.table(REGISTRY)?;
-    table.push(&entry, capturing.writer)?;
-    record.table = table.finish(capturing.writer)?;
-    record.state = SourceState::Captured;
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_reader(std::io::BufReader::new(file));
-    Ok(CapturedRegistry { record, fault: parsed.err().map(|fault| fault.to_string()) })
-}
-
 fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
     if !options.include_chroma {
         let path = options.sources.chroma.as_deref().unwrap_or(Path::new(""));
-        return Ok(sources::record(CHROMA, SourceKind::Tree, SourceState::NotRequested, path, now()));
+        return Ok(sources::record(CHROMA, SourceKind::Tree, SourceState::NotRequested, path, sources::now()));
     }
     let path = options.sources.chroma()?;
-    let mut record = sources::record(CHROMA, SourceKind::Tree, SourceState::Captured, path, now());
+    let mut record = sources::record(CHROMA, SourceKind::Tree, SourceState::Captured, path, sources::now());
     match stat::stat(path)? {
         None => {
             tracing::warn!(event = "chroma_snapshot_skipped_missing", path = %path.display(), "there is no Chroma directory to capture");
@@ -249,10 +212,6 @@ fn tell(report: &CreateReport) {
         tracing::warn!(event = "post_backup_validation_failed", stamp = %report.stamp, errors = ?report.validation_errors, "the snapshot was kept but is not valid");
     }
     tracing::info!(event = "runtime_backup_created", stamp = %report.stamp, stored_bytes = report.stored_bytes, "snapshot created");
-}
-
-fn now() -> Time {
-    sources::time(Utc::now().timestamp_nanos_opt().map_or(0, i128::from))
 }
 
 fn host_name() -> String {

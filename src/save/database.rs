@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::chunks::Effort;
 use super::file::{self, ReadOutcome};
-use super::previous::{Previous, Reading, TABLE_CACHE};
+use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
 use super::sources::{table_stat, time};
 use super::sqlite::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
 use crate::disk::held::open_source;
@@ -20,7 +20,6 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
-use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::file_table::TableWriter;
 use crate::store::verdicts::{self, Recheck};
@@ -60,8 +59,7 @@ pub(super) struct Capturing<'a> {
     pub(super) progress: &'a dyn Progress,
     pub(super) reading: Reading,
     pub(super) effort: Effort,
-    /// The snapshot being taken: previous versions are older.
-    pub(super) stamp: Stamp,
+    pub(super) predecessors: &'a Predecessors<'a>,
 }
 
 /// Decoded frames kept for reading previous contents, in bytes.
@@ -70,7 +68,7 @@ const VERSION_CACHE: usize = 24 * 1024 * 1024;
 impl<'a> Capturing<'a> {
     /// The previous version of a source.
     pub(super) fn previous(&self, name: &str) -> Result<Option<Previous<'a>>> {
-        let record = Previous::record(self.repository, name, self.stamp)?;
+        let record = self.predecessors.record(name)?;
         Ok(record.map(|record| Previous::of(self.repository, record, self.reading)))
     }
 
@@ -79,7 +77,7 @@ impl<'a> Capturing<'a> {
         if self.effort == Effort::None {
             return Ok(TableWriter::default());
         }
-        let record = Previous::record(self.repository, name, self.stamp)?;
+        let record = self.predecessors.record(name)?;
         let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
         Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
     }

@@ -9,6 +9,7 @@ pub mod database;
 mod delta_record;
 mod file;
 mod previous;
+mod registry;
 pub mod report;
 pub mod sources;
 pub mod sqlite;

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::content::{Content, Root};
-use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
+use crate::format::manifest::{Manifest, SourceKind, SourceRecord, Verdict};
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, Stat, Time, compare_paths};
 use crate::id::Stamp;
 use crate::store::content::{Piece, Pieces};
@@ -31,6 +31,61 @@ pub enum Reading {
     All,
 }
 
+/// The snapshots before the one that is taken.
+pub(super) struct Predecessors<'a> {
+    repository: &'a Repository,
+    /// The newest that can be read.
+    newest: Option<Manifest>,
+    /// Those before it, newest first.
+    older: Vec<Stamp>,
+}
+
+impl<'a> Predecessors<'a> {
+    /// Of a snapshot to be taken at `now`; those of the future do not count.
+    ///
+    /// # Errors
+    /// When the snapshots cannot be listed or read.
+    pub(super) fn of(repository: &'a Repository, now: Stamp) -> Result<Self> {
+        let mut older = snapshots::stamps(repository.storage())?;
+        for stamp in older.drain(older.partition_point(|stamp| *stamp <= now)..) {
+            tracing::warn!(%stamp, "a snapshot has a stamp in the future; check the clock of this machine");
+        }
+        let mut newest = None;
+        while newest.is_none()
+            && let Some(stamp) = older.pop()
+        {
+            newest = snapshots::read_manifest(repository, stamp)?.ok();
+        }
+        older.reverse();
+        Ok(Self { repository, newest, older })
+    }
+
+    /// The stamp of the newest that can be read.
+    pub(super) fn newest(&self) -> Option<Stamp> {
+        self.newest.as_ref().and_then(Manifest::stamp)
+    }
+
+    /// The record of a source in the newest that holds it.
+    ///
+    /// # Errors
+    /// When a snapshot cannot be read.
+    pub(super) fn record(&self, name: &str) -> Result<Option<SourceRecord>> {
+        let captured = |manifest: &Manifest| manifest.source(name).filter(|source| source.is_captured()).cloned();
+        let newest = self.newest.as_ref().and_then(captured);
+        if newest.is_some() {
+            return Ok(newest);
+        }
+        for stamp in &self.older {
+            if let Ok(manifest) = snapshots::read_manifest(self.repository, *stamp)?
+                && let Some(record) = captured(&manifest)
+            {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// The previous version of one source, read entry by entry.
 pub(super) struct Previous<'a> {
     reader: BlobReader<'a>,
@@ -42,23 +97,26 @@ pub(super) struct Previous<'a> {
 }
 
 impl<'a> Previous<'a> {
-    /// The record of the source in the newest snapshot that is not in the future and holds it.
-    pub(super) fn record(repository: &Repository, name: &str, now: Stamp) -> Result<Option<SourceRecord>> {
-        for stamp in snapshots::stamps(repository.storage())?.into_iter().rev().filter(|stamp| *stamp <= now) {
-            let Ok(manifest) = snapshots::read_manifest(repository, stamp)? else { continue };
-            let found = manifest.sources.into_iter().find(|source| source.name == name && source.is_captured());
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
-    }
-
     /// Reads the table of a record from its first entry.
     pub(super) fn of(repository: &'a Repository, record: SourceRecord, reading: Reading) -> Self {
         let table = TableReader::of(&record.table);
         let reader = BlobReader::with_frame_cache(repository, TABLE_CACHE);
         Self { reader, table, next: None, record, reading }
+    }
+
+    /// Begins again with the first entry.
+    pub(super) fn rewind(&mut self) {
+        self.table = TableReader::of(&self.record.table);
+        self.next = None;
+    }
+
+    /// How the file at `path` was captured, if it is known to be the same file still. Paths must ascend from call to
+    /// call.
+    pub(super) fn capture_of_unchanged(&mut self, path: &[u8], stat: &Stat) -> Result<Option<Capture>> {
+        let main = SourceStats { file: *stat, wal: None, journal: None };
+        let trusted = is_settled(&main, self.record.started) && self.reading == Reading::Changed;
+        let same = |file: &FileEntry| trusted && file.stats.file == *stat;
+        Ok(self.file(path)?.filter(same).map(|file| file.capture))
     }
 
     /// The file at `path`, if there was one. Paths must ascend from call to call.
@@ -110,7 +168,7 @@ fn unless_unreadable<T>(outcome: Result<T>) -> Result<Option<T>> {
 }
 
 /// Whether none of the times is so young that a change after the capture at `captured` could have left it as it is.
-fn is_settled(stats: &SourceStats, captured: Time) -> bool {
+pub(super) fn is_settled(stats: &SourceStats, captured: Time) -> bool {
     let before = |time: Time| time.seconds.saturating_add(RACY_SECONDS) < captured.seconds;
     let settled = |stat: &Stat| before(stat.modified) && before(stat.changed);
     settled(&stats.file) && stats.wal.as_ref().is_none_or(settled) && stats.journal.as_ref().is_none_or(settled)

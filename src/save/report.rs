@@ -15,6 +15,7 @@ use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState,
 use crate::format::metadata::{FORMAT_NAME, SnapshotMetadata};
 use crate::id::Stamp;
 use crate::store::layout;
+use crate::store::verdicts::JsonVerdict;
 
 /// What a create did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +55,7 @@ impl CreateReport {
 }
 
 /// What is wrong with what was just captured, in the words of `validate`.
-pub(super) fn validation_errors(manifest: &Manifest, registry_fault: Option<String>) -> Vec<String> {
+pub(super) fn validation_errors(manifest: &Manifest, registry: JsonVerdict) -> Vec<String> {
     let mut errors = Vec::new();
     for source in &manifest.sources {
         match &source.verdict {
@@ -75,7 +76,9 @@ pub(super) fn validation_errors(manifest: &Manifest, registry_fault: Option<Stri
             ));
         }
     }
-    errors.extend(registry_fault.map(|cause| format!("registry_invalid_json: {cause}")));
+    if let JsonVerdict::Invalid(cause) = registry {
+        errors.push(format!("registry_invalid_json: {cause}"));
+    }
     errors
 }
 

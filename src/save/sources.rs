@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use chrono::Utc;
+
 use crate::disk::stat::FileStat;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -105,6 +107,11 @@ pub(super) fn time(nanoseconds: i128) -> Time {
 /// A stat as a table holds it.
 pub(super) fn table_stat(stat: &FileStat) -> Stat {
     Stat { inode: stat.inode, size: stat.size, modified: time(stat.mtime), changed: time(stat.ctime) }
+}
+
+/// The time of day.
+pub(super) fn now() -> Time {
+    time(Utc::now().timestamp_nanos_opt().map_or(0, i128::from))
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use crate::disk::stat::FileKind;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
-use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats};
+use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
 
 /// How often a tree that moved is tried again.
 const RETRIES: usize = 3;
@@ -74,9 +74,10 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, check: CheckImag
 }
 
 fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -> Result<Option<StoredTree>> {
-    let before = look(root)?;
-    let mut databases = Vec::new();
     let mut previous = capturing.previous(CHROMA)?;
+    let before = look(root, previous.as_mut())?;
+    let mut databases = Vec::new();
+    previous.iter_mut().for_each(Previous::rewind);
     for path in &before.databases {
         let absolute = root.join(Path::new(std::ffi::OsStr::from_bytes(path)));
         let request = DatabaseRequest { source: &absolute, name: path, damaged: DamagedSource::TakeRaw, check };
@@ -87,8 +88,12 @@ fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -
             Err(error) => return Err(error),
         }
     }
-    let Some((stored, while_reading)) = read_tree(capturing, root, &databases)? else { return Ok(None) };
-    let after = look(root)?;
+    previous.iter_mut().for_each(Previous::rewind);
+    let captured = Captured { paths: &before.databases, stored: &databases };
+    let Some((stored, while_reading)) = read_tree(capturing, root, previous.as_mut(), &captured)? else {
+        return Ok(None);
+    };
+    let after = look(root, previous.as_mut())?;
     let stood_still = [while_reading.value(), after.fingerprint.value()] == [before.fingerprint.value(); 2];
     Ok((stood_still && before.databases == after.databases).then_some(stored))
 }
@@ -102,33 +107,44 @@ struct Look {
 }
 
 /// Looks at every file; waits until the youngest change is old enough to be told from a later one.
-fn look(root: &Path) -> Result<Look> {
-    let look = look_once(root)?;
+fn look(root: &Path, mut previous: Option<&mut Previous<'_>>) -> Result<Look> {
+    let look = look_once(root, previous.as_deref_mut())?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
     let age = now - look.fingerprint.youngest_change();
     match u64::try_from(SETTLED.as_nanos() as i128 - age) {
         Ok(missing) if age >= 0 => {
             std::thread::sleep(Duration::from_nanos(missing));
-            look_once(root)
+            look_once(root, previous)
         }
         _ => Ok(look),
     }
 }
 
-fn look_once(root: &Path) -> Result<Look> {
+fn look_once(root: &Path, mut previous: Option<&mut Previous<'_>>) -> Result<Look> {
+    previous.iter_mut().for_each(|previous| previous.rewind());
     let mut look = Look { fingerprint: Fingerprint::default(), databases: Vec::new() };
     for found in walk(root) {
         let found = found?;
-        if found.stat.kind == FileKind::File && is_database(&found)? {
+        if found.stat.kind == FileKind::File && is_database(&found, previous.as_deref_mut())? {
             look.databases.push(found.path);
-        } else if !is_sidecar(&found)? {
+        } else if !is_sidecar(root, &found, &look.databases)? {
             look.fingerprint.add(&found);
         }
     }
     Ok(look)
 }
 
-fn is_database(found: &Found) -> Result<bool> {
+/// Whether this is a SQLite file; one that has not changed since the previous version is what it was, and stays closed.
+fn is_database(found: &Found, previous: Option<&mut Previous<'_>>) -> Result<bool> {
+    let known = match previous {
+        Some(previous) => previous.capture_of_unchanged(&found.path, &table_stat(&found.stat))?,
+        None => None,
+    };
+    match known {
+        Some(Capture::Plain) => return Ok(false),
+        Some(Capture::SqliteImage) => return Ok(true),
+        Some(Capture::RawSqlite) | None => {}
+    }
     match sniff(&found.absolute) {
         Ok(sniffed) => Ok(matches!(sniffed, Sniffed::Sqlite(_) | Sniffed::HeldBySqlite)),
         Err(error) if error.is_not_found() => Ok(false),
@@ -136,20 +152,24 @@ fn is_database(found: &Found) -> Result<bool> {
     }
 }
 
-/// Whether this is a sidecar of a SQLite file (or of an empty one, which SQLite takes for an empty database).
-fn is_sidecar(found: &Found) -> Result<bool> {
-    let name = found.absolute.as_os_str().as_bytes();
-    let suffixes = [Sidecar::Wal, Sidecar::Shm, Sidecar::Journal].map(|sidecar| sidecar.of(Path::new("")));
-    let main = suffixes.iter().find_map(|suffix| name.strip_suffix(suffix.as_os_str().as_bytes()));
-    let Some(main) = main.map(|main| PathBuf::from(std::ffi::OsString::from_vec(main.to_vec()))) else {
-        return Ok(false);
-    };
-    match crate::disk::stat::lstat(&main)? {
-        Some(stat) if stat.kind == FileKind::File => {
-            Ok(matches!(sniff(&main), Ok(Sniffed::Empty | Sniffed::Sqlite(_) | Sniffed::HeldBySqlite)))
-        }
-        _ => Ok(false),
+/// Whether this is a sidecar of a SQLite file (or of an empty one, which SQLite takes for an empty database). `databases`
+/// has all SQLite files whose paths are before this one: a sidecar comes after its database.
+fn is_sidecar(root: &Path, found: &Found, databases: &[Vec<u8>]) -> Result<bool> {
+    let suffixes = Sidecar::ALL.map(|sidecar| sidecar.suffix().as_bytes());
+    let Some(main) = suffixes.iter().find_map(|suffix| found.path.strip_suffix(*suffix)) else { return Ok(false) };
+    if databases.binary_search_by(|database| compare_paths(database, main)).is_ok() {
+        return Ok(true);
     }
+    let main = crate::disk::stat::lstat(&root.join(Path::new(std::ffi::OsStr::from_bytes(main))))?;
+    Ok(main.is_some_and(|stat| stat.kind == FileKind::File && stat.size == 0))
+}
+
+/// The SQLite files of a tree.
+struct Captured<'a> {
+    /// Their paths, ascending.
+    paths: &'a [Vec<u8>],
+    /// What was captured of each.
+    stored: &'a [StoredDatabase],
 }
 
 /// Reads all files and writes the table; `None` if something changed in a way that the end of the attempt would reveal
@@ -157,22 +177,23 @@ fn is_sidecar(found: &Found) -> Result<bool> {
 fn read_tree(
     capturing: &mut Capturing<'_>,
     root: &Path,
-    databases: &[StoredDatabase],
+    mut previous: Option<&mut Previous<'_>>,
+    databases: &Captured<'_>,
 ) -> Result<Option<(StoredTree, Fingerprint)>> {
     let mut table = capturing.table(CHROMA)?;
     let mut fingerprint = Fingerprint::default();
-    let mut previous = capturing.previous(CHROMA)?;
     let (mut files, mut bytes) = (0, 0);
+    let Captured { paths, stored: databases } = databases;
     let entries = databases.iter().flat_map(|database| &database.entries);
     let mut waiting: BTreeMap<&[u8], &Entry> = entries.map(|entry| (entry.path.as_slice(), entry)).collect();
     for found in walk(root) {
         let found = found?;
         let entry = match waiting.remove(found.path.as_slice()) {
             Some(entry) => entry.clone(),
-            None if is_sidecar(&found)? => continue,
+            None if is_sidecar(root, &found, paths)? => continue,
             None => {
                 fingerprint.add(&found);
-                match read_entry(capturing, previous.as_mut(), root, &found)? {
+                match read_entry(capturing, previous.as_deref_mut(), root, &found)? {
                     Some(entry) => entry,
                     None if found.stat.kind == FileKind::File => return Ok(None),
                     None => continue,

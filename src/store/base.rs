@@ -193,10 +193,10 @@ pub struct TreeSink<'s, 'a> {
 
 impl NodeSink for TreeSink<'_, '_> {
     fn put_list_node(&mut self, node: FinishedNode<'_>) -> Result<BlobId> {
-        let base = match &mut self.previous {
-            Some(previous) => previous.base_at(BlobKind::ListNode, node.depth, node.number)?,
-            None => None,
-        };
-        self.writer.put_metadata(BlobKind::ListNode, node.bytes, base)
+        let previous = &mut self.previous;
+        self.writer.put_metadata(BlobKind::ListNode, node.bytes, || match previous {
+            Some(previous) => previous.base_at(BlobKind::ListNode, node.depth, node.number),
+            None => Ok(None),
+        })
     }
 }

@@ -233,13 +233,20 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Takes a chunk of a table or a list node, with what stood at its place before, and returns its id.
+    /// Takes a chunk of a table or a list node and returns its id; `base` finds what stood at its place before, if the
+    /// blob is new.
     ///
     /// # Errors
-    /// When packs cannot be written.
-    pub fn put_metadata(&mut self, kind: BlobKind, content: &[u8], base: Option<Base>) -> Result<BlobId> {
+    /// When packs cannot be written; those of `base`.
+    pub fn put_metadata(
+        &mut self,
+        kind: BlobKind,
+        content: &[u8],
+        base: impl FnOnce() -> Result<Option<Base>>,
+    ) -> Result<BlobId> {
         let id = kind.id_of(content);
         if self.take_up(id) == Stored::New {
+            let base = base()?;
             self.metadata_bytes += content.len();
             self.metadata.push(WaitingBlob { id, kind, content: content.to_vec(), base });
             if self.metadata_bytes >= METADATA_TARGET {
@@ -256,7 +263,7 @@ impl BlobWriter {
     pub fn put_blob(&mut self, content: &[u8], kind: BlobKind, purpose: Purpose) -> Result<BlobId> {
         match (purpose, kind) {
             (Purpose::Data, BlobKind::Chunk) => self.put_chunk(content),
-            _ => self.put_metadata(kind, content, None),
+            _ => self.put_metadata(kind, content, || Ok(None)),
         }
     }
 

@@ -62,11 +62,10 @@ fn put_chunk(
     previous: &mut Option<PreviousVersion<'_>>,
     writer: &mut BlobWriter,
 ) -> Result<()> {
-    let base = match previous {
-        Some(previous) => previous.base_at(BlobKind::Chunk, 0, tree.slots())?,
-        None => None,
-    };
-    let id = writer.put_metadata(BlobKind::Chunk, chunk, base)?;
+    let id = writer.put_metadata(BlobKind::Chunk, chunk, || match previous {
+        Some(previous) => previous.base_at(BlobKind::Chunk, 0, tree.slots()),
+        None => Ok(None),
+    })?;
     tree.push_chunk(id, &mut TreeSink { writer, previous: previous.as_mut() })
 }
 

@@ -40,6 +40,26 @@ pub struct Place {
     pub record: u32,
 }
 
+/// What a kept verdict answers about a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Whether the image passes SQLite's integrity check.
+    Integrity,
+    /// Whether the file is JSON.
+    Json,
+}
+
+impl Question {
+    /// The key of the answer: no encoded content is the beginning of another one.
+    fn key(self, content: &Content) -> Result<Vec<u8>> {
+        let mut key = codec::encode(content).map_err(|fault| Error::Failed(format!("a content: {fault}")))?;
+        if self == Self::Json {
+            key.extend(b"json");
+        }
+        Ok(key)
+    }
+}
+
 /// The index of one repository, shared by all threads of this process.
 #[derive(Debug)]
 pub struct Index {
@@ -168,22 +188,22 @@ impl Index {
         inner.connection.execute("INSERT OR IGNORE INTO whole VALUES(?)", [key]).map(|_| ()).map_err(failed("write"))
     }
 
-    /// The recorded verdict on the image with this content.
-    pub fn verdict(&self, content: &Content) -> Option<Verdict> {
-        let key = codec::encode(content).ok()?;
+    /// The recorded verdict on this content.
+    pub fn verdict(&self, question: Question, content: &Content) -> Option<Verdict> {
+        let key = question.key(content).ok()?;
         let inner = self.lock();
         let mut query = inner.connection.prepare_cached("SELECT verdict FROM verdicts WHERE content = ?").ok()?;
         let bytes: Vec<u8> = query.query_row([key], |row| row.get(0)).optional().ok().flatten()?;
         codec::decode::<Verdict, 65_536>(&bytes).ok()
     }
 
-    /// Records a verdict on an image, for as long as the index lives.
+    /// Records a verdict on a content, for as long as the index lives.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if it cannot be written; it is then checked again next time.
-    pub fn record_verdict(&self, content: &Content, verdict: &Verdict) -> Result<()> {
-        let encoded = |bytes: Result<Vec<u8>, _>| bytes.map_err(|fault| Error::Failed(format!("a verdict: {fault}")));
-        let (key, value) = (encoded(codec::encode(content))?, encoded(codec::encode(verdict))?);
+    pub fn record_verdict(&self, question: Question, content: &Content, verdict: &Verdict) -> Result<()> {
+        let key = question.key(content)?;
+        let value = codec::encode(verdict).map_err(|fault| Error::Failed(format!("a verdict: {fault}")))?;
         let inner = self.lock();
         inner
             .connection
@@ -477,10 +497,13 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_are_kept_by_content() {
+    fn verdicts_are_kept_by_content_and_question() {
         let index = Index::open_private().unwrap();
-        assert_eq!(index.verdict(&Content::EMPTY), None);
-        index.record_verdict(&Content::EMPTY, &Verdict::Failed("page 3".into())).unwrap();
-        assert_eq!(index.verdict(&Content::EMPTY), Some(Verdict::Failed("page 3".into())));
+        assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), None);
+        index.record_verdict(Question::Integrity, &Content::EMPTY, &Verdict::Failed("page 3".into())).unwrap();
+        assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), Some(Verdict::Failed("page 3".into())));
+        assert_eq!(index.verdict(Question::Json, &Content::EMPTY), None);
+        index.record_verdict(Question::Json, &Content::EMPTY, &Verdict::Ok).unwrap();
+        assert_eq!(index.verdict(Question::Json, &Content::EMPTY), Some(Verdict::Ok));
     }
 }

@@ -1,11 +1,11 @@
-//! Verdicts of SQLite's integrity check, kept by the content that was checked.
+//! Verdicts of SQLite's integrity check, and on what should be JSON, kept by the content that was checked.
 //!
 //! Invariant: a verdict belongs to bytes, not to a place or a time, so it holds for every snapshot that has the same
-//! image. Verdicts that could not be reached are not kept: the next check may have what this one lacked.
+//! content. Verdicts that could not be reached are not kept: the next check may have what this one lacked.
 
 use std::path::Path;
 
-use super::index::Index;
+use super::index::{Index, Question};
 use crate::disk::sqlite;
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
@@ -28,7 +28,7 @@ pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
         sqlite::Verdict::OpenFailed(cause) => Verdict::OpenFailed(cause),
     };
     if !matches!(verdict, Verdict::Unknown(_) | Verdict::Unchecked)
-        && let Err(cause) = index.record_verdict(content, &verdict)
+        && let Err(cause) = index.record_verdict(Question::Integrity, content, &verdict)
     {
         tracing::debug!(%cause, "a verdict could not be kept");
     }
@@ -38,7 +38,38 @@ pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
 /// The kept verdict on this content, if one is good enough.
 pub fn kept(index: &Index, content: &Content, recheck: Recheck) -> Option<Verdict> {
     match recheck {
-        Recheck::IfUnknown => index.verdict(content).filter(|verdict| *verdict != Verdict::Unchecked),
+        Recheck::IfUnknown => {
+            index.verdict(Question::Integrity, content).filter(|verdict| *verdict != Verdict::Unchecked)
+        }
         Recheck::Always => None,
+    }
+}
+
+/// Whether a content is JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JsonVerdict {
+    /// It is.
+    Sound,
+    /// It is not, for this reason.
+    Invalid(String),
+}
+
+/// The kept verdict on this content, which should be JSON.
+pub fn kept_on_json(index: &Index, content: &Content) -> Option<JsonVerdict> {
+    match index.verdict(Question::Json, content)? {
+        Verdict::Ok => Some(JsonVerdict::Sound),
+        Verdict::Failed(cause) => Some(JsonVerdict::Invalid(cause)),
+        Verdict::Unchecked | Verdict::Unknown(_) | Verdict::OpenFailed(_) => None,
+    }
+}
+
+/// Keeps a verdict on this content, which should be JSON.
+pub fn keep_on_json(index: &Index, content: &Content, verdict: &JsonVerdict) {
+    let verdict = match verdict {
+        JsonVerdict::Sound => Verdict::Ok,
+        JsonVerdict::Invalid(cause) => Verdict::Failed(cause.clone()),
+    };
+    if let Err(cause) = index.record_verdict(Question::Json, content, &verdict) {
+        tracing::debug!(%cause, "a verdict could not be kept");
     }
 }

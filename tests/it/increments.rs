@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
 use crate::support::{Runtime, TreeState, damage};
 
 /// Long enough for times to be trusted: a file that changed less than 2 s before a capture is read once more.
@@ -32,6 +34,26 @@ fn what_did_not_change_is_taken_over_and_a_change_behind_equal_size_and_mtime_is
     damage::flip(&file, 1000);
     runtime.restore(&stamp, &["--no-pre-snapshot"]);
     TreeState::of(&runtime.store().segment()).assert_same(&expected, "the changed file");
+}
+
+#[test]
+fn no_source_is_even_opened_while_nothing_changes() {
+    let runtime = Runtime::new();
+    std::thread::sleep(SETTLED);
+    runtime.create(&["--chroma"]);
+    let opened = || {
+        let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+        let sources =
+            [runtime.db(), runtime.registry(), runtime.store().file("data_level0.bin"), runtime.store().database()];
+        for source in sources {
+            watch.add_watch(&source, AddWatchFlags::IN_OPEN).unwrap();
+        }
+        runtime.create(&["--chroma"]);
+        watch.read_events().map_or(0, |events| events.len())
+    };
+    assert_eq!(opened(), 0);
+    fs::write(runtime.registry(), b"{\"changed\": true}").unwrap();
+    assert!(opened() > 0, "the watch sees nothing");
 }
 
 #[test]
