@@ -15,20 +15,48 @@ use super::measure::{Run, then_sync, try_measure};
 use super::states;
 
 /// The argument by which the bench takes a full copy in a process of its own.
-pub(crate) const FULL_COPY: &str = "--full-copy";
-pub(crate) const FULL_COPY_NAME: &str = "full copy";
-pub(crate) const PLAIN_COPY_NAME: &str = "cp -a + sync";
+pub(crate) const TAKE_FULL_COPY: &str = "--full-copy";
+pub(crate) const FULL_COPY: &str = "full copy (python3)";
+pub(crate) const LEAN_COPY: &str = "full copy (no interpreter)";
+pub(crate) const PLAIN_COPY: &str = "cp -a + sync";
 
-/// What the service did before: the main database by SQLite's backup API, the registry and the Chroma tree as files, then
-/// an integrity check of the copied database.
-#[derive(Debug, Default)]
+/// What the service does: an interpreter, the backup API, a copy of the tree, an integrity check.
+const SCRIPT: &str = "
+import os, shutil, sqlite3, sys
+live, target = sys.argv[1:]
+os.makedirs(target + '/db'), os.makedirs(target + '/config')
+source, copy = sqlite3.connect(live + '/data/db/atocore.db'), sqlite3.connect(target + '/db/atocore.db')
+with copy: source.backup(copy)
+copy.close(), source.close()
+shutil.copy2(live + '/config/project-registry.json', target + '/config/project-registry.json')
+shutil.copytree(live + '/data/chroma', target + '/chroma')
+check = sqlite3.connect(target + '/db/atocore.db')
+assert check.execute('PRAGMA integrity_check').fetchone()[0] == 'ok'
+";
+
+/// The main database by SQLite's backup API, the registry and the Chroma tree as files, then an integrity check of the
+/// copied database.
+#[derive(Debug)]
 pub(crate) struct FullCopy {
+    name: &'static str,
     repository: PathBuf,
+}
+
+impl FullCopy {
+    /// As the service does it.
+    pub(crate) fn of_the_service() -> Self {
+        Self { name: FULL_COPY, repository: PathBuf::new() }
+    }
+
+    /// The same steps without the time that an interpreter takes to start.
+    pub(crate) fn without_interpreter() -> Self {
+        Self { name: LEAN_COPY, repository: PathBuf::new() }
+    }
 }
 
 impl Contender for FullCopy {
     fn name(&self) -> String {
-        FULL_COPY_NAME.into()
+        self.name.into()
     }
 
     fn begin(&mut self, home: &Path) -> bool {
@@ -38,8 +66,16 @@ impl Contender for FullCopy {
 
     fn create(&mut self, live: &Path, state: &str) -> Option<Run> {
         let target = self.repository.join(state);
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg(FULL_COPY).arg(live).arg(&target);
+        let mut command = if self.name == FULL_COPY {
+            let mut python = Command::new("python3");
+            python.args(["-c", SCRIPT]);
+            python
+        } else {
+            let mut bench = Command::new(std::env::current_exe().unwrap());
+            bench.arg(TAKE_FULL_COPY);
+            bench
+        };
+        command.arg(live).arg(&target);
         Some(then_sync(try_measure(&command)?, &target))
     }
 
@@ -58,7 +94,7 @@ impl Contender for FullCopy {
     }
 }
 
-/// The full copy itself, in the measured process.
+/// The steps of [`SCRIPT`], in a measured process of the bench.
 pub(crate) fn take_full_copy(live: &Path, target: &Path) {
     fs::create_dir_all(target.join("db")).unwrap();
     fs::create_dir_all(target.join("config")).unwrap();
@@ -84,7 +120,7 @@ pub(crate) struct PlainCopy {
 
 impl Contender for PlainCopy {
     fn name(&self) -> String {
-        PLAIN_COPY_NAME.into()
+        PLAIN_COPY.into()
     }
 
     fn begin(&mut self, home: &Path) -> bool {

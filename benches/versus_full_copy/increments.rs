@@ -13,7 +13,7 @@ use super::measure::{Run, Spread, measure};
 use super::options::Options;
 use super::ours::{self, Vecsnap};
 use super::states::{self, Distance, State};
-use super::{floor, peers};
+use super::{content_read, floor, peers};
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,6 +61,8 @@ pub(crate) struct Increments {
     /// Versions of the peers.
     pub(crate) versions: Vec<String>,
     pub(crate) repeats: usize,
+    /// Bytes of live files that a create reads when nothing changed; `None` without strace.
+    pub(crate) content_read: Option<u64>,
     pub(crate) samples: Vec<Sample>,
 }
 
@@ -94,6 +96,7 @@ pub(crate) fn run(options: &Options, states: Vec<State>, scratch: &Path) -> Incr
         contenders: contenders.iter().map(|contender| contender.name()).collect(),
         versions,
         repeats: options.repeats,
+        content_read: None,
         samples: Vec::new(),
         states,
     };
@@ -106,9 +109,10 @@ pub(crate) fn run(options: &Options, states: Vec<State>, scratch: &Path) -> Incr
                 eprintln!("{} cannot take part", contender.name());
             }
         }
-        let mut turn = Turn { repeat, scratch, samples: Vec::new() };
+        let mut turn = Turn { repeat, scratch, content_read: None, samples: Vec::new() };
         turn.all_states(&mut contenders, &increments.states);
         increments.samples.append(&mut turn.samples);
+        increments.content_read = turn.content_read.max(increments.content_read);
         std::fs::remove_dir_all(home).unwrap();
         eprintln!("repeat {} of {} is done", repeat + 1, options.repeats);
     }
@@ -120,7 +124,8 @@ fn contenders(options: &Options) -> (Vec<Box<dyn Contender>>, Vec<String>) {
     for effort in ["normal", "fast", "none"] {
         contenders.push(Box::new(Vecsnap::with_effort(effort)));
     }
-    contenders.push(Box::new(FullCopy::default()));
+    contenders.push(Box::new(FullCopy::of_the_service()));
+    contenders.push(Box::new(FullCopy::without_interpreter()));
     contenders.push(Box::new(PlainCopy::default()));
     let mut versions = Vec::new();
     if options.peers {
@@ -141,6 +146,7 @@ fn floors(states: &[State]) -> Vec<Option<u64>> {
 struct Turn<'a> {
     repeat: usize,
     scratch: &'a Path,
+    content_read: Option<u64>,
     samples: Vec<Sample>,
 }
 
@@ -198,6 +204,8 @@ impl Turn<'_> {
     /// What keeping a repository of vecsnap's takes; last, since it deletes snapshots.
     fn look_after(&mut self, last: usize, live: &Path) {
         let ours = Vecsnap::at(self.scratch.join("homes").join(ours::DEFAULT).join("repository"));
+        let unchanged = ours.command(live, &["create", "--chroma", "--effort", "normal"]);
+        self.content_read = content_read::bytes(&unchanged, live, self.scratch);
         let validate = measure(&ours.command(live, &["validate", "latest", "--recheck"]));
         self.add(&ours, Operation::Validate, last, validate, 0);
         let before = ours.stored() as i64;

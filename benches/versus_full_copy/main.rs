@@ -15,6 +15,7 @@
 
 mod chunks;
 mod contender;
+mod content_read;
 mod copies;
 mod floor;
 mod increments;
@@ -40,7 +41,9 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some(measure::MEASURE) => return measure::serve(&arguments[1..]),
-        Some(copies::FULL_COPY) => return copies::take_full_copy(Path::new(&arguments[1]), Path::new(&arguments[2])),
+        Some(copies::TAKE_FULL_COPY) => {
+            return copies::take_full_copy(Path::new(&arguments[1]), Path::new(&arguments[2]));
+        }
         Some(large::HASH) => return large::hash(Path::new(&arguments[1])),
         _ => {}
     }

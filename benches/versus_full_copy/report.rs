@@ -106,7 +106,7 @@ pub(crate) fn of_increments(run: &Increments, rows: Vec<Row>) -> Section {
         .map(|(state, (bytes, floor))| json!({ "name": state.name, "change": state.change, "bytes": bytes, "floor": floor }))
         .collect();
     let distance = json!({ "blocks": run.distance.blocks, "databases": run.distance.databases });
-    let figures = json!({ "states": states, "s2_to_s1": distance, "versions": run.versions, "samples": run.samples });
+    let figures = json!({ "states": states, "s2_to_s1": distance, "versions": run.versions, "content_read": run.content_read, "samples": run.samples });
     let megabytes = run.logical[0] / 1_000_000;
     Section { title: format!("Increments: {} states of {megabytes} MB", run.states.len()), text, rows, figures }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::copies::{FULL_COPY_NAME, PLAIN_COPY_NAME};
+use super::copies::{FULL_COPY, LEAN_COPY, PLAIN_COPY};
 use super::increments::{Increments, Operation, Sample};
 use super::measure::Spread;
 use super::{ours, peers};
@@ -60,15 +60,9 @@ pub(crate) fn of_increments(run: &Increments) -> Vec<Row> {
     }
     if let Some(unchanged) = run.states.iter().position(|state| state.change == "nothing changed") {
         let seconds = run.seconds(DEFAULT, Operation::Create, unchanged);
-        let read = most(run, Operation::Create, unchanged, |sample| Some(sample.run.bytes_read as f64));
         rows.push(Row::new("nothing changed: growth", run.growth(DEFAULT, unchanged), "bytes", 4096.0, Some(2048.0)));
-        rows.push(Row::new(
-            "nothing changed: bytes read by system calls, repository included",
-            read,
-            "bytes",
-            1e6,
-            None,
-        ));
+        let read = run.content_read.map(|bytes| bytes as f64);
+        rows.push(Row::new("nothing changed: content of live files read", read, "bytes", 0.0, None));
         let median = seconds.map(|spread| spread.median);
         rows.push(Row { spread: seconds, ..Row::new("nothing changed: wall time", median, "s", 0.05, Some(0.015)) });
     }
@@ -78,12 +72,15 @@ pub(crate) fn of_increments(run: &Increments) -> Vec<Row> {
         timed.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(name, _)| name.as_str())
     };
     let create = |ours, theirs| ratio(run, [ours, theirs], Operation::Create, 2);
-    rows.push(Row::of_ratio("create of s2: wall against the full copy", create(DEFAULT, FULL_COPY_NAME), 0.6, 0.3));
+    for name in [FULL_COPY, LEAN_COPY] {
+        let measure = format!("create of s2: wall against the {name}");
+        rows.push(Row::of_ratio(&measure, create(DEFAULT, name), 0.6, 0.3));
+    }
     let name = fastest(2).unwrap_or("none there");
     let measure = format!("create of s2: wall against the fastest peer ({name})");
     rows.push(Row::of_ratio(&measure, fastest(2).and_then(|peer| create(DEFAULT, peer)), 0.35, 0.2));
-    rows.push(Row::of_ratio("create of s2: wall against cp -a + sync", create(DEFAULT, PLAIN_COPY_NAME), 4.0, 2.0));
-    let fast = create(FAST, PLAIN_COPY_NAME);
+    rows.push(Row::of_ratio("create of s2: wall against cp -a + sync", create(DEFAULT, PLAIN_COPY), 4.0, 2.0));
+    let fast = create(FAST, PLAIN_COPY);
     rows.push(Row::of_ratio("create of s2 --effort fast: wall against cp -a + sync", fast, 3.0, 1.5));
     let first = fastest(0).and_then(|peer| ratio(run, [DEFAULT, peer], Operation::Create, 0));
     let measure = format!("first create: wall against the fastest peer ({})", fastest(0).unwrap_or("none there"));
@@ -110,7 +107,7 @@ fn growth(run: &Increments) -> Row {
 }
 
 fn restores(run: &Increments) -> [Row; 2] {
-    let wall = ratio(run, [DEFAULT, PLAIN_COPY_NAME], Operation::RestoreInPlace, 1);
+    let wall = ratio(run, [DEFAULT, PLAIN_COPY], Operation::RestoreInPlace, 1);
     let written = most(run, Operation::RestoreInPlace, 1, |sample| Some(sample.blocks_written? as f64));
     let allowed = 2.0 * run.distance.databases as f64;
     let blocks = written.map(|written| (written - allowed) / run.distance.blocks as f64);
@@ -121,20 +118,20 @@ fn restores(run: &Increments) -> [Row; 2] {
 }
 
 fn memory(run: &Increments) -> Vec<Row> {
-    let last = run.states.len().saturating_sub(1);
-    let places = [
-        ("first create", Operation::Create, 0),
-        ("create of s2", Operation::Create, 2),
-        ("restore in place", Operation::RestoreInPlace, 1),
-        ("validate", Operation::Validate, last),
-        ("cleanup", Operation::Cleanup, last),
+    let operations = [
+        ("create, the most of all states", Operation::Create),
+        ("restore", Operation::RestoreInPlace),
+        ("validate", Operation::Validate),
+        ("cleanup", Operation::Cleanup),
     ];
-    let row = |(name, operation, state)| {
-        let peak = most(run, operation, state, |sample: &Sample| Some(sample.run.peak_mebibytes));
-        let megabytes = run.logical.first().map_or(0, |bytes| bytes / 1_000_000);
+    let megabytes = run.logical.first().map_or(0, |bytes| bytes / 1_000_000);
+    let row = |(name, operation)| {
+        let states =
+            (0..run.states.len()).filter_map(|state| most(run, operation, state, |s| Some(s.run.peak_mebibytes)));
+        let peak = Spread::of(states).map(|spread| spread.most);
         Row::new(&format!("peak memory at {megabytes} MB: {name}"), peak, "MiB", 150.0, Some(80.0))
     };
-    places.into_iter().map(row).collect()
+    operations.into_iter().map(row).collect()
 }
 
 /// The most of a figure over the repeats of what vecsnap does by default.
