@@ -89,7 +89,7 @@ fn section(subjects: &[Subject; 2]) -> Section {
     let sizes = [small.megabytes, large.megabytes];
     let measure =
         format!("{} MB against {} MB, same change: wall grows, against reading and hashing", sizes[1], sizes[0]);
-    let mut rows = vec![Row::new(&measure, Some(grown / hashing), "x", 1.0, None)];
+    let mut rows = vec![Row::new(&measure, (hashing > 0.0).then_some(grown / hashing), "x", 1.0, None)];
     let mut text =
         "| | ".to_owned() + &sizes.map(|size| format!("{size} MB | peak")).join(" | ") + " |\n|---|---|---|---|---|\n";
     let mut line = |name: &str, runs: [(f64, f64); 2]| {

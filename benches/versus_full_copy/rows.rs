@@ -120,7 +120,8 @@ fn restores(run: &Increments) -> [Row; 2] {
 fn memory(run: &Increments) -> Vec<Row> {
     let operations = [
         ("create, the most of all states", Operation::Create),
-        ("restore", Operation::RestoreInPlace),
+        ("restore in place", Operation::RestoreInPlace),
+        ("restore into nothing", Operation::RestoreToNothing),
         ("validate", Operation::Validate),
         ("cleanup", Operation::Cleanup),
     ];

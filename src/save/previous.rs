@@ -169,7 +169,7 @@ fn unless_unreadable<T>(outcome: Result<T>) -> Result<Option<T>> {
 
 /// Whether none of the times is so young that a change after the capture at `captured` could have left it as it is.
 pub(super) fn is_settled(stats: &SourceStats, captured: Time) -> bool {
-    let before = |time: Time| time.seconds.saturating_add(RACY_SECONDS) < captured.seconds;
+    let before = |time: Time| Time { seconds: time.seconds.saturating_add(RACY_SECONDS), ..time } <= captured;
     let settled = |stat: &Stat| before(stat.modified) && before(stat.changed);
     settled(&stats.file) && stats.wal.as_ref().is_none_or(settled) && stats.journal.as_ref().is_none_or(settled)
 }
@@ -218,6 +218,8 @@ mod tests {
         for (modified, changed) in [(998, 997), (997, 998), (997, 1000), (997, 2000), (5000, 997)] {
             assert!(!is_settled(&stats(modified, changed), captured), "{modified} {changed}");
         }
+        let exactly_two_seconds_later = Time { seconds: 1000, nanoseconds: 999_999_999 };
+        assert!(is_settled(&stats(998, 998), exactly_two_seconds_later));
         let log = SourceStats { wal: Some(stats(999, 999).file), ..stats(1, 1) };
         assert!(!is_settled(&log, captured));
     }

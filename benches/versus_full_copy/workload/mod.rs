@@ -18,7 +18,9 @@ use self::vectors::Vectors;
 use super::states;
 
 /// Bytes on disk of one vector with its text and index, about.
-const BYTES_PER_VECTOR: u64 = 4_500;
+const BYTES_PER_VECTOR: u64 = 4_300;
+/// Documents that are in the queue at the same time.
+const BATCH: u32 = 2_000;
 /// Vectors are near the centre of one of so many topics.
 const TOPICS: u32 = 300;
 const SEGMENT: &str = "ca3d7305-f333-4c43-b997-90801a4616a5";
@@ -45,7 +47,7 @@ impl Workload {
         let count = (megabytes * 1_000_000 / BYTES_PER_VECTOR).max(1_000) as u32;
         let mut left = count;
         while left > 0 {
-            let batch = left.min(20_000);
+            let batch = left.min(BATCH);
             workload.insert(batch, 0..TOPICS);
             left -= batch;
         }

@@ -128,9 +128,9 @@ fn put_document(rows: &Transaction<'_>, at: i64, document: &Document) -> rusqlit
 /// Removes a document, if it is there.
 fn forget(rows: &Transaction<'_>, label: u32) -> rusqlite::Result<usize> {
     let id = label + 1;
-    let known = rows.prepare_cached("DELETE FROM embeddings WHERE id = ?")?.execute([id])?;
+    let known = rows.prepare_cached("DELETE FROM embedding_metadata WHERE id = ?")?.execute([id])?;
     if known > 0 {
-        rows.prepare_cached("DELETE FROM embedding_metadata WHERE id = ?")?.execute([id])?;
+        rows.prepare_cached("DELETE FROM embeddings WHERE id = ?")?.execute([id])?;
         rows.prepare_cached("DELETE FROM embedding_fulltext_search WHERE rowid = ?")?.execute([id])?;
     }
     Ok(known)
