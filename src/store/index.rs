@@ -5,31 +5,26 @@
 //! file, or mixture of old pages, it is found; rows of packs that are gone are passed over; rows that are missing cost a
 //! second look at the footers. Whoever deletes packs reads footers and does not ask the index (upkeep::gc).
 
+mod file;
+mod rows;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
+use self::file::{is_unusable, open_checked, prepare, remove_files};
+use self::rows::{Left, Row, SmallestRows, key_of};
 use super::packs::PackFile;
-use crate::disk::durable;
 use crate::error::{Error, Result};
 use crate::format::codec;
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
 use crate::format::pack::Footer;
 use crate::id::{BlobId, BlobPrefix, PackId};
-
-const SCHEMA_VERSION: i64 = 2;
-const SCHEMA: &str = "
-CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL, size INTEGER NOT NULL) STRICT;
-CREATE TABLE blobs(id BLOB NOT NULL, pack INTEGER NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(id, pack, record)) STRICT, WITHOUT ROWID;
-CREATE TABLE verdicts(content BLOB PRIMARY KEY, verdict BLOB NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE whole(content BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 2;";
 
 /// Where a blob is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,9 +121,49 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`]; the pack is then unknown to the index, and a later opening tries again.
     pub fn adopt(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
+        let mut rows = SmallestRows::new();
+        rows.offer(&pack.id, footer);
+        // A pack of the format's limit fits into one pass.
+        rows.end_pass(|rows, _| self.add(rows, &[*pack]))
+    }
+
+    /// Adds the rows of many packs. `footer_of` may be asked several times for each; it returns `None` for a pack that
+    /// cannot be read, which stays unknown.
+    ///
+    /// # Errors
+    /// Those of `footer_of`; [`Error::Sqlite`]. The packs are then unknown to the index.
+    pub fn adopt_all(
+        &self,
+        packs: &[PackFile],
+        mut footer_of: impl FnMut(&PackFile) -> Result<Option<Footer>>,
+    ) -> Result<()> {
+        let mut rows = SmallestRows::new();
+        let mut readable = packs.to_vec();
+        loop {
+            let mut read = Vec::with_capacity(readable.len());
+            for pack in readable {
+                if let Some(footer) = footer_of(&pack)? {
+                    rows.offer(&pack.id, &footer);
+                    read.push(pack);
+                }
+            }
+            readable = read;
+            let left = rows.end_pass(|rows, left| {
+                // Only when all its rows are there is a pack known.
+                let complete = if left == Left::None { readable.as_slice() } else { &[] };
+                self.add(rows, complete).map(|()| left)
+            })?;
+            if left == Left::None {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds rows, and packs all of whose rows are there then.
+    fn add(&self, rows: &[Row], complete: &[PackFile]) -> Result<()> {
         let mut inner = self.lock();
-        inner.insert(pack, footer).map_err(|cause| self.unusable(cause, "write"))?;
-        inner.packs.insert(key_of(&pack.id), *pack);
+        inner.insert(rows, complete).map_err(|cause| self.unusable(cause, "write"))?;
+        inner.packs.extend(complete.iter().map(|pack| (key_of(&pack.id), *pack)));
         Ok(())
     }
 
@@ -251,18 +286,17 @@ impl Inner {
         rows.collect()
     }
 
-    fn insert(&mut self, pack: &PackFile, footer: &Footer) -> rusqlite::Result<()> {
+    fn insert(&mut self, rows: &[Row], complete: &[PackFile]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
-        let key = key_of(&pack.id);
         {
             let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO blobs VALUES(?, ?, ?)")?;
-            for (number, record) in (0_u32..).zip(&footer.records) {
-                insert.execute(params![record.id.as_bytes(), key, number])?;
+            for row in rows {
+                insert.execute(params![row.id, row.pack, row.record])?;
             }
-            transaction.execute(
-                "INSERT OR REPLACE INTO packs VALUES(?, ?, ?)",
-                params![key, pack.id.as_bytes(), pack.size.cast_signed()],
-            )?;
+            let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO packs VALUES(?, ?, ?)")?;
+            for pack in complete {
+                insert.execute(params![key_of(&pack.id), pack.id.as_bytes(), pack.size.cast_signed()])?;
+            }
         }
         transaction.commit()
     }
@@ -301,209 +335,6 @@ impl Inner {
     }
 }
 
-/// The key of a pack's rows: the first eight bytes of its id.
-fn key_of(pack: &PackId) -> i64 {
-    let (first, _) = pack.as_bytes().split_first_chunk::<8>().unwrap_or((&[0; 8], &[]));
-    i64::from_le_bytes(*first)
-}
-
 fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
     move |source| Error::Sqlite { action, path: PathBuf::from("index.sqlite"), source }
-}
-
-/// Opens the file and brings it into use. It is made with the mode of all files of a repository, which SQLite's own
-/// sidecars then take over; one that exists is never opened but by SQLite, whose locks a second descriptor would drop.
-fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> {
-    match fs::OpenOptions::new().write(true).create_new(true).mode(durable::FILE_MODE).open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("create", path)(error));
-        }
-        _ => {}
-    }
-    Ok(Connection::open(path).and_then(|connection| prepare(&connection).map(|()| connection)))
-}
-
-/// Whether the file is no index of this schema, rather than busy or unreadable at the moment.
-fn is_unusable(cause: &rusqlite::Error) -> bool {
-    let passing = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::DiskFull, ErrorCode::ReadOnly];
-    cause.sqlite_error_code().is_none_or(|code| !passing.contains(&code))
-}
-
-/// Brings the connection into use; an index of another schema or without its tables is an error.
-///
-/// Nothing is ever synced: a crash may tear the file, and a torn index is begun anew.
-fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::from_secs(10))?;
-    connection.pragma_update(None, "journal_mode", "DELETE")?;
-    connection.pragma_update(None, "synchronous", "OFF")?;
-    connection.pragma_update(None, "cache_size", -8 * 1024)?;
-    connection.set_prepared_statement_cache_capacity(16);
-    if schema_version(connection)? == 0 {
-        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
-        // Another process may have made the tables meanwhile.
-        if schema_version(&transaction)? == 0 {
-            transaction.execute_batch(SCHEMA)?;
-        }
-        transaction.commit()?;
-    }
-    if schema_version(connection)? != SCHEMA_VERSION {
-        return Err(rusqlite::Error::InvalidQuery);
-    }
-    connection.prepare("SELECT id, pack, record FROM blobs LIMIT 1")?.exists([])?;
-    connection.prepare("SELECT content, verdict FROM verdicts LIMIT 1")?.exists([])?;
-    connection.prepare("SELECT key, id, size FROM packs LIMIT 1")?.exists([])?;
-    connection.prepare("SELECT content FROM whole LIMIT 1")?.exists([])?;
-    Ok(())
-}
-
-fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.pragma_query_value(None, "user_version", |row| row.get(0))
-}
-
-/// Removes the sidecars first: an old journal beside a new index would silently bring the old one back.
-fn remove_files(path: &Path) -> Result<()> {
-    for suffix in ["-wal", "-shm", "-journal", ""] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        match fs::remove_file(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove the index file", &name)(error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::format::compression::Codec;
-    use crate::format::pack::{BlobKind, Encoding, Frame, Record};
-
-    fn pack(number: u8) -> PackFile {
-        PackFile { id: PackId::from_bytes([number; 32]), size: u64::from(number) + 100 }
-    }
-
-    fn footer(contents: &[&[u8]]) -> Footer {
-        let records = contents.iter().map(|content| Record {
-            id: BlobId::of_chunk(content),
-            kind: BlobKind::Chunk,
-            length: 1,
-            frame: 0,
-            offset: 0,
-            payload_length: 1,
-            encoding: Encoding::Whole,
-        });
-        Footer { frames: vec![Frame::new(0, 1, 1, 1, Codec::Raw)], records: records.collect() }
-    }
-
-    #[test]
-    fn places_are_those_of_packs_that_exist() {
-        let index = Index::open_private().unwrap();
-        index.reconcile(&[pack(1), pack(2)]).unwrap();
-        index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-        index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
-        let b = BlobId::of_chunk(b"b");
-        assert_eq!(index.places(&b).unwrap().len(), 2);
-        assert_eq!(index.with_prefix(&b.prefix(), 8).unwrap(), [b]);
-        assert_eq!(index.reconcile(&[pack(2)]).unwrap(), []);
-        assert_eq!(index.places(&b).unwrap(), [Place { pack: pack(2), record: 0 }]);
-        assert!(!index.contains(&BlobId::of_chunk(b"a")).unwrap());
-        index.forget(&[pack(2).id]).unwrap();
-        assert!(!index.contains(&b).unwrap());
-    }
-
-    #[test]
-    fn a_pack_of_another_size_is_adopted_again() {
-        let index = Index::open_private().unwrap();
-        index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
-        let resized = PackFile { size: 7, ..pack(1) };
-        assert_eq!(index.reconcile(&[resized]).unwrap(), [resized]);
-        assert!(!index.contains(&BlobId::of_chunk(b"a")).unwrap());
-    }
-
-    #[test]
-    fn garbage_truncation_and_other_schemas_begin_a_new_index() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite");
-        let fill = |path: &Path| {
-            let index = Index::open(path).unwrap();
-            assert_eq!(index.reconcile(&[pack(1)]).unwrap(), [pack(1)]);
-            index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
-        };
-        fill(&path);
-        assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), []);
-        fs::write(&path, b"garbage, not a database at all").unwrap();
-        fill(&path);
-        let whole = fs::read(&path).unwrap();
-        fs::write(&path, &whole[..5000]).unwrap();
-        fill(&path);
-        Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
-        fill(&path);
-        assert!(Index::open(&path).unwrap().contains(&BlobId::of_chunk(b"a")).is_ok());
-    }
-
-    #[test]
-    fn many_may_begin_the_index_at_once_and_only_the_owner_may_read_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite");
-        std::thread::scope(|scope| {
-            for number in 1..9 {
-                let path = &path;
-                scope.spawn(move || Index::open(path).unwrap().adopt(&pack(number), &footer(&[&[number]])).unwrap());
-            }
-        });
-        let all: Vec<_> = (1..9).map(pack).collect();
-        assert_eq!(Index::open(&path).unwrap().reconcile(&all).unwrap(), []);
-        let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_content_is_whole_until_a_pack_is_lost() {
-        let index = Index::open_private().unwrap();
-        index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
-        index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
-        assert!(!index.is_whole(&Content::EMPTY));
-        index.mark_whole(&Content::EMPTY).unwrap();
-        index.reconcile(&[pack(1), pack(2), pack(3)]).unwrap();
-        assert!(index.is_whole(&Content::EMPTY));
-        index.reconcile(&[pack(1), pack(3)]).unwrap();
-        assert!(!index.is_whole(&Content::EMPTY));
-    }
-
-    #[test]
-    fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
-        use std::os::unix::fs::FileExt;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("index.sqlite");
-        let contents: Vec<Vec<u8>> = (0..5000_u32).map(|number| number.to_le_bytes().to_vec()).collect();
-        let footer = footer(&contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
-        Index::open(&path).unwrap().adopt(&pack(1), &footer).unwrap();
-        let length = fs::metadata(&path).unwrap().len() as usize;
-        fs::File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .write_all_at(&vec![0xa5; length - 40_960], 40_960)
-            .unwrap();
-        let index = Index::open(&path).unwrap();
-        index.reconcile(&[pack(1)]).unwrap();
-        let fault = contents.iter().find_map(|content| index.places(&BlobId::of_chunk(content)).err()).unwrap();
-        assert!(fault.to_string().contains("run the command again"), "{fault}");
-        assert!(!path.exists());
-        assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [pack(1)]);
-    }
-
-    #[test]
-    fn verdicts_are_kept_by_content_and_question() {
-        let index = Index::open_private().unwrap();
-        assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), None);
-        index.record_verdict(Question::Integrity, &Content::EMPTY, &Verdict::Failed("page 3".into())).unwrap();
-        assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), Some(Verdict::Failed("page 3".into())));
-        assert_eq!(index.verdict(Question::Json, &Content::EMPTY), None);
-        index.record_verdict(Question::Json, &Content::EMPTY, &Verdict::Ok).unwrap();
-        assert_eq!(index.verdict(Question::Json, &Content::EMPTY), Some(Verdict::Ok));
-    }
 }

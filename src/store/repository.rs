@@ -4,6 +4,7 @@
 //! every pack that exists. A repository that cannot be written is read with a private index and leaves no trace.
 //! Order (design §6): lock, packs, index; only then is anything deduplicated against it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::format::header::{RepositoryDocument, RepositoryHeader};
 use crate::id::RepositoryId;
 
 const DOCUMENT_LIMIT: u64 = 65_536;
+/// Unknown packs from which on it is worth saying that their footers are read.
+const MANY_PACKS: usize = 64;
 
 /// What a repository is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +185,8 @@ impl Repository {
         }
         let existing = packs::list(self.storage())?;
         self.index.reconcile(&existing)?;
-        adopt(&self.index, self.storage(), &self.header, &existing)
+        let access = if self.scratch.is_some() { Access::Write } else { Access::Read };
+        adopt(&self.index, self.storage(), &self.header, &existing, access)
     }
 
     /// The same repository as if it had these packs alone, for reading: what can be read there does not need the others.
@@ -286,7 +290,7 @@ fn open_index(storage: &LocalStorage, header: &RepositoryHeader, access: Access)
     if writable {
         let opened = Index::open(&path).and_then(|index| {
             let unknown = index.reconcile(&existing)?;
-            adopt(&index, storage, header, &unknown)?;
+            adopt(&index, storage, header, &unknown, access)?;
             Ok(index)
         });
         match opened {
@@ -296,29 +300,42 @@ fn open_index(storage: &LocalStorage, header: &RepositoryHeader, access: Access)
     }
     let index = Index::open_private()?;
     let unknown = index.reconcile(&existing)?;
-    adopt(&index, storage, header, &unknown)?;
+    adopt(&index, storage, header, &unknown, access)?;
     Ok(index)
 }
 
 /// Adopts packs from their footers; one that cannot be read is reported and left out, its blobs count as missing.
-fn adopt(index: &Index, storage: &dyn Storage, header: &RepositoryHeader, unknown: &[PackFile]) -> Result<()> {
+fn adopt(
+    index: &Index,
+    storage: &dyn Storage,
+    header: &RepositoryHeader,
+    unknown: &[PackFile],
+    access: Access,
+) -> Result<()> {
     if unknown.is_empty() {
         return Ok(());
     }
-    if storage.root().join(layout::PACKS).exists() {
-        // A pack that was linked but not yet durable must not be built upon.
-        let _ = storage.sync_directory(layout::PACKS);
+    if access == Access::Write {
+        sync_names(storage, unknown)?;
     }
-    for pack in unknown {
-        match packs::read_footer(storage, header, pack) {
-            Ok(footer) => index.adopt(pack, &footer)?,
-            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
-                tracing::warn!(cause = %error, "a pack cannot be read and is left out");
-            }
-            Err(error) => return Err(error),
+    if unknown.len() >= MANY_PACKS {
+        tracing::info!(packs = unknown.len(), "the index does not know these packs; reading what they hold");
+    }
+    index.adopt_all(unknown, |pack| match packs::read_footer(storage, header, pack) {
+        Ok(footer) => Ok(Some(footer)),
+        Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+            tracing::warn!(cause = %error, "a pack cannot be read and is left out");
+            Ok(None)
         }
-    }
-    Ok(())
+        Err(error) => Err(error),
+    })
+}
+
+/// A pack that was given its name but may not keep it in a crash must not be built upon.
+fn sync_names(storage: &dyn Storage, packs: &[PackFile]) -> Result<()> {
+    let directories = packs.iter().filter_map(|pack| Some(layout::pack(&pack.id).rsplit_once('/')?.0.to_owned()));
+    let directories: BTreeSet<String> = directories.chain([layout::PACKS.to_owned()]).collect();
+    directories.iter().try_for_each(|directory| storage.sync_directory(directory))
 }
 
 fn is_writable(directory: &Path) -> bool {

@@ -1,0 +1,126 @@
+use std::fs;
+
+use super::*;
+use crate::format::compression::Codec;
+use crate::format::pack::{BlobKind, Encoding, Frame, Record};
+
+fn pack(number: u8) -> PackFile {
+    PackFile { id: PackId::from_bytes([number; 32]), size: u64::from(number) + 100 }
+}
+
+fn footer(contents: &[&[u8]]) -> Footer {
+    let records = contents.iter().map(|content| Record {
+        id: BlobId::of_chunk(content),
+        kind: BlobKind::Chunk,
+        length: 1,
+        frame: 0,
+        offset: 0,
+        payload_length: 1,
+        encoding: Encoding::Whole,
+    });
+    Footer { frames: vec![Frame::new(0, 1, 1, 1, Codec::Raw)], records: records.collect() }
+}
+
+#[test]
+fn places_are_those_of_packs_that_exist() {
+    let index = Index::open_private().unwrap();
+    index.reconcile(&[pack(1), pack(2)]).unwrap();
+    index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
+    index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
+    let b = BlobId::of_chunk(b"b");
+    assert_eq!(index.places(&b).unwrap().len(), 2);
+    assert_eq!(index.with_prefix(&b.prefix(), 8).unwrap(), [b]);
+    assert_eq!(index.reconcile(&[pack(2)]).unwrap(), []);
+    assert_eq!(index.places(&b).unwrap(), [Place { pack: pack(2), record: 0 }]);
+    assert!(!index.contains(&BlobId::of_chunk(b"a")).unwrap());
+    index.forget(&[pack(2).id]).unwrap();
+    assert!(!index.contains(&b).unwrap());
+}
+
+#[test]
+fn a_pack_of_another_size_is_adopted_again() {
+    let index = Index::open_private().unwrap();
+    index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
+    let resized = PackFile { size: 7, ..pack(1) };
+    assert_eq!(index.reconcile(&[resized]).unwrap(), [resized]);
+    assert!(!index.contains(&BlobId::of_chunk(b"a")).unwrap());
+}
+
+#[test]
+fn garbage_truncation_and_other_schemas_begin_a_new_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    let fill = |path: &Path| {
+        let index = Index::open(path).unwrap();
+        assert_eq!(index.reconcile(&[pack(1)]).unwrap(), [pack(1)]);
+        index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
+    };
+    fill(&path);
+    assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), []);
+    fs::write(&path, b"garbage, not a database at all").unwrap();
+    fill(&path);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..5000]).unwrap();
+    fill(&path);
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    fill(&path);
+    assert!(Index::open(&path).unwrap().contains(&BlobId::of_chunk(b"a")).is_ok());
+}
+
+#[test]
+fn many_may_begin_the_index_at_once_and_only_the_owner_may_read_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    std::thread::scope(|scope| {
+        for number in 1..9 {
+            let path = &path;
+            scope.spawn(move || Index::open(path).unwrap().adopt(&pack(number), &footer(&[&[number]])).unwrap());
+        }
+    });
+    let all: Vec<_> = (1..9).map(pack).collect();
+    assert_eq!(Index::open(&path).unwrap().reconcile(&all).unwrap(), []);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_content_is_whole_until_a_pack_is_lost() {
+    let index = Index::open_private().unwrap();
+    index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
+    index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
+    assert!(!index.is_whole(&Content::EMPTY));
+    index.mark_whole(&Content::EMPTY).unwrap();
+    index.reconcile(&[pack(1), pack(2), pack(3)]).unwrap();
+    assert!(index.is_whole(&Content::EMPTY));
+    index.reconcile(&[pack(1), pack(3)]).unwrap();
+    assert!(!index.is_whole(&Content::EMPTY));
+}
+
+#[test]
+fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
+    use std::os::unix::fs::FileExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    let contents: Vec<Vec<u8>> = (0..5000_u32).map(|number| number.to_le_bytes().to_vec()).collect();
+    let footer = footer(&contents.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    Index::open(&path).unwrap().adopt(&pack(1), &footer).unwrap();
+    let length = fs::metadata(&path).unwrap().len() as usize;
+    fs::File::options().write(true).open(&path).unwrap().write_all_at(&vec![0xa5; length - 40_960], 40_960).unwrap();
+    let index = Index::open(&path).unwrap();
+    index.reconcile(&[pack(1)]).unwrap();
+    let fault = contents.iter().find_map(|content| index.places(&BlobId::of_chunk(content)).err()).unwrap();
+    assert!(fault.to_string().contains("run the command again"), "{fault}");
+    assert!(!path.exists());
+    assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [pack(1)]);
+}
+
+#[test]
+fn verdicts_are_kept_by_content_and_question() {
+    let index = Index::open_private().unwrap();
+    assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), None);
+    index.record_verdict(Question::Integrity, &Content::EMPTY, &Verdict::Failed("page 3".into())).unwrap();
+    assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), Some(Verdict::Failed("page 3".into())));
+    assert_eq!(index.verdict(Question::Json, &Content::EMPTY), None);
+    index.record_verdict(Question::Json, &Content::EMPTY, &Verdict::Ok).unwrap();
+    assert_eq!(index.verdict(Question::Json, &Content::EMPTY), Some(Verdict::Ok));
+}
