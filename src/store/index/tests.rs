@@ -124,3 +124,15 @@ fn verdicts_are_kept_by_content_and_question() {
     index.record_verdict(Question::Json, &Content::EMPTY, &Verdict::Ok).unwrap();
     assert_eq!(index.verdict(Question::Json, &Content::EMPTY), Some(Verdict::Ok));
 }
+
+#[test]
+fn of_many_packs_those_that_can_be_read_are_adopted() {
+    let index = Index::open_private().unwrap();
+    let all = [pack(1), pack(2), pack(3)];
+    let read = |pack: &PackFile| Ok((pack.id != all[1].id).then(|| footer(&[&[pack.id.as_bytes()[0]], b"shared"])));
+    index.adopt_all(&all, read).unwrap();
+    assert_eq!(index.reconcile(&all).unwrap(), [pack(2)]);
+    assert_eq!(index.places(&BlobId::of_chunk(b"shared")).unwrap().len(), 2);
+    assert!(index.contains(&BlobId::of_chunk(&[3])).unwrap() && !index.contains(&BlobId::of_chunk(&[2])).unwrap());
+    assert!(index.adopt_all(&all, |_| Err(Error::Failed("gone".into()))).is_err());
+}
