@@ -5,7 +5,10 @@
 //! blob is called missing or corrupt, all footers are read once more, since the index may be an old copy.
 //! Memory: frames and blobs are kept in caches of fixed size.
 
-use std::collections::{HashMap, HashSet};
+mod known;
+mod search;
+
+use std::collections::HashMap;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,9 +22,11 @@ use super::repository::Repository;
 use super::spill::Spill;
 use crate::error::{Error, Result};
 use crate::format::delta;
-use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES, CHAIN_DEPTH, CHAIN_RECORDS};
+use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES};
 use crate::format::pack::{BlobKind, Encoding, Footer, Frame, Record, Step};
 use crate::id::{BlobId, BlobPrefix, PackId};
+
+use search::{RecordPlace, Search};
 
 /// Most decoded bytes of frames kept at one time.
 const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
@@ -29,8 +34,6 @@ const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
 const FOOTER_CACHE_RECORDS: usize = 25_000;
 /// Rebuilt blobs kept, of at most 64 KiB each.
 const BLOB_CACHE: NonZero<usize> = NonZero::new(256).unwrap();
-/// Most decodings for one blob, when caches are too small for its chain or a hostile chain branches without end.
-const ATTEMPTS: usize = 16 * CHAIN_RECORDS;
 /// Blobs remembered as known.
 const KNOWN_CACHE: NonZero<usize> = NonZero::new(65_536).unwrap();
 /// Most blobs tried for one base prefix.
@@ -63,18 +66,14 @@ pub struct BlobReader<'a> {
     facts: HashMap<BlobId, KnownChain>,
     reindexed: bool,
     known: LruCache<BlobId, ()>,
+    /// What was in the way of the blob asked for last.
+    blamed: Vec<BlobPrefix>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FramePlace {
     pack: PackId,
     offset: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct RecordPlace {
-    pack: PackId,
-    record: u32,
 }
 
 /// A blob rebuilt before.
@@ -99,21 +98,27 @@ pub struct ChainedBlob {
     pub facts: ChainFacts,
 }
 
+/// How the search for a blob ended; where it did not find it, the search says what was in the way.
+enum Resolved {
+    Blob(Arc<[u8]>),
+    /// No pack holds it.
+    Nowhere,
+    /// No record of it leads to it.
+    InVain,
+}
+
+/// Why a record does not lead to its blob.
+enum RecordFault {
+    /// It is damaged itself; the text names the pack.
+    Own(String),
+    /// A base cannot be had, or the chain goes no further; what is in the way was blamed.
+    Blamed,
+}
+
 /// The bytes that a record leads to, not hashed yet.
 struct Rebuilt {
     bytes: Vec<u8>,
     facts: ChainFacts,
-}
-
-/// The chain that is being followed for one blob.
-#[derive(Default)]
-struct Chain {
-    /// The blobs that wait for a base, outermost first.
-    path: Vec<BlobId>,
-    /// The distinct records decoded so far.
-    records: HashSet<RecordPlace>,
-    /// Records decoded so far, those decoded again included.
-    attempts: usize,
 }
 
 /// A record with the facts of the pack around it.
@@ -154,6 +159,7 @@ impl<'a> BlobReader<'a> {
             reindexed: false,
             known: LruCache::new(KNOWN_CACHE),
             facts: HashMap::new(),
+            blamed: Vec::new(),
         }
     }
 
@@ -199,60 +205,14 @@ impl<'a> BlobReader<'a> {
         self.facts.get(id).map_or_else(|| ChainFacts::whole(*id), |known| known.facts)
     }
 
-    /// Whether footers record this chunk, and all bases that its record needs; reads no content.
-    ///
-    /// # Errors
-    /// I/O errors of the index.
-    pub fn knows_chunk(&mut self, id: &BlobId) -> Result<bool> {
-        self.knows(id, Some(BlobKind::Chunk), &mut Vec::new())
-    }
-
-    fn knows(&mut self, id: &BlobId, kind: Option<BlobKind>, path: &mut Vec<BlobId>) -> Result<bool> {
-        if self.known.get(id).is_some() {
-            return Ok(true);
-        }
-        for place in self.repository.index().places(id)? {
-            let found = match self.find(&place, id) {
-                Ok(Some(found)) if kind.is_none_or(|kind| kind == found.record.kind) => found,
-                Ok(_) => continue,
-                Err(error) => {
-                    tolerable(error)?;
-                    continue;
-                }
-            };
-            if self.knows_bases(&found, path)? {
-                self.known.put(*id, ());
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn knows_bases(&mut self, found: &Found, path: &mut Vec<BlobId>) -> Result<bool> {
-        let Encoding::Delta { bases, .. } = &found.record.encoding else { return Ok(true) };
-        if path.len() >= CHAIN_DEPTH || path.contains(&found.record.id) {
-            return Ok(false);
-        }
-        path.push(found.record.id);
-        let mut all = true;
-        for prefix in bases {
-            all = all && self.knows_one_of(prefix, path)?;
-        }
-        path.pop();
-        Ok(all)
-    }
-
-    fn knows_one_of(&mut self, prefix: &BlobPrefix, path: &mut Vec<BlobId>) -> Result<bool> {
-        for id in self.repository.index().with_prefix(prefix, PREFIX_MATCHES)? {
-            if self.knows(&id, None, path)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    /// The blobs that are missing or damaged themselves and so kept the last one asked for from being read: that one,
+    /// or bases on its chains. Empty after a success.
+    pub fn blamed(&self) -> &[BlobPrefix] {
+        &self.blamed
     }
 
     fn read(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
-        let first = self.resolve(id, Some(kind), &mut Chain::default())?;
+        let first = self.search(id, kind)?;
         if first.is_ok() || self.reindexed {
             return Ok(first);
         }
@@ -260,17 +220,29 @@ impl<'a> BlobReader<'a> {
         self.repository.reindex()?;
         self.footers.clear();
         self.footer_records = 0;
-        self.resolve(id, Some(kind), &mut Chain::default())
+        self.search(id, kind)
+    }
+
+    fn search(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
+        let mut search = Search::default();
+        let resolved = self.resolve(id, Some(kind), &mut search)?;
+        self.blamed = search.culprits();
+        Ok(match resolved {
+            Resolved::Blob(bytes) => Ok(bytes),
+            Resolved::Nowhere => Err(BlobFault::Missing),
+            Resolved::InVain => Err(BlobFault::Corrupt(search.account(id))),
+        })
     }
 
     /// Tries every record of the blob, whole ones first. `kind` is open for bases, which may be of either.
-    fn resolve(&mut self, id: &BlobId, kind: Option<BlobKind>, chain: &mut Chain) -> Result<BlobResult> {
+    fn resolve(&mut self, id: &BlobId, kind: Option<BlobKind>, search: &mut Search) -> Result<Resolved> {
         if let Some(blob) = self.blobs.get(id).filter(|blob| kind.is_none_or(|kind| kind == blob.kind)) {
-            return Ok(Ok(Arc::clone(&blob.bytes)));
+            return Ok(Resolved::Blob(Arc::clone(&blob.bytes)));
         }
         if let Some(blob) = self.spilled_blob(id, kind) {
-            return Ok(Ok(blob));
+            return Ok(Resolved::Blob(blob));
         }
+        let mark = search.mark();
         let mut faults = Vec::new();
         let mut found = Vec::new();
         for place in self.repository.index().places(id)? {
@@ -281,29 +253,37 @@ impl<'a> BlobReader<'a> {
             }
         }
         if found.is_empty() && faults.is_empty() {
-            return Ok(Err(BlobFault::Missing));
+            search.blame(id.prefix(), format!("blob {id}, which no pack holds"));
+            return Ok(Resolved::Nowhere);
         }
         found.sort_by_key(|found| found.record.encoding != Encoding::Whole);
         for record in found {
-            match self.rebuild(&record, chain)? {
+            let tried = search.mark();
+            match self.rebuild(&record, search)? {
                 Ok(rebuilt) if record.record.kind.id_of(&rebuilt.bytes) == *id => {
+                    search.forget_culprits(mark);
                     let bytes: Arc<[u8]> = rebuilt.bytes.into();
                     if record.record.encoding != Encoding::Whole {
                         self.spilled_blobs.made(*id);
                         let known = KnownChain { kind: record.record.kind, facts: rebuilt.facts };
                         self.facts.insert(*id, known);
                         self.keep(*id, known.kind, &bytes);
-                    } else if !chain.path.is_empty() {
+                    } else if !search.is_outermost() {
                         self.keep(*id, record.record.kind, &bytes);
                     }
-                    return Ok(Ok(bytes));
+                    return Ok(Resolved::Blob(bytes));
                 }
                 Ok(_) => faults.push(self.describe(&record, "it does not hash to its id")),
-                Err(fault) => faults.push(fault),
+                Err(RecordFault::Own(fault)) => faults.push(fault),
+                Err(RecordFault::Blamed) => {}
             }
+            search.forget_records(tried);
         }
         faults.dedup();
-        Ok(Err(BlobFault::Corrupt(faults.join("; "))))
+        if !faults.is_empty() {
+            search.blame(id.prefix(), faults.join("; "));
+        }
+        Ok(Resolved::InVain)
     }
 
     fn keep(&mut self, id: BlobId, kind: BlobKind, bytes: &Arc<[u8]>) {
@@ -331,29 +311,30 @@ impl<'a> BlobReader<'a> {
         Ok(frame.map(|frame| Found { place: *place, record, frame, footer }))
     }
 
-    fn rebuild(&mut self, found: &Found, chain: &mut Chain) -> Result<std::result::Result<Rebuilt, String>> {
-        chain.attempts += 1;
-        chain.records.insert(RecordPlace { pack: found.place.pack.id, record: found.place.record });
-        if chain.records.len() > CHAIN_RECORDS || chain.attempts > ATTEMPTS {
-            return Ok(Err(self.describe(found, "its chain needs more records than the format allows")));
+    fn rebuild(&mut self, found: &Found, search: &mut Search) -> Result<Result<Rebuilt, RecordFault>> {
+        let own = |fault: String| Ok(Err(RecordFault::Own(fault)));
+        let place = RecordPlace { pack: found.place.pack.id, record: found.place.record };
+        if let Err(end) = search.try_record(place) {
+            search.blame_end(&found.record.id, end, self.describe(found, end.text()));
+            return Ok(Err(RecordFault::Blamed));
         }
         let payload = match self.payload(found) {
             Ok(payload) => payload,
-            Err(error) => return Ok(Err(tolerable(error)?)),
+            Err(error) => return own(tolerable(error)?),
         };
         if payload.len() != found.record.payload_length as usize {
-            return Ok(Err(self.describe(found, "its record lies outside its frame")));
+            return own(self.describe(found, "its record lies outside its frame"));
         }
         match &found.record.encoding {
             Encoding::Whole => Ok(Ok(Rebuilt { bytes: payload, facts: ChainFacts::whole(found.record.id) })),
             Encoding::Delta { bases, id_table, step } => {
-                if chain.path.len() >= CHAIN_DEPTH || chain.path.contains(&found.record.id) {
-                    return Ok(Err(self.describe(found, "its chain is a cycle or deeper than the format allows")));
+                if let Err(end) = search.descend(&found.record.id) {
+                    search.blame_end(&found.record.id, end, self.describe(found, end.text()));
+                    return Ok(Err(RecordFault::Blamed));
                 }
-                chain.path.push(found.record.id);
                 let delta = StoredDelta { payload: &payload, prefixes: bases, id_table: *id_table, step: *step };
-                let rebuilt = self.apply(found, &delta, chain);
-                chain.path.pop();
+                let rebuilt = self.apply(found, &delta, search);
+                search.ascend();
                 rebuilt
             }
         }
@@ -365,20 +346,24 @@ impl<'a> BlobReader<'a> {
         &mut self,
         found: &Found,
         delta: &StoredDelta<'_>,
-        chain: &mut Chain,
-    ) -> Result<std::result::Result<Rebuilt, String>> {
+        search: &mut Search,
+    ) -> Result<Result<Rebuilt, RecordFault>> {
         let mut candidates: Vec<Vec<Arc<[u8]>>> = Vec::with_capacity(delta.prefixes.len() + 1);
         let mut facts = Vec::with_capacity(delta.prefixes.len());
         for prefix in delta.prefixes {
             let mut blobs = Vec::new();
-            for id in self.repository.index().with_prefix(prefix, PREFIX_MATCHES)? {
-                if let Ok(blob) = self.resolve(&id, None, chain)? {
+            let ids = self.repository.index().with_prefix(prefix, PREFIX_MATCHES)?;
+            if ids.is_empty() {
+                search.blame(*prefix, format!("blob {prefix}…, which no pack holds"));
+            }
+            for id in ids {
+                if let Resolved::Blob(blob) = self.resolve(&id, None, search)? {
                     blobs.push(blob);
                     facts.extend((blobs.len() == 1).then(|| self.facts(&id)));
                 }
             }
             if blobs.is_empty() {
-                return Ok(Err(self.describe(found, &format!("its base {prefix} cannot be read"))));
+                return Ok(Err(RecordFault::Blamed));
             }
             candidates.push(blobs);
         }
@@ -396,7 +381,7 @@ impl<'a> BlobReader<'a> {
                 Err(malformed) => fault = format!("its delta is malformed: {malformed}"),
             }
         }
-        Ok(Err(self.describe(found, &fault)))
+        Ok(Err(RecordFault::Own(self.describe(found, &fault))))
     }
 
     fn footer(&mut self, place: &Place) -> Result<Arc<Footer>> {

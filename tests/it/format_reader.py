@@ -263,7 +263,7 @@ class Pack:
             begin += frame.stored_length
             offset = 0
             for id, flag, length, payload_length in itertools.islice(columns, frame.records):
-                need(flag < 8 and flag & 6 != FLAG_ID_TABLE, "a record has unknown flags")
+                need(flag < 16 and (flag & FLAG_DELTA or not flag & ~FLAG_NODE), "a record has unknown flags")
                 own = None
                 if flag & FLAG_DELTA:
                     count = next(base_counts, DELTA_BASES + 1)

@@ -16,15 +16,16 @@ use vecsnap::format::compression;
 use vecsnap::format::envelope::{CHECKSUM_BYTES, HEAD_BYTES};
 use vecsnap::format::header::RepositoryDocument;
 use vecsnap::format::manifest::Manifest;
-use vecsnap::format::pack::{self, END_BYTES, Encoding, Footer, FooterPlace};
+use vecsnap::format::pack::{self, END_BYTES, Encoding, Footer, FooterPlace, Step};
 use vecsnap::id::PackId;
 
 /// Every fixture, with what it is there for.
-pub(crate) const FIXTURES: [(&str, &str); 5] = [
+pub(crate) const FIXTURES: [(&str, &str); 6] = [
     ("everything", "all sources, all kinds of entries, raw and zstd frames, several records a frame, whole list nodes"),
     ("deltas", "bases of two chunks, moved copies, a delta against a delta, list nodes against the id table"),
     ("holes", "a sparse file of depth 2 with a hole over a whole node, a file that is one hole, a hole at the end"),
     ("states", "absent, not requested and changing sources; a pre-restore snapshot with a database taken as bytes"),
+    ("strides", "chains of chunks and of list nodes with the hint that a base is 32 versions back"),
     ("several-records", "blobs with several records, deltas in a circle, another record where one leads nowhere"),
 ];
 
@@ -69,7 +70,7 @@ fn every_fixture_is_listed_and_every_listed_one_has_snapshots() {
 
 #[test]
 fn every_structure_of_every_fixture_decodes() {
-    let (mut deltas, mut id_tables) = (0, 0);
+    let (mut deltas, mut id_tables, mut strides) = (0, 0, 0);
     for (fixture, _) in FIXTURES {
         let repository = root().join(fixture).join("repository");
         let header = RepositoryDocument::parse(&fs::read(repository.join("repository.json")).unwrap()).unwrap();
@@ -89,14 +90,16 @@ fn every_structure_of_every_fixture_decodes() {
             assert_eq!(entry.file_name().to_str().unwrap(), format!("{id}.pack"));
             assert_eq!(pack::decode_header(&pack).unwrap(), header);
             for record in check_pack(&pack) {
-                if let Encoding::Delta { id_table, .. } = record.encoding {
+                if let Encoding::Delta { id_table, step, .. } = record.encoding {
                     deltas += 1;
                     id_tables += usize::from(id_table);
+                    strides += usize::from(step == Step::Stride);
                 }
             }
         }
     }
     assert!(deltas >= 10 && id_tables >= 2, "{deltas} deltas, {id_tables} of them against an id table");
+    assert_eq!(strides, 4, "records with the hint");
 }
 
 fn check_pack(pack: &[u8]) -> Vec<pack::Record> {

@@ -16,6 +16,8 @@ mod support;
 mod layers;
 
 // The repository format.
+mod chains;
+mod deltas;
 mod golden;
 
 // What scripts and operators rely on.

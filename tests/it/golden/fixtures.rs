@@ -7,7 +7,7 @@ use vecsnap::format::delta::Instruction::{CopyFrom, Literal};
 use vecsnap::format::limits::CHUNK_SIZE;
 use vecsnap::format::list_node::ListNode;
 use vecsnap::format::manifest::{SnapshotKind, SourceKind, SourceState};
-use vecsnap::format::pack::BlobKind;
+use vecsnap::format::pack::{BlobKind, Step};
 use vecsnap::format::table::Capture;
 use vecsnap::id::BlobId;
 
@@ -18,12 +18,13 @@ const REGISTRY: &str = "{\n  \"projects\": [\"gr\\u00fcn\", \"drill\"]\n}\n";
 /// Writes the fixtures that do not exist yet.
 pub(super) fn write_missing() {
     type Write = fn(&mut HandmadeRepository);
-    let writers: [(&str, Write); 5] = [
+    let writers: [(&str, Write); 6] = [
         ("everything", everything),
         ("deltas", deltas),
         ("holes", holes),
         ("states", states),
         ("several-records", several_records),
+        ("strides", strides),
     ];
     for (name, write) in writers {
         let fixture = super::root().join(name);
@@ -136,7 +137,7 @@ fn deltas(writer: &mut HandmadeRepository) {
     let code = [CopyFrom { length: 25_536, base: 0, offset: 40_000 }, CopyFrom { length: 40_000, base: 0, offset: 0 }];
     writer.delta(&swapped, &[&chunks[0]], &code, b"");
     writer.end_frame(Codec::Raw);
-    let second_node = writer.delta_node(&node, 1, child);
+    let second_node = writer.delta_node(Step::One, &node, 1, child);
     against(writer, &images[0], &images[1]);
     writer.snapshot("20260402T000000Z", ordinary, &[db(images[1].clone()), tree(&inserted, &swapped)]);
 
@@ -145,7 +146,7 @@ fn deltas(writer: &mut HandmadeRepository) {
     edited[60_000..60_003].copy_from_slice(b"END");
     let (code, literals) = difference(&inserted, &edited);
     let child = writer.delta(&edited, &[&inserted], &code, &literals);
-    writer.delta_node(&second_node, 1, child);
+    writer.delta_node(Step::One, &second_node, 1, child);
     against(writer, &images[1], &images[2]);
     let only_literals = b"a delta without any base".to_vec();
     writer.delta(&only_literals, &[], &[Literal { length: 24 }], &only_literals);
@@ -220,4 +221,33 @@ fn several_records(writer: &mut HandmadeRepository) {
     along(writer, &p, &x);
     let files = vec![("p", 0o644, Item::file(p)), ("q", 0o644, Item::file(q)), ("x", 0o644, Item::file(x))];
     writer.snapshot("20260406T180000Z", SnapshotKind::Ordinary, &[db(Database::new(1).image()), chroma(files)]);
+}
+
+/// 67 versions of a chunk and of the node above it: each a delta against the one before, every 32nd against the 32nd before
+/// it, with the hint that says so.
+fn strides(writer: &mut HandmadeRepository) {
+    let end = text("end", 1_000);
+    let version = |number: usize| {
+        let mut chunk = text("version", CHUNK_SIZE);
+        chunk[700..703].copy_from_slice(format!("{number:03}").as_bytes());
+        chunk[number * 900..number * 900 + 4].copy_from_slice(b"EDIT");
+        chunk
+    };
+    let node_of =
+        |chunk: &[u8]| ListNode { depth: 1, slots: [chunk, &end].map(|chunk| Some(BlobId::of_chunk(chunk))).to_vec() };
+    let tree = |number: usize| {
+        let data = [version(number), end.clone()].concat();
+        chroma(vec![("data.bin", 0o644, Item::file(data))])
+    };
+    let image = Database::new(1).image();
+    writer.snapshot("20260401T000000Z", SnapshotKind::Ordinary, &[db(image.clone()), tree(0)]);
+    for number in 1..67 {
+        let (step, base) = if number % 32 == 0 { (Step::Stride, number - 32) } else { (Step::One, number - 1) };
+        let child = writer.delta_in_place_over(step, &version(number), &version(base));
+        writer.delta_node(step, &node_of(&version(base)), 0, child);
+        if number == 33 {
+            writer.snapshot("20260402T000000Z", SnapshotKind::Ordinary, &[db(image.clone()), tree(33)]);
+        }
+    }
+    writer.snapshot("20260403T000000Z", SnapshotKind::Ordinary, &[db(image), tree(66)]);
 }

@@ -130,7 +130,7 @@ impl HandmadeRepository {
     }
 
     /// Adds a chunk as a delta against these blobs, with the hint how far back the first of them is.
-    pub fn delta_over(
+    fn delta_over(
         &mut self,
         step: Step,
         content: &[u8],
@@ -144,14 +144,26 @@ impl HandmadeRepository {
         self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false, step }, payload)
     }
 
-    /// Adds a chunk as a delta against one of the same length, by the places where they differ.
-    pub fn delta_in_place(&mut self, content: &[u8], base: &[u8]) -> BlobId {
-        let (code, literals) = difference(base, content);
-        self.delta(content, &[base], &code, &literals)
+    /// Adds a record that claims to be a delta that leads to this chunk, whatever its payload says.
+    pub fn claimed_delta(&mut self, content: &[u8], bases: &[&[u8]], payload: Vec<u8>) -> BlobId {
+        let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
+        let encoding = Encoding::Delta { bases, id_table: false, step: Step::One };
+        self.push(BlobKind::Chunk, content, encoding, payload)
     }
 
-    /// Adds the list node of a file in which one slot changed, as a delta against the node before and the id table.
-    pub fn delta_node(&mut self, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
+    /// Adds a chunk as a delta against one of the same length, by the places where they differ.
+    pub fn delta_in_place(&mut self, content: &[u8], base: &[u8]) -> BlobId {
+        self.delta_in_place_over(Step::One, content, base)
+    }
+
+    /// The same, with the hint how far back the base is.
+    pub fn delta_in_place_over(&mut self, step: Step, content: &[u8], base: &[u8]) -> BlobId {
+        let (code, literals) = difference(base, content);
+        self.delta_over(step, content, &[base], &code, &literals)
+    }
+
+    /// Adds the list node of a file in which one slot changed, as a delta against an earlier node and the id table.
+    pub fn delta_node(&mut self, step: Step, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
         let mut after = before.clone();
         after.slots[slot] = Some(child);
         let (base, content) = (before.encode().unwrap(), after.encode().unwrap());
@@ -166,7 +178,7 @@ impl HandmadeRepository {
         }
         let bases = vec![BlobId::of_list_node(&base).prefix()];
         let payload = delta::encode(&code, b"");
-        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true, step: Step::One }, payload);
+        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true, step }, payload);
         after
     }
 
