@@ -10,8 +10,8 @@ use super::{ours, peers};
 const SIZE: (u32, u32) = (860, 440);
 const LABELS: u32 = 110;
 
-/// Colours that people with colour blindness tell apart (Okabe and Ito); ours come first.
-const COLOURS: [RGBColor; 8] = [
+/// Colours that people with colour blindness tell apart (Okabe and Ito), and three more; ours come first.
+const COLOURS: [RGBColor; 11] = [
     RGBColor(213, 94, 0),
     RGBColor(230, 159, 0),
     RGBColor(204, 121, 167),
@@ -20,6 +20,9 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(86, 180, 233),
     RGBColor(0, 158, 115),
+    RGBColor(139, 69, 19),
+    RGBColor(88, 60, 160),
+    RGBColor(170, 170, 40),
 ];
 
 /// Writes the three plots.
