@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::restore::verify::{Depth, VerifyOptions};
 use crate::store::verdicts::Recheck;
 use crate::store::{Access, Repository};
+use crate::upkeep::impact::HurtSnapshot;
 use crate::upkeep::validate::{Validation, validate};
 
 /// Validates a snapshot and shows its document.
@@ -53,7 +54,15 @@ fn document(validation: &Validation) -> Value {
         field("metadata", metadata.clone());
     }
     field("valid", json!(validation.is_valid()));
+    if !validation.also_hurt.is_empty() {
+        field("also_hurt", validation.also_hurt.iter().map(hurt).collect());
+    }
     Value::Object(document)
+}
+
+/// Another snapshot that the same damage hurts.
+fn hurt(hurt: &HurtSnapshot) -> Value {
+    json!({ "stamp": hurt.name, "files": hurt.files, "more_files": hurt.more_files })
 }
 
 #[cfg(test)]
@@ -68,6 +77,7 @@ mod tests {
             exists: false,
             sources: None,
             errors: vec!["snapshot_directory_missing".into()],
+            also_hurt: Vec::new(),
             metadata: None,
         };
         let expected = r#"{"stamp":"20260406T180000Z","path":"/r/snapshots/20260406T180000Z","exists":false,"db_ok":false,"registry_ok":null,"chroma_ok":null,"errors":["snapshot_directory_missing"],"valid":false}"#;

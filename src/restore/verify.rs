@@ -14,9 +14,12 @@ pub(crate) mod fixture;
 mod tests;
 mod walk;
 
+use std::collections::BTreeSet;
+
 use crate::error::Result;
 use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
 use crate::format::table::EntryKind;
+use crate::id::BlobPrefix;
 use crate::progress::{Phase, Progress};
 use crate::store::verdicts::Recheck;
 use crate::store::{BlobFault, BlobReader, Repository};
@@ -32,6 +35,8 @@ const DATABASE: &str = "db";
 const REGISTRY: &str = "registry";
 /// Lost places named for each source; the rest is counted.
 const MOST_PLACES: usize = 1000;
+/// Lost blobs remembered.
+const MOST_LOST: usize = 65_536;
 
 /// How thorough a verification is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +79,8 @@ impl SourceVerification {
 pub struct Verification {
     /// Its sources, in the order of the manifest.
     pub sources: Vec<SourceVerification>,
+    /// The blobs that are missing or damaged themselves, which may be bases that other snapshots need too; of very many, some.
+    pub lost_blobs: BTreeSet<BlobPrefix>,
 }
 
 impl Verification {
@@ -130,8 +137,11 @@ pub fn verify(
     progress.phase(Phase::CheckingDatabases, Some(images));
     let any_lost = !lost.is_empty()?;
     let mut verification = Verification::default();
+    verification.lost_blobs.extend(lost.blamed(MOST_LOST)?);
     for (source, survey) in manifest.sources.iter().zip(surveys) {
         let mut findings = Vec::new();
+        let left = MOST_LOST.saturating_sub(verification.lost_blobs.len());
+        verification.lost_blobs.extend(survey.lost.iter().take(left));
         if is_missing(manifest, source, &survey) {
             findings.push(Finding::SnapshotMissing { source: source.name.clone() });
         }
@@ -159,6 +169,8 @@ struct Survey {
     entries: u64,
     files: u64,
     hidden: bool,
+    /// What is in the way of its table and nodes.
+    lost: BTreeSet<BlobPrefix>,
 }
 
 /// Gathers the chunks that a source needs.
@@ -178,7 +190,12 @@ fn survey(
             }
             Step::Chunk { id, length, .. } => needed.insert(reader.repository(), NeededChunk { id, length })?,
             Step::Hole { .. } => {}
-            Step::Hidden { .. } => survey.hidden = true,
+            Step::Hidden { .. } => {
+                survey.hidden = true;
+                if survey.lost.len() < MOST_LOST {
+                    survey.lost.extend(reader.blamed());
+                }
+            }
         }
         Ok(())
     })?;

@@ -3,6 +3,8 @@
 pub mod cleanup;
 pub mod drill;
 mod gc;
+pub mod impact;
+mod ledger;
 pub mod retention;
 pub mod stats;
 pub mod validate;

@@ -3,21 +3,20 @@
 //! Bytes are divided as packs store them: a blob costs its part of its frame and of its pack's footer, and counts once
 //! however many snapshots need it. A snapshot needs what it reaches and the bases of that. Invariants: nothing in the
 //! repository changes, so one that cannot be written has statistics too; what the snapshots added sums up to what all of them
-//! need; contents are not read, only footers, tables and list nodes. Memory is bounded: see [`ledger`].
+//! need; contents are not read, only footers, tables and list nodes. Memory is bounded: see `ledger`.
 
-mod ledger;
 mod reach;
 
 use std::path::Path;
 
+use super::ledger::{Direction, Ledger, Needer};
 use crate::disk::{LocalStorage, Storage};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord};
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::{Access, BlobReader, LockWait, Repository, SnapshotFormat, layout, packs, snapshots};
 
-use ledger::{Direction, Ledger, Needer};
 use reach::Walk;
 
 /// What is known of a repository; all zeros where there is none.
@@ -154,14 +153,10 @@ fn take_snapshots(repository: &Repository, statistics: &mut Statistics) -> Resul
 fn take_packs(repository: &Repository, statistics: &mut Statistics, progress: &dyn Progress) -> Result<Ledger> {
     let mut ledger = Ledger::new()?;
     for pack in packs::list(repository.storage())? {
-        progress.check()?;
         statistics.packs += 1;
         statistics.stored_bytes += pack.size;
-        match packs::read_footer(repository.storage(), repository.header(), &pack) {
-            Ok(footer) => ledger.together(|ledger| ledger.add_pack(&pack, &footer))?,
-            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => statistics.errors.push(error.to_string()),
-            Err(error) => return Err(error),
-        }
+        let unreadable = ledger.take(repository, &pack, progress)?;
+        statistics.errors.extend(unreadable.map(|error| error.to_string()));
     }
     ledger.resolve_chains()?;
     Ok(ledger)

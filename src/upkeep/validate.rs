@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::impact::{self, HurtSnapshot};
 use crate::disk::LocalStorage;
 use crate::error::Result;
 use crate::progress::Progress;
@@ -32,6 +33,8 @@ pub struct Validation {
     pub sources: Option<Verification>,
     /// What is wrong; empty for a valid snapshot.
     pub errors: Vec<String>,
+    /// The other snapshots that the same damage hurts.
+    pub also_hurt: Vec<HurtSnapshot>,
     /// Its description; `None` if the validation ended before it was read.
     pub metadata: Option<Value>,
 }
@@ -61,8 +64,15 @@ pub fn validate(
     progress: &dyn Progress,
 ) -> Result<Validation> {
     let path = layout::snapshot_directory(root, name);
-    let mut validation =
-        Validation { name: name.into(), path, exists: false, sources: None, errors: Vec::new(), metadata: None };
+    let mut validation = Validation {
+        name: name.into(),
+        path,
+        exists: false,
+        sources: None,
+        errors: Vec::new(),
+        also_hurt: Vec::new(),
+        metadata: None,
+    };
     let Some(listing) = snapshots::find(&LocalStorage::new(root, None), name)? else {
         validation.errors.push("snapshot_directory_missing".into());
         return Ok(validation);
@@ -99,6 +109,10 @@ fn validate_content(
                 tracing::warn!(snapshot = %listing.name, "{warning}");
             }
             validation.errors.extend(verification.errors());
+            if !verification.lost_blobs.is_empty() {
+                let lost: Vec<_> = verification.lost_blobs.iter().copied().collect();
+                validation.also_hurt = impact::others_hurt(repository, &listing.name, &lost, progress)?;
+            }
             validation.sources = Some(verification);
         }
     }

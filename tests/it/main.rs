@@ -45,6 +45,7 @@ mod stats;
 
 // What goes wrong.
 mod bad_input;
+mod damaged_bases;
 mod index;
 mod permissions;
 mod processes;

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Depth;
 use crate::error::{Error, Result};
-use crate::id::BlobId;
+use crate::id::{BlobId, BlobPrefix};
 use crate::progress::Progress;
 use crate::store::{BlobFault, BlobReader, Repository, temporary};
 
@@ -123,7 +123,7 @@ fn check_batches(
         for chunk in batch {
             progress.check()?;
             if let Some(fault) = fault_of(&chunk, depth, &mut reader)? {
-                lost.insert(&chunk, &fault)?;
+                lost.insert(&chunk, &fault, reader.blamed())?;
             }
             progress.advance(chunk.length);
         }
@@ -132,8 +132,7 @@ fn check_batches(
 
 fn fault_of(chunk: &NeededChunk, depth: Depth, reader: &mut BlobReader<'_>) -> Result<Option<BlobFault>> {
     Ok(match depth {
-        Depth::Quick if reader.knows_chunk(&chunk.id)? => None,
-        Depth::Quick => Some(BlobFault::Missing),
+        Depth::Quick => reader.look_up_chunk(&chunk.id)?.err(),
         Depth::Full => match reader.chunk(&chunk.id)? {
             Ok(bytes) if bytes.len() as u64 == chunk.length => None,
             Ok(bytes) => Some(BlobFault::Corrupt(format!(
@@ -154,11 +153,12 @@ pub(super) struct LostChunks {
 
 impl LostChunks {
     fn new() -> Result<Self> {
-        let schema = "CREATE TABLE lost(id BLOB, length INTEGER, cause TEXT, PRIMARY KEY(id, length)) WITHOUT ROWID;";
+        let schema = "CREATE TABLE lost(id BLOB, length INTEGER, cause TEXT, PRIMARY KEY(id, length)) WITHOUT ROWID;
+            CREATE TABLE blamed(blob BLOB PRIMARY KEY) WITHOUT ROWID;";
         Ok(Self { database: Mutex::new(temporary::database(schema)?) })
     }
 
-    fn insert(&self, chunk: &NeededChunk, fault: &BlobFault) -> Result<()> {
+    fn insert(&self, chunk: &NeededChunk, fault: &BlobFault, blamed: &[BlobPrefix]) -> Result<()> {
         let cause = match fault {
             BlobFault::Missing => None,
             BlobFault::Corrupt(cause) => Some(cause),
@@ -166,7 +166,20 @@ impl LostChunks {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut insert = temporary::prepared(&database, "INSERT OR REPLACE INTO lost VALUES(?, ?, ?)")?;
         let values = params![chunk.id.as_bytes(), chunk.length.cast_signed(), cause];
-        insert.execute(values).map(|_| ()).map_err(temporary::failed("write"))
+        insert.execute(values).map_err(temporary::failed("write"))?;
+        let mut blame = temporary::prepared(&database, "INSERT OR IGNORE INTO blamed VALUES(?)")?;
+        for blob in blamed {
+            blame.execute([blob.as_bytes()]).map_err(temporary::failed("write"))?;
+        }
+        Ok(())
+    }
+
+    /// At most so many of the blobs that are missing or damaged themselves: the chunks, or bases on their chains.
+    pub(super) fn blamed(&self, most: usize) -> Result<Vec<BlobPrefix>> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut query = temporary::prepared(&database, "SELECT blob FROM blamed LIMIT ?")?;
+        let rows = query.query_map([most as i64], |row| Ok(BlobPrefix::from_bytes(row.get(0)?)));
+        rows.and_then(Iterator::collect).map_err(temporary::failed("read"))
     }
 
     pub(super) fn is_empty(&self) -> Result<bool> {

@@ -3,7 +3,6 @@
 //! Invariant: in one direction every distinct list node and table is read once, however many snapshots share it: what is
 //! below one that was reached before was reached then, by the same or an earlier needer of that direction.
 
-use super::ledger::{Direction, Ledger, Needer, Reached};
 use crate::error::Result;
 use crate::format::content::{Content, Root};
 use crate::format::manifest::SourceRecord;
@@ -12,6 +11,7 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::TableReader;
+use crate::upkeep::ledger::{Direction, Ledger, Needer, Reached};
 
 /// A walk over many snapshots in one direction.
 pub(super) struct Walk<'a> {
@@ -27,7 +27,7 @@ impl Walk<'_> {
         let mut faults = Vec::new();
         // A table in one chunk may have the bytes of a file that was reached: only nodes tell a table that was walked.
         if let Root::Node { id, .. } = source.table.root
-            && self.ledger.walk_table(&id)? == Reached::Before
+            && self.ledger.pass(&id)? == Reached::Before
         {
             return Ok(faults);
         }

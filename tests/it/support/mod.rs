@@ -1,5 +1,6 @@
 //! What the integration tests share: a made-up runtime, the binary, pictures of directories, damage.
 
+pub mod chained;
 pub mod chroma;
 pub mod command;
 pub mod damage;

@@ -8,11 +8,13 @@
 
 use rusqlite::{Connection, params};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::limits::CHAIN_DEPTH;
 use crate::format::pack::{Encoding, Footer};
 use crate::id::{BlobId, BlobPrefix};
-use crate::store::packs::PackFile;
+use crate::progress::Progress;
+use crate::store::Repository;
+use crate::store::packs::{self, PackFile};
 use crate::store::temporary::{self, failed, prepared};
 
 const SCHEMA: &str = "
@@ -20,7 +22,7 @@ CREATE TABLE blobs(prefix INTEGER PRIMARY KEY, stored INTEGER NOT NULL DEFAULT 0
 CREATE TABLE deltas(number INTEGER PRIMARY KEY, blob INTEGER NOT NULL, stored INTEGER NOT NULL, missing INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE bases(delta INTEGER, base INTEGER, PRIMARY KEY(delta, base)) WITHOUT ROWID;
 CREATE TABLE frontier(blob INTEGER PRIMARY KEY, delta INTEGER NOT NULL);
-CREATE TABLE tables(prefix INTEGER PRIMARY KEY);";
+CREATE TABLE passed(prefix INTEGER PRIMARY KEY);";
 
 const DEEPEST: u32 = CHAIN_DEPTH as u32;
 
@@ -81,8 +83,41 @@ impl Ledger {
         outcome
     }
 
-    /// Adds what a pack holds.
-    pub(super) fn add_pack(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
+    /// Reads the footer of a pack and adds what it holds; the result is why it cannot be read.
+    pub(super) fn take(
+        &mut self,
+        repository: &Repository,
+        pack: &PackFile,
+        progress: &dyn Progress,
+    ) -> Result<Option<Error>> {
+        progress.check()?;
+        match packs::read_footer(repository.storage(), repository.header(), pack) {
+            Ok(footer) => self.together(|ledger| ledger.add_pack(pack, &footer)).map(|()| None),
+            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Strikes out all records of these blobs, as if no pack held them. To be called before chains are resolved.
+    pub(super) fn strike_out(&mut self, lost: &[BlobPrefix]) -> Result<()> {
+        self.together(|ledger| {
+            let mut insert = prepared(&ledger.database, "INSERT OR IGNORE INTO passed VALUES(?)")?;
+            for blob in lost {
+                insert.execute([key_of_prefix(blob)]).map_err(failed("write"))?;
+            }
+            ledger.execute("DELETE FROM blobs WHERE prefix IN (SELECT prefix FROM passed)")?;
+            ledger.execute("DELETE FROM deltas WHERE blob IN (SELECT prefix FROM passed)")?;
+            ledger.turn()
+        })
+    }
+
+    /// Whether records that were not struck out lead to a blob. To be called after chains are resolved.
+    pub(super) fn leads_to(&self, id: &BlobId) -> Result<bool> {
+        let sql = "SELECT 1 FROM blobs WHERE prefix = ? AND depth IS NOT NULL";
+        prepared(&self.database, sql)?.exists([key(id)]).map_err(failed("read"))
+    }
+
+    fn add_pack(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
         let mut add_whole = prepared(
             &self.database,
             "INSERT INTO blobs(prefix, stored, depth) VALUES(?, ?, 0) ON CONFLICT DO NOTHING",
@@ -170,17 +205,22 @@ impl Ledger {
         Ok(if changed == 0 { Reached::Before } else { Reached::Now })
     }
 
-    /// Takes note that the file table with this root was walked in this direction.
-    pub(super) fn walk_table(&self, root: &BlobId) -> Result<Reached> {
-        let changed = prepared(&self.database, "INSERT OR IGNORE INTO tables VALUES(?)")?
-            .execute([key(root)])
+    /// Takes note that a walk need not go below this node or table again.
+    pub(super) fn pass(&self, node: &BlobId) -> Result<Reached> {
+        let changed = prepared(&self.database, "INSERT OR IGNORE INTO passed VALUES(?)")?
+            .execute([key(node)])
             .map_err(failed("write"))?;
         Ok(if changed == 0 { Reached::Before } else { Reached::Now })
     }
 
-    /// Forgets which tables were walked, before the walk in the other direction.
+    /// Whether a walk need not go below this node again.
+    pub(super) fn is_passed(&self, node: &BlobId) -> Result<bool> {
+        prepared(&self.database, "SELECT 1 FROM passed WHERE prefix = ?")?.exists([key(node)]).map_err(failed("read"))
+    }
+
+    /// Forgets what was passed, before a walk in another direction.
     pub(super) fn turn(&self) -> Result<()> {
-        self.execute("DELETE FROM tables")
+        self.execute("DELETE FROM passed")
     }
 
     /// Hands needers on to the bases of what they need, the deepest chains first. To be called when all is reached.
