@@ -96,6 +96,52 @@ pub fn apply(payload: &[u8], bases: &[&[u8]], length: usize) -> Result<Vec<u8>, 
     }
 }
 
+/// A stretch of a delta's result that is copied from a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopiedRun {
+    /// Where it begins in the result, in bytes.
+    pub at: u32,
+    /// Bytes.
+    pub length: u32,
+    /// Number of the base.
+    pub base: u32,
+    /// Where it begins in the base, in bytes.
+    pub offset: u32,
+}
+
+/// The copies of a payload, ascending by their places in the result. Whether the bases have such places is not known here.
+///
+/// # Errors
+/// [`Malformed`] for instructions that cannot be read, or that lead beyond the longest blob.
+pub fn copies(payload: &[u8]) -> Result<Vec<CopiedRun>, Malformed> {
+    let mut rest = payload;
+    let code_length = take_number(&mut rest)? as usize;
+    let mut code = rest.get(..code_length).ok_or(Malformed::Truncated)?;
+    let (mut copies, mut written) = (Vec::new(), 0_u32);
+    let mut current = Place { base: 0, displacement: 0 };
+    while !code.is_empty() {
+        let length = match take_instruction(&mut code)? {
+            Instruction::Literal { length } => length,
+            Instruction::CopyAlong { length } => {
+                let offset = u32::try_from(i64::from(written) + current.displacement)
+                    .map_err(|_| Malformed::invalid("a copy reads outside its base"))?;
+                copies.push(CopiedRun { at: written, length, base: current.base, offset });
+                length
+            }
+            Instruction::CopyFrom { length, base, offset } => {
+                current = Place { base, displacement: i64::from(offset) - i64::from(written) };
+                copies.push(CopiedRun { at: written, length, base, offset });
+                length
+            }
+        };
+        written += length;
+        if written > LENGTH_LIMIT {
+            return Err(Malformed::Limit("delta's output"));
+        }
+    }
+    Ok(copies)
+}
+
 struct Place {
     base: u32,
     displacement: i64,
@@ -173,6 +219,9 @@ mod tests {
         ];
         let payload = encode(&instructions, b"XYZ");
         assert_eq!(apply(&payload, &bases, 13).unwrap(), b"012XY56bcdZfg");
+        let copy = |at, length, base, offset| CopiedRun { at, length, base, offset };
+        let expected = [copy(0, 3, 0, 0), copy(5, 2, 0, 5), copy(7, 3, 1, 1), copy(11, 2, 1, 5)];
+        assert_eq!(copies(&payload).unwrap(), expected);
     }
 
     #[test]
@@ -210,6 +259,7 @@ mod tests {
             let base = vec![7; 3000];
             if let Ok(output) = apply(&payload, &[&base], length) {
                 prop_assert_eq!(output.len(), length);
+                prop_assert!(copies(&payload).is_ok());
             }
         }
     }

@@ -6,7 +6,10 @@
 //! Memory: frames and blobs are kept in caches of fixed size.
 
 mod known;
+mod recorded_delta;
 mod search;
+
+pub use recorded_delta::RecordedDelta;
 
 use std::collections::HashMap;
 use std::num::NonZero;

@@ -148,7 +148,7 @@ impl BlobWriter {
     /// # Errors
     /// When threads cannot be started.
     pub fn begin_rewriting(repository: &Repository) -> Result<Self> {
-        Self::start(repository, None, MetadataRecords::Whole)
+        Self::start(repository, None, MetadataRecords::Deltas)
     }
 
     fn start(repository: &Repository, known: Option<Arc<Index>>, how: MetadataRecords) -> Result<Self> {

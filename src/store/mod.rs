@@ -24,7 +24,7 @@ mod upload;
 pub mod verdicts;
 
 pub use base::{Base, PreviousVersion, TreeSink};
-pub use blob_reader::{BlobFault, BlobReader};
+pub use blob_reader::{BlobFault, BlobReader, RecordedDelta};
 pub use blob_writer::{BlobWriter, DeltaRecord, Purpose, Stored};
 pub use metadata_frame::MetadataRecords;
 pub use repository::{Access, LockWait, Repository};

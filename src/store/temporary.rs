@@ -20,7 +20,7 @@ pub fn database(schema: &str) -> Result<Connection> {
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -8192; PRAGMA temp_store = FILE;\n{schema}"
         ))
         .map_err(failed("create"))?;
-    connection.set_prepared_statement_cache_capacity(32);
+    connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
 

@@ -48,7 +48,7 @@ pub struct CleanupReport {
     pub unparseable: Vec<String>,
     /// What went wrong, each beginning with the snapshot or pack concerned.
     pub errors: Vec<String>,
-    /// Bytes that came back or would.
+    /// Bytes by which the repository shrank or would, its index not counted.
     pub freed_bytes: u64,
 }
 
@@ -131,8 +131,9 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
     collection.plan(&repository, progress)?;
     done.report.errors.extend(collection.unreadable().iter().cloned());
     if mode == CleanupMode::DryRun {
-        done.report.deleted = decision.drop;
         done.report.freed_bytes = collection.estimate()?;
+        done.report.freed_bytes += decision.drop.iter().map(|stamp| snapshot_bytes(&repository, *stamp)).sum::<u64>();
+        done.report.deleted = decision.drop;
         return Ok(done);
     }
 
@@ -151,7 +152,7 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
     done.report.deleted = removal.removed;
     // What a snapshot needs that is still there must stay.
     if removal.errors.is_empty() {
-        done.report.freed_bytes = collection.sweep(&repository)?;
+        done.report.freed_bytes = removal.bytes + collection.sweep(&repository)?;
     }
     done.report.errors.extend(removal.errors);
     Ok(done)
@@ -266,7 +267,16 @@ fn catch_up(
 #[derive(Default)]
 struct Removal {
     removed: Vec<Stamp>,
+    /// Of their files.
+    bytes: u64,
     errors: Vec<String>,
+}
+
+/// Bytes of the files of a snapshot's directory, what it reaches in packs not counted.
+fn snapshot_bytes(repository: &Repository, stamp: Stamp) -> u64 {
+    let Ok(entries) = fs::read_dir(layout::snapshot_directory(repository.root(), &stamp.to_string())) else { return 0 };
+    let files = entries.filter_map(|entry| entry.ok()?.metadata().ok()).filter(fs::Metadata::is_file);
+    files.map(|file| file.len()).sum()
 }
 
 /// Moves the directories of snapshots out of `snapshots/`, durably; they vanish with this run's scratch directory.
@@ -275,8 +285,12 @@ fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal
     let mut removal = Removal::default();
     for stamp in stamps {
         let directory = layout::snapshot_directory(repository.root(), &stamp.to_string());
+        let bytes = snapshot_bytes(repository, *stamp);
         match fs::rename(&directory, scratch.join(stamp.to_string())) {
-            Ok(()) => removal.removed.push(*stamp),
+            Ok(()) => {
+                removal.removed.push(*stamp);
+                removal.bytes += bytes;
+            }
             // The old clean-up job, or the operator, was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => removal.errors.push(format!("{stamp}: {}", Error::io("remove", &directory)(error))),

@@ -4,9 +4,14 @@
 //! stays, with records for all bases that it needs and without a cycle (format-spec.md §18.3); what packs hold is taken
 //! from their footers alone; a pack whose footer cannot be read is never touched. Where a second copy is what makes a
 //! pack superfluous, that copy has been read and hashed first. A doubt costs space, never data: the pack stays.
+//! The story, which `upkeep::cleanup` tells with its locks: begin, mark, plan (choose records, decide fates, find new
+//! bases), rewrite, settle (the proof), sweep.
 
 mod catalogue;
+mod fates;
 mod mark;
+mod rebased;
+mod rewriting;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +22,10 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::progress::{Phase, Progress};
 use crate::store::packs::{self, PackFile};
-use crate::store::{BlobReader, BlobWriter, Repository, layout};
+use crate::store::{BlobReader, Repository, layout};
 
-use catalogue::{Catalogue, CataloguedPack, Fate};
-
-/// A pack is rewritten when copying what is needed of it takes less than this part of its bytes: below one half, each
-/// rewriting frees at least as much as it writes.
-const SPARSE_PERCENT: u64 = 50;
+use catalogue::Catalogue;
+use fates::Fate;
 
 /// A garbage collection under way.
 pub(super) struct Collection {
@@ -39,9 +41,9 @@ pub(super) struct Collection {
 /// How a rewriting ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rewriting {
-    /// What is needed of sparse packs is stored elsewhere.
+    /// What is needed of opened packs is stored elsewhere.
     Done,
-    /// There was no room for it: sparse packs stay, and what was written for them is dead.
+    /// There was no room for it: opened packs stay, and what was written for them is dead.
     NoRoom,
 }
 
@@ -85,10 +87,11 @@ impl Collection {
         self.catalogue.together(|catalogue| mark::mark(manifest, catalogue, reader, progress))
     }
 
-    /// Decides which packs go and which are rewritten.
+    /// Decides which packs go, which are opened, and what of these is stored anew on which bases.
     pub(super) fn plan(&mut self, repository: &Repository, progress: &dyn Progress) -> Result<()> {
         self.catalogue.choose()?;
-        self.catalogue.decide_fates(SPARSE_PERCENT)?;
+        self.catalogue.close_marking();
+        self.catalogue.decide_fates()?;
         let lost = self.catalogue.lost()?;
         if lost > 0 {
             tracing::warn!(
@@ -96,18 +99,19 @@ impl Collection {
                 "snapshots need blobs that no readable pack holds; `vecsnap validate` names the files"
             );
         }
+        self.catalogue.plan_rewrites()?;
         self.prove_second_copies(repository, progress)
     }
 
     /// Bytes that carrying the plan out frees, as far as can be told without doing it.
     pub(super) fn estimate(&self) -> Result<u64> {
-        let bytes = |packs: Vec<CataloguedPack>| {
-            packs.iter().map(|pack| pack.file.size - pack.live.min(pack.file.size)).sum::<u64>()
-        };
-        Ok(bytes(self.catalogue.packs(Fate::Dead)?) + bytes(self.catalogue.packs(Fate::Sparse)?))
+        let dead = self.catalogue.packs(Fate::Dead)?;
+        let opened = self.catalogue.packs(Fate::Opened)?;
+        let gone: u64 = dead.iter().chain(&opened).map(|pack| pack.file.size).sum();
+        Ok(gone.saturating_sub(self.catalogue.rewritten_bytes()?))
     }
 
-    /// Reads the copies that make dead packs superfluous, and lets such a pack stay if one of them is damaged.
+    /// Reads the copies that make packs superfluous, and lets such a pack stay if one of them is damaged.
     fn prove_second_copies(&mut self, repository: &Repository, progress: &dyn Progress) -> Result<()> {
         let mut any = false;
         self.catalogue.each_superseded(|_| {
@@ -131,57 +135,37 @@ impl Collection {
         doubtful.into_iter().try_for_each(|pack| self.catalogue.set_fate(pack, Fate::Stays))
     }
 
-    /// Stores what is needed of sparse packs in new ones, which are checked and published on return.
+    /// Stores what survives of opened packs in new ones, which are checked and published on return.
     pub(super) fn rewrite(&mut self, repository: &Repository, progress: &dyn Progress) -> Result<Rewriting> {
-        let sparse = self.catalogue.packs(Fate::Sparse)?;
-        if sparse.is_empty() {
+        let opened = self.catalogue.packs(Fate::Opened)?;
+        let bytes = self.catalogue.rewritten_bytes()?;
+        if opened.is_empty() && bytes == 0 {
             return Ok(Rewriting::Done);
         }
-        progress.phase(Phase::Cleaning, Some(sparse.iter().map(|pack| pack.live).sum()));
-        match self.copy_needed(repository, progress) {
-            Ok(copied) => {
-                for pack in &copied.packs {
+        progress.phase(Phase::Cleaning, Some(bytes));
+        match rewriting::rewrite(&self.catalogue, repository, progress) {
+            Ok(rewritten) => {
+                for pack in opened {
+                    let fate = if rewritten.damaged.contains(&pack.key) { Fate::Stays } else { Fate::Dead };
+                    self.catalogue.set_fate(pack.key, fate)?;
+                }
+                for pack in &rewritten.packs {
                     self.written += if self.found.contains(pack) { 0 } else { pack.size };
                     self.add_pack(repository, pack, Fate::Stays)?;
-                }
-                for pack in sparse {
-                    let fate = if copied.damaged.contains(&pack.key) { Fate::Stays } else { Fate::Dead };
-                    self.catalogue.set_fate(pack.key, fate)?;
                 }
                 Ok(Rewriting::Done)
             }
             Err(error) if is_out_of_room(&error) => {
-                self.keep_sparse()?;
+                self.keep_opened()?;
                 Ok(Rewriting::NoRoom)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn keep_sparse(&self) -> Result<()> {
-        let sparse = self.catalogue.packs(Fate::Sparse)?;
-        sparse.iter().try_for_each(|pack| self.catalogue.set_fate(pack.key, Fate::Stays))
-    }
-
-    fn copy_needed(&mut self, repository: &Repository, progress: &dyn Progress) -> Result<Copied> {
-        let mut reader = BlobReader::new(repository);
-        let mut writer = BlobWriter::begin_rewriting(repository)?;
-        let mut damaged = BTreeSet::new();
-        self.catalogue.each_rescue(|blob| {
-            progress.check()?;
-            match reader.blob(&blob.id, blob.kind)? {
-                Ok(bytes) => {
-                    writer.put_blob(&bytes, blob.kind, blob.purpose)?;
-                    progress.advance(bytes.len() as u64);
-                }
-                Err(fault) => {
-                    tracing::warn!(blob = %blob.id, ?fault, "a needed blob cannot be read; its pack stays as it is");
-                    damaged.insert(blob.pack);
-                }
-            }
-            Ok(())
-        })?;
-        Ok(Copied { packs: writer.finish()?.packs, damaged })
+    fn keep_opened(&self) -> Result<()> {
+        let opened = self.catalogue.packs(Fate::Opened)?;
+        opened.iter().try_for_each(|pack| self.catalogue.set_fate(pack.key, Fate::Stays))
     }
 
     /// Proves that everything reached has a closed choice of records, free of cycles, in packs that stay; packs without
@@ -232,12 +216,6 @@ impl Collection {
         let freed: u64 = dead.iter().filter(|pack| self.found.contains(pack)).map(|pack| pack.size).sum();
         Ok(freed.saturating_sub(self.written))
     }
-}
-
-/// What a rewriting wrote, and the packs of which it could not read all that is needed.
-struct Copied {
-    packs: Vec<PackFile>,
-    damaged: BTreeSet<i64>,
 }
 
 fn is_out_of_room(error: &Error) -> bool {

@@ -30,6 +30,9 @@ mod chroma_real;
 mod increments;
 mod live_writer;
 
+// Giving space back.
+mod cleanup;
+
 // Restoring: into what, from what, out of what trouble, and when not.
 mod bind_mount;
 mod property;

@@ -3,60 +3,59 @@
 //! Invariants: what packs hold comes from their footers, never from the index; only what [`Catalogue::choose`] chose
 //! decides fates. Everything lies in a temporary database, so memory is bounded.
 
+mod balances;
 mod choice;
+mod links;
+mod rewrites;
 
 use std::cell::Cell;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+pub(super) use rewrites::{Group, Rewrite};
+
+use super::fates::Fate;
 use crate::error::Result;
 use crate::format::pack::{BlobKind, Encoding, Footer, Record};
-use crate::id::{BlobId, PackId};
+use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::store::Purpose;
 use crate::store::packs::PackFile;
 use crate::store::temporary::{self, failed, prepared};
 
+/// `links` holds the chosen deltas, bases before what needs them; `needed` the blobs that chosen records of reached ones
+/// lead to; `heirs`, `rewrites` and `replaced` what is to be stored anew.
 const SCHEMA: &str = "
-CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, fate INTEGER NOT NULL, rank INTEGER NOT NULL DEFAULT 1, live INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE records(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, stored INTEGER, copy INTEGER, PRIMARY KEY(id, pack, number)) WITHOUT ROWID;
-CREATE TABLE bases(pack INTEGER, number INTEGER, prefix BLOB, PRIMARY KEY(pack, number, prefix)) WITHOUT ROWID;
+CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, fate INTEGER NOT NULL, rank INTEGER NOT NULL DEFAULT 1);
+CREATE TABLE records(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, length INTEGER, stored INTEGER, PRIMARY KEY(id, pack, number)) WITHOUT ROWID;
+CREATE TABLE bases(pack INTEGER, number INTEGER, position INTEGER, prefix BLOB, PRIMARY KEY(pack, number, position)) WITHOUT ROWID;
 CREATE TABLE reached(id BLOB PRIMARY KEY, metadata INTEGER, late INTEGER) WITHOUT ROWID;
 CREATE TABLE chained(number INTEGER PRIMARY KEY, id BLOB UNIQUE);
 CREATE TABLE followed(number INTEGER PRIMARY KEY, id BLOB UNIQUE);
+CREATE TABLE hidden(number INTEGER PRIMARY KEY, id BLOB UNIQUE);
 CREATE TABLE chosen(id BLOB PRIMARY KEY, pack INTEGER, number INTEGER, whole INTEGER) WITHOUT ROWID;
-CREATE TABLE needed(id BLOB PRIMARY KEY) WITHOUT ROWID;";
+CREATE TABLE links(number INTEGER PRIMARY KEY, id BLOB UNIQUE, first BLOB, root BLOB, covered INTEGER, depth INTEGER, records INTEGER);
+CREATE TABLE needed(id BLOB PRIMARY KEY, kept INTEGER) WITHOUT ROWID;
+CREATE TABLE families(root BLOB PRIMARY KEY, heirs INTEGER, burden INTEGER) WITHOUT ROWID;
+CREATE TABLE heirs(id BLOB PRIMARY KEY, heir BLOB) WITHOUT ROWID;
+CREATE TABLE rewrites(id BLOB PRIMARY KEY, part INTEGER, estimate INTEGER, depth INTEGER, records INTEGER) WITHOUT ROWID;
+CREATE TABLE replaced(id BLOB, position INTEGER, base BLOB, PRIMARY KEY(id, position)) WITHOUT ROWID;";
 
-/// Bytes that a record costs in the footer.
+/// Bytes that a record costs in the footer, its bases aside.
 const FOOTER_SHARE: u64 = 41;
 
-/// What is to become of a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Fate {
-    /// It stays.
-    Stays = 0,
-    /// Nothing in it is needed: it goes.
-    Dead = 1,
-    /// Little in it is needed: that is stored elsewhere, then it goes.
-    Sparse = 2,
-}
-
-/// A blob to be stored again, because its pack is to go.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rescue {
-    pub(super) id: BlobId,
-    pub(super) kind: BlobKind,
-    pub(super) purpose: Purpose,
-    pub(super) pack: i64,
-}
-
-/// A pack with what is known of it.
+/// A pack with its key in the catalogue.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CataloguedPack {
     pub(super) key: i64,
     pub(super) file: PackFile,
-    /// Bytes of the records chosen in it, about as much as copying them would take.
-    pub(super) live: u64,
+}
+
+/// A needed blob that a pack holds which is to go, although one that stays was preferred.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Superseded {
+    pub(super) id: BlobId,
+    pub(super) kind: BlobKind,
+    pub(super) pack: i64,
 }
 
 /// The catalogue.
@@ -90,30 +89,29 @@ impl Catalogue {
             .execute(params![pack.id.as_bytes(), pack.size.cast_signed(), fate as u8])
             .map_err(failed("write"))?;
         let key = self.database.last_insert_rowid();
-        let mut insert_record = prepared(&self.database, "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?)")?;
-        let mut insert_base = prepared(&self.database, "INSERT OR IGNORE INTO bases VALUES(?, ?, ?)")?;
+        let mut insert_record = prepared(&self.database, "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?;
+        let mut insert_base = prepared(&self.database, "INSERT INTO bases VALUES(?, ?, ?, ?)")?;
         for (number, record) in (0_i64..).zip(&footer.records) {
-            let stored = stored_share(record, footer);
-            let (whole, copy) = match &record.encoding {
-                Encoding::Whole => (true, stored),
-                // It is copied as a whole record, and how well that compresses is not known.
-                Encoding::Delta { .. } => (false, u64::from(record.length) + FOOTER_SHARE),
+            let (whole, portable) = match &record.encoding {
+                Encoding::Whole => (true, true),
+                Encoding::Delta { id_table, .. } => (false, !id_table),
             };
-            let node = record.kind == BlobKind::ListNode;
             insert_record
                 .execute(params![
                     record.id.as_bytes(),
                     key,
                     number,
-                    node,
+                    record.kind == BlobKind::ListNode,
                     whole,
-                    stored.cast_signed(),
-                    copy.cast_signed()
+                    portable,
+                    record.length,
+                    stored_share(record, footer).cast_signed()
                 ])
                 .map_err(failed("write"))?;
             if let Encoding::Delta { bases, .. } = &record.encoding {
-                for prefix in bases {
-                    insert_base.execute(params![key, number, prefix.as_bytes()]).map_err(failed("write"))?;
+                for (position, prefix) in (0_i64..).zip(bases) {
+                    let row = params![key, number, position, prefix.as_bytes()];
+                    insert_base.execute(row).map_err(failed("write"))?;
                 }
             }
         }
@@ -147,37 +145,21 @@ impl Catalogue {
         self.surprised.get()
     }
 
+    /// From now on whatever is reached comes late.
+    pub(super) fn close_marking(&mut self) {
+        self.late = true;
+    }
+
     pub(super) fn is_reached(&self, id: &BlobId) -> Result<bool> {
         prepared(&self.database, "SELECT 1 FROM reached WHERE id = ?")?.exists([id.as_bytes()]).map_err(failed("read"))
     }
 
-    /// Sorts packs by what they are worth: those without a needed record are dead, those whose needed records take less
-    /// than `percent` of their bytes to copy are sparse. Packs with records of blobs for which no choice was possible stay.
-    pub(super) fn decide_fates(&mut self, percent: u64) -> Result<()> {
-        self.late = true;
-        self.together(|catalogue| {
-            catalogue.execute("UPDATE packs SET live = 0")?;
-            catalogue.execute(
-                "UPDATE packs SET live = t.live FROM (
-                   SELECT c.pack AS pack, SUM(r.copy) AS live FROM needed JOIN chosen c USING(id)
-                   JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number GROUP BY c.pack) t
-                 WHERE t.pack = packs.key",
-            )?;
-            let sql =
-                "UPDATE packs SET fate = CASE WHEN live = 0 THEN ?1 WHEN live * 100 < size * ?2 THEN ?3 ELSE ?4 END";
-            prepared(&catalogue.database, sql)?
-                .execute(params![Fate::Dead as u8, percent.cast_signed(), Fate::Sparse as u8, Fate::Stays as u8])
-                .map_err(failed("write"))?;
-            catalogue.pardon().map(|_| ())
-        })
-    }
-
     /// The packs of this fate.
     pub(super) fn packs(&self, fate: Fate) -> Result<Vec<CataloguedPack>> {
-        let mut query = prepared(&self.database, "SELECT key, id, size, live FROM packs WHERE fate = ? ORDER BY id")?;
+        let mut query = prepared(&self.database, "SELECT key, id, size FROM packs WHERE fate = ? ORDER BY id")?;
         let rows = query.query_map([fate as u8], |row| {
             let file = PackFile { id: PackId::from_bytes(row.get(1)?), size: row.get::<_, i64>(2)?.cast_unsigned() };
-            Ok(CataloguedPack { key: row.get(0)?, file, live: row.get::<_, i64>(3)?.max(0).cast_unsigned() })
+            Ok(CataloguedPack { key: row.get(0)?, file })
         });
         rows.and_then(Iterator::collect).map_err(failed("read"))
     }
@@ -189,52 +171,47 @@ impl Catalogue {
             .map_err(failed("write"))
     }
 
-    /// Calls `take` with each needed blob whose chosen record lies in a sparse pack, in the order of records.
-    pub(super) fn each_rescue(&self, mut take: impl FnMut(Rescue) -> Result<()>) -> Result<()> {
-        self.each_rescue_of(
-            "SELECT c.id, r.node, COALESCE(m.metadata, 0), c.pack FROM needed n JOIN chosen c USING(id)
-             JOIN packs p ON p.key = c.pack AND p.fate = 2
-             JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number
-             LEFT JOIN reached m ON m.id = c.id ORDER BY c.pack, c.number",
-            &mut take,
-        )
-    }
-
-    /// Calls `take` with each needed blob that a dead pack holds although one that stays was preferred, and the dead pack.
-    pub(super) fn each_superseded(&self, mut take: impl FnMut(Rescue) -> Result<()>) -> Result<()> {
-        self.each_rescue_of(
-            "SELECT r.id, r.node, 0, r.pack FROM packs p JOIN records r ON r.pack = p.key JOIN needed n ON n.id = r.id
-             JOIN chosen c ON c.id = r.id JOIN packs kept ON kept.key = c.pack AND kept.fate = 0
-             WHERE p.fate = 1 ORDER BY c.pack, c.number",
-            &mut take,
-        )
-    }
-
-    fn each_rescue_of(&self, sql: &str, take: &mut dyn FnMut(Rescue) -> Result<()>) -> Result<()> {
+    /// Calls `take` with each blob that survives in a pack that stays, without being stored anew, while a pack that is to
+    /// go holds it too.
+    pub(super) fn each_superseded(&self, mut take: impl FnMut(Superseded) -> Result<()>) -> Result<()> {
+        let sql = "SELECT r.id, r.node, r.pack FROM packs p JOIN records r ON r.pack = p.key JOIN needed n ON n.id = r.id AND n.kept
+             JOIN chosen c ON c.id = r.id JOIN packs stays ON stays.key = c.pack AND stays.fate = 0
+             WHERE p.fate <> 0 AND r.id NOT IN (SELECT id FROM rewrites) ORDER BY c.pack, c.number";
         let mut query = prepared(&self.database, sql)?;
         let mut rows = query.query([]).map_err(failed("read"))?;
         while let Some(row) = rows.next().map_err(failed("read"))? {
-            let rescue = || {
+            let superseded = || {
                 let kind = if row.get(1)? { BlobKind::ListNode } else { BlobKind::Chunk };
-                let purpose = if row.get(2)? { Purpose::Metadata } else { Purpose::Data };
-                Ok(Rescue { id: BlobId::from_bytes(row.get(0)?), kind, purpose, pack: row.get(3)? })
+                Ok(Superseded { id: BlobId::from_bytes(row.get(0)?), kind, pack: row.get(2)? })
             };
-            take(rescue().map_err(failed("read"))?)?;
+            take(superseded().map_err(failed("read"))?)?;
         }
         Ok(())
     }
 
-    /// Lets every pack stay that holds a record of a blob, reached or on the way to one, for which no choice was possible;
-    /// returns how many packs that were. To be called after [`Catalogue::choose`].
+    /// Lets every pack stay that holds a record of a reached blob for which no choice was possible, or of a blob on the way
+    /// to one; returns how many packs that were. To be called after [`Catalogue::choose`].
     pub(super) fn pardon(&self) -> Result<usize> {
-        prepared(
-            &self.database,
-            "UPDATE packs SET fate = 0 WHERE fate <> 0 AND key IN (
-               SELECT r.pack FROM (SELECT id FROM reached UNION SELECT id FROM chained) t JOIN records r USING(id)
-               WHERE t.id NOT IN (SELECT id FROM chosen))",
-        )?
-        .execute([])
-        .map_err(failed("write"))
+        self.execute("DELETE FROM hidden")?;
+        self.execute("INSERT INTO hidden(id) SELECT id FROM reached WHERE id NOT IN (SELECT id FROM chosen)")?;
+        let mut last = 0_i64;
+        while let Some(next) =
+            self.numbered_after("SELECT number, id FROM hidden WHERE number > ? ORDER BY number LIMIT 1", last)?
+        {
+            last = next.number;
+            for delta in self.deltas_of(&next.id)? {
+                for base in self.bases_of(&delta)? {
+                    if !self.is_chosen(&base)? {
+                        prepared(&self.database, "INSERT OR IGNORE INTO hidden(id) VALUES(?)")?
+                            .execute([base.as_bytes()])
+                            .map_err(failed("write"))?;
+                    }
+                }
+            }
+        }
+        let sql =
+            "UPDATE packs SET fate = 0 WHERE fate <> 0 AND key IN (SELECT r.pack FROM hidden JOIN records r USING(id))";
+        prepared(&self.database, sql)?.execute([]).map_err(failed("write"))
     }
 
     /// Lets every pack stay that holds a blob reached only after fates were decided: nobody read its other copies.
@@ -254,6 +231,19 @@ impl Catalogue {
     fn execute(&self, sql: &str) -> Result<()> {
         self.database.execute(sql, []).map(|_| ()).map_err(failed("write"))
     }
+
+    fn numbered_after(&self, sql: &str, number: i64) -> Result<Option<Numbered>> {
+        prepared(&self.database, sql)?
+            .query_row([number], |row| Ok(Numbered { number: row.get(0)?, id: BlobId::from_bytes(row.get(1)?) }))
+            .optional()
+            .map_err(failed("read"))
+    }
+}
+
+/// A blob in a table that is worked off in order.
+struct Numbered {
+    number: i64,
+    id: BlobId,
 }
 
 /// About how many bytes of the pack a record takes: its part of its frame, and its line in the footer.
@@ -262,5 +252,9 @@ fn stored_share(record: &Record, footer: &Footer) -> u64 {
     let part = frame.map_or(0, |frame| {
         u64::from(frame.stored_length) * u64::from(record.payload_length) / u64::from(frame.raw_length.max(1))
     });
-    part + FOOTER_SHARE
+    let bases = match &record.encoding {
+        Encoding::Delta { bases, .. } => bases.len() * BlobPrefix::LEN,
+        Encoding::Whole => 0,
+    };
+    part + FOOTER_SHARE + bases as u64
 }

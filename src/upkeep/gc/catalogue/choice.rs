@@ -6,7 +6,8 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Catalogue, Fate};
+use super::links::Link;
+use super::{Catalogue, Fate, Numbered};
 use crate::error::Result;
 use crate::id::{BlobId, BlobPrefix};
 use crate::store::temporary::{failed, prepared};
@@ -17,6 +18,7 @@ impl Catalogue {
         self.together(|catalogue| {
             catalogue.execute("DELETE FROM chosen")?;
             catalogue.execute("DELETE FROM chained")?;
+            catalogue.execute("DELETE FROM links")?;
             catalogue.execute("DELETE FROM needed")?;
             prepared(&catalogue.database, "UPDATE packs SET rank = (fate = ?)")?
                 .execute([Fate::Stays as u8])
@@ -50,7 +52,7 @@ impl Catalogue {
     /// Follows the bases of blobs without a whole record, breadth first.
     fn follow_chains(&self) -> Result<()> {
         let mut last = 0_i64;
-        while let Some(Chained { number, id }) = self.chained_after(last)? {
+        while let Some(Numbered { number, id }) = self.chained_after(last)? {
             last = number;
             for delta in self.deltas_of(&id)? {
                 for base in self.bases_of(&delta)? {
@@ -83,7 +85,7 @@ impl Catalogue {
         while progress {
             progress = false;
             let mut before = i64::MAX;
-            while let Some(Chained { number, id }) = self.chained_before(before)? {
+            while let Some(Numbered { number, id }) = self.chained_before(before)? {
                 before = number;
                 if !self.is_chosen(&id)? && self.choose_delta(&id)? {
                     progress = true;
@@ -99,6 +101,7 @@ impl Catalogue {
                 prepared(&self.database, "INSERT INTO chosen VALUES(?, ?, ?, 0)")?
                     .execute(params![id.as_bytes(), delta.pack, delta.number])
                     .map_err(failed("write"))?;
+                self.add_link(&Link::of(*id, &self.bases_of(&delta)?, self)?)?;
                 return Ok(true);
             }
         }
@@ -124,13 +127,13 @@ impl Catalogue {
     /// The blobs that chosen records of reached blobs lead to.
     fn gather_needed(&self) -> Result<()> {
         self.execute("DELETE FROM followed")?;
-        self.execute("INSERT INTO needed SELECT id FROM reached WHERE id IN (SELECT id FROM chosen)")?;
+        self.execute("INSERT INTO needed SELECT id, 1 FROM reached WHERE id IN (SELECT id FROM chosen)")?;
         self.execute("INSERT INTO followed(id) SELECT id FROM needed JOIN chosen USING(id) WHERE NOT whole")?;
         let mut last = 0_i64;
         while let Some(next) = self.followed_after(last)? {
             last = next.number;
             for base in self.bases_of(&next.delta)? {
-                prepared(&self.database, "INSERT OR IGNORE INTO needed VALUES(?)")?
+                prepared(&self.database, "INSERT OR IGNORE INTO needed VALUES(?, 0)")?
                     .execute([base.as_bytes()])
                     .map_err(failed("write"))?;
                 let sql = "INSERT OR IGNORE INTO followed(id) SELECT id FROM chosen WHERE id = ? AND NOT whole";
@@ -140,22 +143,15 @@ impl Catalogue {
         Ok(())
     }
 
-    fn chained_after(&self, number: i64) -> Result<Option<Chained>> {
-        self.one_chained("SELECT number, id FROM chained WHERE number > ? ORDER BY number LIMIT 1", number)
+    fn chained_after(&self, number: i64) -> Result<Option<Numbered>> {
+        self.numbered_after("SELECT number, id FROM chained WHERE number > ? ORDER BY number LIMIT 1", number)
     }
 
-    fn chained_before(&self, number: i64) -> Result<Option<Chained>> {
-        self.one_chained("SELECT number, id FROM chained WHERE number < ? ORDER BY number DESC LIMIT 1", number)
+    fn chained_before(&self, number: i64) -> Result<Option<Numbered>> {
+        self.numbered_after("SELECT number, id FROM chained WHERE number < ? ORDER BY number DESC LIMIT 1", number)
     }
 
-    fn one_chained(&self, sql: &str, number: i64) -> Result<Option<Chained>> {
-        prepared(&self.database, sql)?
-            .query_row([number], |row| Ok(Chained { number: row.get(0)?, id: BlobId::from_bytes(row.get(1)?) }))
-            .optional()
-            .map_err(failed("read"))
-    }
-
-    fn is_chosen(&self, id: &BlobId) -> Result<bool> {
+    pub(super) fn is_chosen(&self, id: &BlobId) -> Result<bool> {
         prepared(&self.database, "SELECT 1 FROM chosen WHERE id = ?")?.exists([id.as_bytes()]).map_err(failed("read"))
     }
 
@@ -168,7 +164,7 @@ impl Catalogue {
     }
 
     /// The delta records of a blob in packs that count.
-    fn deltas_of(&self, id: &BlobId) -> Result<Vec<DeltaPlace>> {
+    pub(super) fn deltas_of(&self, id: &BlobId) -> Result<Vec<DeltaPlace>> {
         let mut query = prepared(
             &self.database,
             "SELECT r.pack, r.number FROM records r JOIN packs p ON p.key = r.pack WHERE r.id = ? AND NOT r.whole AND p.rank > 0
@@ -178,13 +174,14 @@ impl Catalogue {
         rows.and_then(Iterator::collect).map_err(failed("read"))
     }
 
-    fn prefixes_of(&self, delta: &DeltaPlace) -> Result<Vec<BlobPrefix>> {
-        let mut query = prepared(&self.database, "SELECT prefix FROM bases WHERE pack = ? AND number = ?")?;
+    pub(super) fn prefixes_of(&self, delta: &DeltaPlace) -> Result<Vec<BlobPrefix>> {
+        let mut query =
+            prepared(&self.database, "SELECT prefix FROM bases WHERE pack = ? AND number = ? ORDER BY position")?;
         let rows = query.query_map(params![delta.pack, delta.number], |row| Ok(BlobPrefix::from_bytes(row.get(0)?)));
         rows.and_then(Iterator::collect).map_err(failed("read"))
     }
 
-    fn bases_of(&self, delta: &DeltaPlace) -> Result<Vec<BlobId>> {
+    pub(super) fn bases_of(&self, delta: &DeltaPlace) -> Result<Vec<BlobId>> {
         let mut bases = Vec::new();
         for prefix in self.prefixes_of(delta)? {
             bases.extend(self.with_prefix(&prefix)?);
@@ -193,7 +190,7 @@ impl Catalogue {
     }
 
     /// Every catalogued blob whose id begins with the prefix, also in packs that do not count.
-    fn with_prefix(&self, prefix: &BlobPrefix) -> Result<Vec<BlobId>> {
+    pub(super) fn with_prefix(&self, prefix: &BlobPrefix) -> Result<Vec<BlobId>> {
         let (mut low, mut high) = ([0; BlobId::LEN], [0xff; BlobId::LEN]);
         low.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
         high.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
@@ -205,21 +202,15 @@ impl Catalogue {
 
 /// A delta record in a catalogued pack.
 #[derive(Debug, Clone, Copy)]
-struct DeltaPlace {
-    pack: i64,
-    number: i64,
+pub(super) struct DeltaPlace {
+    pub(super) pack: i64,
+    pub(super) number: i64,
 }
 
 impl DeltaPlace {
     fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self { pack: row.get(0)?, number: row.get(1)? })
     }
-}
-
-/// A blob without a whole record.
-struct Chained {
-    number: i64,
-    id: BlobId,
 }
 
 /// A needed blob whose chosen record is a delta.
