@@ -43,7 +43,9 @@ fn compress(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("compress one frame");
     group.throughput(Throughput::Bytes(FRAME as u64)).sample_size(10);
     for (name, frame) in [("vectors", vector_like(1, FRAME)), ("text", text_like(1, FRAME))] {
-        group.bench_function(name, |bencher| bencher.iter(|| compress_frame(&frame)));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| compress_frame(&frame, vecsnap::chunk::compress::Thoroughness::Bulk))
+        });
     }
     group.finish();
 }
@@ -54,7 +56,9 @@ fn put_and_get(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("blobs");
     group.throughput(Throughput::Bytes(content.len() as u64)).sample_size(10);
     let put = |repository: &Repository| -> Vec<BlobId> {
-        let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole).unwrap();
+        let mut writer =
+            BlobWriter::begin(repository, MetadataRecords::Whole, vecsnap::chunk::compress::Thoroughness::Thorough)
+                .unwrap();
         let ids = content.chunks(CHUNK_SIZE).map(|chunk| writer.put_chunk(chunk).unwrap()).collect();
         writer.finish().unwrap();
         ids

@@ -2,8 +2,8 @@
 //!
 //! Fingerprints of the literals, sampled by content, are the needles; one pass over the previous version, the haystack,
 //! with the same rolling hash finds them again wherever they went, and each hit is extended both ways. Page splits and
-//! `VACUUM` in SQLite, and whatever shifts, cost little then. Invariants: a [`Match`] has been compared byte by byte;
-//! memory is in proportion to the literals, not to the haystack.
+//! `VACUUM` in SQLite, and whatever shifts, cost little then. Invariants: a match has been compared byte by byte; memory is
+//! in proportion to the literals, not to the haystack; needles can be searched for by many threads at a time.
 
 use std::collections::HashMap;
 
@@ -13,6 +13,8 @@ use super::delta::Run;
 const WINDOW: usize = 32;
 /// One position in 32 is sampled.
 const SAMPLE_MASK: u64 = 31;
+/// Matches of one chunk that a further hit may be part of.
+const LOOK_BACK: usize = 8;
 /// Matches remembered for one literal; the longest stay.
 const MATCHES: usize = 128;
 
@@ -21,7 +23,7 @@ const MATCHES: usize = 128;
 pub struct Match {
     /// Where it begins and how long it is, in the literal.
     pub run: Run,
-    /// Number of the chunk of the haystack, as given to [`Needles::search`].
+    /// Number of the chunk of the haystack, as given to [`Matches::note`].
     pub chunk: u32,
     /// Where it begins in that chunk, in bytes.
     pub offset: u32,
@@ -31,35 +33,47 @@ pub struct Match {
 #[derive(Debug, Default)]
 pub struct Needles {
     bytes: Vec<u8>,
-    /// Where each literal begins in `bytes`, with its matches.
-    literals: Vec<Literal>,
+    /// Where each literal stands in `bytes`.
+    literals: Vec<Run>,
     fingerprints: HashMap<u64, u32, PassThrough>,
+    filter: Filter,
 }
 
-#[derive(Debug)]
-struct Literal {
-    start: usize,
-    end: usize,
-    matches: Vec<Match>,
+/// What a search found of one literal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Number of the literal.
+    pub literal: usize,
+    /// Where it begins and how long it is, in the literal.
+    pub run: Run,
+    /// Where it begins in the bytes that were searched.
+    pub offset: u32,
 }
 
-impl Literal {
-    /// Follows a hit of two windows up, unless the last match covers it, and returns how many bytes were found.
-    fn look_at(&mut self, text: &[u8], at: usize, haystack: &[u8], found: usize, chunk: u32) -> usize {
-        let covers = |last: &Match| {
-            let shifted = last.offset as usize + at == found + last.run.start;
-            last.chunk == chunk && shifted && (last.run.start..last.run.end()).contains(&at)
-        };
-        if self.matches.last().is_some_and(covers) {
-            return 0;
+/// Most fingerprints of the haystack belong to no needle; a bit for each hash tells that without a look at the table.
+#[derive(Debug, Default)]
+struct Filter(Vec<u64>);
+
+impl Filter {
+    /// Words; 256 KiB stay in the cache of one core.
+    const WORDS: usize = 1 << 15;
+
+    fn place(fingerprint: u64) -> (usize, u64) {
+        let bit = (fingerprint >> 16) as usize % (Self::WORDS * 64);
+        (bit / 64, 1 << (bit % 64))
+    }
+
+    fn add(&mut self, fingerprint: u64) {
+        self.0.resize(Self::WORDS, 0);
+        let (word, bit) = Self::place(fingerprint);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
         }
-        let Some(extended) = extend(text, at, haystack, found, chunk) else { return 0 };
-        self.matches.push(extended);
-        if self.matches.len() > MATCHES {
-            self.matches.sort_by_key(|known| std::cmp::Reverse(known.run.length));
-            self.matches.truncate(MATCHES / 2);
-        }
-        extended.run.length
+    }
+
+    fn may_contain(&self, fingerprint: u64) -> bool {
+        let (word, bit) = Self::place(fingerprint);
+        self.0.get(word).is_some_and(|word| word & bit != 0)
     }
 }
 
@@ -89,9 +103,10 @@ impl Needles {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(literal);
         sample(literal, |sampled| {
+            self.filter.add(sampled.fingerprint);
             self.fingerprints.entry(sampled.fingerprint).or_insert((start + sampled.start) as u32);
         });
-        self.literals.push(Literal { start, end: self.bytes.len(), matches: Vec::new() });
+        self.literals.push(Run { start, length: literal.len() });
     }
 
     /// How many literals there are.
@@ -111,29 +126,54 @@ impl Needles {
 
     /// The literal with this number.
     pub fn literal(&self, number: usize) -> &[u8] {
-        self.literals.get(number).and_then(|literal| self.bytes.get(literal.start..literal.end)).unwrap_or_default()
+        self.literals.get(number).and_then(|run| self.bytes.get(run.start..run.end())).unwrap_or_default()
     }
 
-    /// Looks for the literals in a chunk of the haystack and returns how many bytes were found.
-    pub fn search(&mut self, chunk: u32, haystack: &[u8]) -> usize {
-        let mut found = 0;
-        let Self { bytes, literals, fingerprints } = self;
+    /// Looks for the literals in a chunk of the haystack, from left to right.
+    pub fn search(&self, haystack: &[u8]) -> Vec<Found> {
+        let mut found: Vec<Found> = Vec::new();
         sample(haystack, |sampled| {
-            let Some(&at) = fingerprints.get(&sampled.fingerprint) else { return };
+            if !self.filter.may_contain(sampled.fingerprint) {
+                return;
+            }
+            let Some(&at) = self.fingerprints.get(&sampled.fingerprint) else { return };
             let at = at as usize;
-            let number = literals.partition_point(|literal| literal.end <= at);
-            let Some(literal) = literals.get_mut(number) else { return };
-            let Some(text) = bytes.get(literal.start..literal.end) else { return };
-            found += literal.look_at(text, at - literal.start, haystack, sampled.start, chunk);
+            let literal = self.literals.partition_point(|literal| literal.end() <= at);
+            let Some(at) = self.literals.get(literal).and_then(|run| at.checked_sub(run.start)) else { return };
+            let covers = |known: &Found| {
+                let shifted = known.offset as usize + at == sampled.start + known.run.start;
+                known.literal == literal && shifted && (known.run.start..known.run.end()).contains(&at)
+            };
+            if !found.iter().rev().take(LOOK_BACK).any(covers) {
+                let extended = extend(self.literal(literal), at, haystack, sampled.start);
+                found.extend(extended.map(|Extended { run, offset }| Found { literal, run, offset }));
+            }
         });
         found
+    }
+}
+
+/// What was found of each literal.
+#[derive(Debug, Default)]
+pub struct Matches(HashMap<usize, Vec<Match>>);
+
+impl Matches {
+    /// Notes what was found in a part of a chunk of the haystack, which begins at `start`.
+    pub fn note(&mut self, chunk: u32, start: u32, found: &[Found]) {
+        for Found { literal, run, offset } in found.iter().copied() {
+            let matches = self.0.entry(literal).or_default();
+            matches.push(Match { run, chunk, offset: start + offset });
+            if matches.len() > MATCHES {
+                matches.sort_by_key(|known| std::cmp::Reverse(known.run.length));
+                matches.truncate(MATCHES / 2);
+            }
+        }
     }
 
     /// The matches of a literal that do not overlap, ascending; those shorter than `least` bytes are left out. Where they
     /// overlapped, the longest came first.
-    pub fn matches(&self, number: usize, least: usize) -> Vec<Match> {
-        let Some(literal) = self.literals.get(number) else { return Vec::new() };
-        let mut candidates = literal.matches.clone();
+    pub fn of(&self, literal: usize, least: usize) -> Vec<Match> {
+        let mut candidates = self.0.get(&literal).cloned().unwrap_or_default();
         candidates.sort_by_key(|m| (std::cmp::Reverse(m.run.length), m.chunk, m.offset));
         let mut chosen: Vec<Match> = Vec::new();
         for candidate in candidates {
@@ -151,8 +191,14 @@ impl Needles {
     }
 }
 
+/// An equal stretch, in the literal, and where it begins in the haystack.
+struct Extended {
+    run: Run,
+    offset: u32,
+}
+
 /// The longest equal stretch around one pair of windows; `None` if the windows differ after all.
-fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize, chunk: u32) -> Option<Match> {
+fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize) -> Option<Extended> {
     let (before_literal, from_literal) = literal.split_at_checked(at)?;
     let (before_haystack, from_haystack) = haystack.split_at_checked(found)?;
     let forward = from_literal.iter().zip(from_haystack).take_while(|(left, right)| left == right).count();
@@ -162,7 +208,7 @@ fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize, chunk: u32) 
     let backward = before_literal.iter().rev().zip(before_haystack.iter().rev());
     let backward = backward.take_while(|(left, right)| left == right).count();
     let run = Run { start: at - backward, length: backward + forward };
-    Some(Match { run, chunk, offset: (found - backward) as u32 })
+    Some(Extended { run, offset: (found - backward) as u32 })
 }
 
 /// A window whose fingerprint is sampled.
@@ -175,12 +221,12 @@ struct Sampled {
 /// Calls `take` with each sampled window, from left to right.
 fn sample(bytes: &[u8], mut take: impl FnMut(Sampled)) {
     let Some((first, entering)) = bytes.split_at_checked(WINDOW) else { return };
-    let mut fingerprint = first.iter().fold(0_u64, |fingerprint, byte| fingerprint.rotate_left(1) ^ mixed(*byte));
+    let mut fingerprint = first.iter().fold(0_u64, |fingerprint, byte| fingerprint.rotate_left(1) ^ entered(*byte));
     if is_sampled(fingerprint) {
         take(Sampled { start: 0, fingerprint });
     }
     for (start, (leaving, entering)) in (1..).zip(bytes.iter().zip(entering)) {
-        fingerprint = fingerprint.rotate_left(1) ^ mixed(*entering) ^ mixed(*leaving).rotate_left(WINDOW as u32);
+        fingerprint = fingerprint.rotate_left(1) ^ entered(*entering) ^ left(*leaving);
         if is_sampled(fingerprint) {
             take(Sampled { start, fingerprint });
         }
@@ -193,13 +239,19 @@ fn is_sampled(fingerprint: u64) -> bool {
 }
 
 /// A fixed random word for each byte value.
-fn mixed(byte: u8) -> u64 {
-    static WORDS: [u64; 256] = words();
+fn entered(byte: u8) -> u64 {
+    static WORDS: [u64; 256] = words(0);
     WORDS.get(usize::from(byte)).copied().unwrap_or_default()
 }
 
-/// The first 256 words of splitmix64.
-const fn words() -> [u64; 256] {
+/// What became of the word while its byte passed through the window.
+fn left(byte: u8) -> u64 {
+    static WORDS: [u64; 256] = words(WINDOW as u32);
+    WORDS.get(usize::from(byte)).copied().unwrap_or_default()
+}
+
+/// The first 256 words of splitmix64, rotated.
+const fn words(rotation: u32) -> [u64; 256] {
     let mut words = [0; 256];
     let mut state = 0x6a09_e667_f3bc_c908_u64;
     let mut number = 0;
@@ -210,7 +262,7 @@ const fn words() -> [u64; 256] {
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         #[expect(clippy::indexing_slicing, reason = "a constant expression; out of bounds would not compile")]
         {
-            words[number] = word ^ (word >> 31);
+            words[number] = (word ^ (word >> 31)).rotate_left(rotation);
         }
         number += 1;
     }
@@ -227,6 +279,14 @@ mod tests {
         bytes
     }
 
+    fn search(needles: &Needles, chunks: &[&[u8]]) -> Matches {
+        let mut matches = Matches::default();
+        for (number, chunk) in (0..).zip(chunks) {
+            matches.note(number, 0, &needles.search(chunk));
+        }
+        matches
+    }
+
     #[test]
     fn a_page_that_moved_is_found_whole_at_any_alignment() {
         let page = noise(1, 4096);
@@ -235,11 +295,10 @@ mod tests {
         needles.add(&[noise(3, 77), page.clone(), noise(4, 10)].concat());
         assert!(!needles.is_empty());
         let haystack = [noise(5, 1234), page, noise(6, 999)].concat();
-        assert!(needles.search(9, &noise(7, 65_536)) == 0);
-        assert_eq!(needles.search(4, &haystack), 4096);
-        let expected = Match { run: Run { start: 77, length: 4096 }, chunk: 4, offset: 1234 };
-        assert_eq!(needles.matches(1, 32), [expected]);
-        assert_eq!(needles.matches(0, 32), []);
+        let matches = search(&needles, &[&noise(7, 65_536), &haystack]);
+        let expected = Match { run: Run { start: 77, length: 4096 }, chunk: 1, offset: 1234 };
+        assert_eq!(matches.of(1, 32), [expected]);
+        assert_eq!(matches.of(0, 32), []);
         assert_eq!(needles.literal(0), noise(2, 500));
     }
 
@@ -248,9 +307,7 @@ mod tests {
         let text = noise(1, 3000);
         let mut needles = Needles::default();
         needles.add(&text);
-        needles.search(0, &text[..2000]);
-        needles.search(1, &text[1500..]);
-        let found = needles.matches(0, 32);
+        let found = search(&needles, &[&text[..2000], &text[1500..]]).of(0, 32);
         assert_eq!(found.iter().map(|m| m.run.length).sum::<usize>(), 3000);
         assert_eq!(found[0].run, Run { start: 0, length: 2000 });
         assert_eq!((found[1].run.start, found[1].offset), (2000, 500));
@@ -261,7 +318,6 @@ mod tests {
         let mut needles = Needles::default();
         needles.add(&vec![0; 65_536]);
         assert!(needles.fingerprints.len() <= 1);
-        needles.search(0, &vec![0; 65_536]);
-        assert!(needles.matches(0, 32).len() <= 1);
+        assert!(search(&needles, &[&vec![0; 65_536]]).of(0, 32).len() <= 1);
     }
 }

@@ -38,9 +38,26 @@ pub struct Compressed {
     pub bytes: Vec<u8>,
 }
 
+/// The widest window that version 1 allows, as a power of two: format-spec.md §2.5.
+const WINDOW_LOG: u32 = 23;
+
 /// Compresses with zstd at `level`, or keeps the bytes raw where that is not smaller.
 pub fn compress(raw: &[u8], level: i32) -> Compressed {
-    match zstd::bulk::compress(raw, level) {
+    smaller(raw, zstd::bulk::compress(raw, level))
+}
+
+/// As [`compress`], with the widest window and a search for long repetitions in all of it.
+pub fn compress_far(raw: &[u8], level: i32) -> Compressed {
+    let compressed = zstd::bulk::Compressor::new(level).and_then(|mut compressor| {
+        compressor.window_log(WINDOW_LOG)?;
+        compressor.long_distance_matching(true)?;
+        compressor.compress(raw)
+    });
+    smaller(raw, compressed)
+}
+
+fn smaller(raw: &[u8], compressed: std::io::Result<Vec<u8>>) -> Compressed {
+    match compressed {
         Ok(bytes) if bytes.len() < raw.len() => Compressed { codec: Codec::Zstd, bytes },
         _ => Compressed { codec: Codec::Raw, bytes: raw.to_vec() },
     }

@@ -4,27 +4,36 @@
 //! previous version, which is searched once for many chunks. Invariants: a delta is applied and hashed before it is
 //! stored; a base that cannot be read is not built upon; literals that wait for the search are bounded, whatever the file.
 
-use super::delta_record::{self, HaystackChunk, Literal, SHORT_COPY};
+use rayon::prelude::*;
+
+use super::delta_record::{self, Literal, OwnBase, SHORT_COPY};
+use super::haystack::{Haystack, HaystackChunk};
+use super::reading::SourceFile;
+use crate::chunk::compress::Thoroughness;
 use crate::chunk::delta::{Run, differences};
 use crate::chunk::moved::Needles;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
-use crate::format::pack::{BlobKind, Step};
+use crate::format::limits::CHUNK_SIZE;
+use crate::format::pack::BlobKind;
 use crate::id::BlobId;
-use crate::store::content::{Piece, Pieces};
-use crate::store::{Base, BlobWriter, PreviousVersion, Stored, TreeSink};
+use crate::store::blob_reader::temporary_directory;
+use crate::store::{Base, BlobWriter, Company, DeltaRecord, MetadataRecords, PreviousVersion, Stored, TreeSink};
 
 /// Bytes of literals that wait for the search at most.
 const WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// A chunk whose differences are all shorter than this is not worth a search.
 const NEEDLE_BYTES: usize = 64;
-/// Chunks that a probe searches together: about those of one frame.
+/// Chunks that are searched or encoded together: about those of one frame.
 const GROUP: usize = 64;
 /// One group in this many is probed.
 const PROBE: usize = 8;
 /// A probe that finds less than one byte in this many ends the search.
 const HOPE: usize = 500;
+/// The searches of one file read at most this many times its chunks, or those of a file of 1 GiB.
+const SEARCHES: usize = 4;
+const FREELY_SEARCHED: usize = (1 << 30) / CHUNK_SIZE;
 
 /// How much time is spent to store less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -34,29 +43,53 @@ pub enum Effort {
     None,
     /// Only what changed in place is found.
     Fast,
-    /// Content that moved is looked for where a probe finds some.
+    /// Content that moved is looked for in what changed, where a probe finds some.
     Normal,
-    /// Content that moved is always looked for.
+    /// Content that moved is looked for in all of the previous version.
     Max,
 }
 
-/// A changed chunk that waits for the search.
-struct Waiting {
-    id: BlobId,
-    length: usize,
-    /// What it is stored against, if something stood at its place.
-    base: Option<WaitingBase>,
-    /// Where it differs from the base; the bytes are needles.
-    runs: Vec<Run>,
-    first_needle: usize,
+impl Effort {
+    /// How tables and list nodes are stored.
+    pub(super) fn metadata(self) -> MetadataRecords {
+        if self == Self::None { MetadataRecords::Whole } else { MetadataRecords::Deltas }
+    }
+
+    /// How hard what changed is compressed.
+    pub(super) fn thoroughness(self) -> Thoroughness {
+        if self == Self::Max { Thoroughness::Utmost } else { Thoroughness::Thorough }
+    }
 }
 
-impl Waiting {
+/// A changed chunk, which may wait for the search.
+struct Changed {
+    id: BlobId,
+    slot: u64,
+    length: usize,
+    /// What it is stored against, if something stood at its place.
+    base: Option<OwnBase>,
+    /// Where it differs from the base; the bytes are needles.
+    runs: Vec<Run>,
+    /// The number of the first of these needles, if they are looked for.
+    first_needle: Option<usize>,
+}
+
+impl Changed {
+    /// Its record with what was found of its literals, if that pays and the content is the chunk's.
+    fn encode(&self, content: &[u8], haystack: &Haystack) -> Option<DeltaRecord> {
+        let mut literals = Vec::with_capacity(self.runs.len());
+        for (number, run) in self.runs.iter().enumerate() {
+            let matches = self.first_needle.map(|first| haystack.matches().of(first + number, SHORT_COPY));
+            literals.push(Literal { run: *run, matches: matches.unwrap_or_default() });
+        }
+        delta_record::encode(self.id, content, self.base, &literals, haystack)
+    }
+
     /// Puts the chunk together again: what differed, into what stood at its place.
-    fn content(&self, base: Option<&Base>, needles: &Needles) -> Vec<u8> {
+    fn assemble(&self, base: Option<&Base>, needles: &Needles) -> Vec<u8> {
         let mut content = base.map_or_else(Vec::new, |base| base.bytes.to_vec());
         content.resize(self.length, 0);
-        for (number, run) in (self.first_needle..).zip(&self.runs) {
+        for (number, run) in (self.first_needle.unwrap_or_default()..).zip(&self.runs) {
             if let Some(place) = content.get_mut(run.start..run.end()) {
                 place.copy_from_slice(needles.literal(number));
             }
@@ -65,35 +98,36 @@ impl Waiting {
     }
 }
 
-struct WaitingBase {
-    id: BlobId,
-    step: Step,
-}
-
 /// Takes the slots of one file in order.
-pub(super) struct ChunkStore<'s, 'a> {
+pub(super) struct ChunkStore<'s, 'f, 'a> {
     writer: &'s mut BlobWriter,
+    source: SourceFile<'f>,
     previous: Option<PreviousVersion<'a>>,
     effort: Effort,
     tree: TreeBuilder,
-    waiting: Vec<Waiting>,
+    waiting: Vec<Changed>,
     needles: Needles,
+    /// What stood where something else stands now.
+    haystack: Haystack,
+    /// Chunks read for searches so far, those read again counted again.
+    searched: usize,
 }
 
-impl<'s, 'a> ChunkStore<'s, 'a> {
-    pub(super) fn begin(writer: &'s mut BlobWriter, previous: Option<PreviousVersion<'a>>, effort: Effort) -> Self {
+impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
+    pub(super) fn begin(
+        writer: &'s mut BlobWriter,
+        source: SourceFile<'f>,
+        previous: Option<PreviousVersion<'a>>,
+        effort: Effort,
+    ) -> Self {
         let (tree, waiting, needles) = (TreeBuilder::default(), Vec::new(), Needles::default());
-        Self { writer, previous, effort, tree, waiting, needles }
-    }
-
-    /// Slots taken so far.
-    pub(super) fn slots(&self) -> u64 {
-        self.tree.slots()
+        let directory = previous.as_ref().map(|previous| temporary_directory(previous.reader.repository()));
+        let haystack = Haystack::new(&directory.unwrap_or_default());
+        Self { writer, source, previous, effort, tree, waiting, needles, haystack, searched: 0 }
     }
 
     /// Takes the next chunk.
-    pub(super) fn push_chunk(&mut self, content: &[u8]) -> Result<()> {
-        let id = BlobId::of_chunk(content);
+    pub(super) fn push_chunk(&mut self, id: BlobId, content: &[u8]) -> Result<()> {
         if self.writer.reserve(id) == Stored::New {
             self.store_new(id, content)?;
         }
@@ -111,114 +145,113 @@ impl<'s, 'a> ChunkStore<'s, 'a> {
         self.tree.finish(length, &mut TreeSink { writer: self.writer, previous: self.previous.as_mut() })
     }
 
+    /// Ends without a content. What was taken is stored nevertheless, since it may be met again.
+    pub(super) fn give_up(mut self) -> Result<()> {
+        self.store_waiting()
+    }
+
     fn store_new(&mut self, id: BlobId, content: &[u8]) -> Result<()> {
-        let Some(previous) = &mut self.previous else { return self.writer.put_whole(id, content) };
-        let base = match previous.chunk_at(self.tree.slots())? {
+        let slot = self.tree.slots();
+        let Some(previous) = &mut self.previous else { return self.writer.put_whole(id, content, Company::Bulk) };
+        let base = match previous.chunk_at(slot)? {
             None => None,
             Some(before) => match Base::after(&mut previous.reader, BlobKind::Chunk, &before)? {
                 Some(base) => Some(base),
-                None => return self.writer.put_whole(id, content),
+                None => return self.writer.put_whole(id, content, Company::Increment),
             },
         };
         let runs = differences(base.as_ref().map_or(&[], |base| &base.bytes), content);
-        if self.effort <= Effort::Fast || runs.iter().all(|run| run.length < NEEDLE_BYTES) {
-            let literals: Vec<_> = runs.iter().map(|run| Literal { run: *run, matches: Vec::new() }).collect();
-            return self.put(id, content, base.as_ref(), &literals, &[]);
+        let own = base.as_ref().map(OwnBase::from);
+        if self.effort <= Effort::Fast {
+            return self
+                .put(&Changed { id, slot, length: content.len(), base: own, runs, first_needle: None }, content);
         }
-        let first_needle = self.needles.count();
+        if let Some(base) = &base {
+            self.haystack.keep(HaystackChunk { id: base.id, facts: base.facts }, &base.bytes, &runs);
+        }
+        if runs.iter().all(|run| run.length < NEEDLE_BYTES) {
+            return self
+                .put(&Changed { id, slot, length: content.len(), base: own, runs, first_needle: None }, content);
+        }
+        let first_needle = Some(self.needles.count());
         for run in &runs {
             self.needles.add(content.get(run.start..run.end()).unwrap_or_default());
         }
-        let base = base.map(|base| WaitingBase { id: base.id, step: base.step });
-        self.waiting.push(Waiting { id, length: content.len(), base, runs, first_needle });
+        self.waiting.push(Changed { id, slot, length: content.len(), base: own, runs, first_needle });
         if self.needles.bytes() >= WAITING_BYTES { self.store_waiting() } else { Ok(()) }
     }
 
-    fn put(
-        &mut self,
-        id: BlobId,
-        content: &[u8],
-        base: Option<&Base>,
-        literals: &[Literal],
-        haystack: &[HaystackChunk],
-    ) -> Result<()> {
-        match delta_record::encode(id, content, base, literals, haystack) {
+    /// Stores a chunk that need not wait.
+    fn put(&mut self, chunk: &Changed, content: &[u8]) -> Result<()> {
+        match chunk.encode(content, &self.haystack) {
             Some(delta) => self.writer.put_delta(delta),
-            None => self.writer.put_whole(id, content),
+            None => self.writer.put_whole(chunk.id, content, Company::Increment),
         }
     }
 
     /// Searches the previous version for the literals that wait, and stores their chunks.
     fn store_waiting(&mut self) -> Result<()> {
-        let haystack = self.search()?;
-        let needles = std::mem::take(&mut self.needles);
-        for waiting in std::mem::take(&mut self.waiting) {
-            let base = match (&mut self.previous, &waiting.base) {
-                (Some(previous), Some(base)) => {
-                    Some(Base::read(&mut previous.reader, BlobKind::Chunk, &base.id, base.step)?)
-                }
-                _ => None,
+        self.search()?;
+        let waiting = std::mem::take(&mut self.waiting);
+        for together in waiting.chunks(GROUP) {
+            let (source, haystack) = (self.source, &self.haystack);
+            let encode = |chunk: &Changed| {
+                let content = source.chunk_again(chunk.slot).ok()?;
+                chunk.encode(&content, haystack)
             };
-            let content = waiting.content(base.as_ref(), &needles);
-            if BlobId::of_chunk(&content) != waiting.id {
-                return Err(Error::Failed(format!("the chunk {} came out wrong while it was stored", waiting.id)));
+            let encoded: Vec<_> = together.par_iter().map(encode).collect();
+            for (chunk, delta) in together.iter().zip(encoded) {
+                match delta {
+                    Some(delta) => self.writer.put_delta(delta)?,
+                    None => {
+                        let content = self.content_again(chunk)?;
+                        self.put(chunk, &content)?;
+                    }
+                }
             }
-            let mut literals = Vec::with_capacity(waiting.runs.len());
-            for (number, run) in (waiting.first_needle..).zip(waiting.runs) {
-                literals.push(Literal { run, matches: needles.matches(number, SHORT_COPY) });
-            }
-            self.put(waiting.id, &content, base.as_ref(), &literals, &haystack)?;
         }
+        self.needles = Needles::default();
+        self.haystack.forget_matches();
         Ok(())
     }
 
-    /// Looks for the needles in the previous version: first in a part of it, then, if that gives hope, in all.
-    fn search(&mut self) -> Result<Vec<HaystackChunk>> {
-        let mut haystack = Vec::new();
-        let Some(previous) = self.previous.as_mut().filter(|_| !self.needles.is_empty()) else { return Ok(haystack) };
-        let chunks = chunks_of(previous)?;
-        let groups = chunks.chunks(GROUP).enumerate();
+    /// The content of a chunk that waited: as its file has it, or, if that was changed meanwhile, put together again.
+    fn content_again(&mut self, waiting: &Changed) -> Result<Vec<u8>> {
+        let is_it = |content: &Vec<u8>| BlobId::of_chunk(content) == waiting.id;
+        if let Some(content) = self.source.chunk_again(waiting.slot).ok().filter(is_it) {
+            return Ok(content);
+        }
+        let base = match (&mut self.previous, &waiting.base) {
+            (Some(previous), Some(base)) => {
+                Some(Base::read(&mut previous.reader, BlobKind::Chunk, &base.id, base.step)?)
+            }
+            _ => None,
+        };
+        let content = Some(waiting.assemble(base.as_ref(), &self.needles)).filter(is_it);
+        content.ok_or_else(|| Error::Failed(format!("the chunk {} came out wrong while it was stored", waiting.id)))
+    }
+
+    /// Looks for the needles in what was replaced so far, and, where a probe gives hope, in what was not passed yet.
+    fn search(&mut self) -> Result<()> {
+        let Some(previous) = self.previous.as_mut().filter(|_| !self.needles.is_empty()) else { return Ok(()) };
+        self.haystack.search_kept(&self.needles);
+        let from = if self.effort == Effort::Max { 0 } else { self.tree.slots() };
+        let chunks = previous.chunks_from(from)?;
+        let slots = usize::try_from(Content::slots(previous.content().length)).unwrap_or(usize::MAX);
+        if self.searched + chunks.len() > slots.max(FREELY_SEARCHED).saturating_mul(SEARCHES) {
+            return Ok(());
+        }
+        self.searched += chunks.len();
+        let groups = || chunks.chunks(GROUP).enumerate();
         let probing = self.effort == Effort::Normal && chunks.len() > GROUP * PROBE;
-        let probed = |number: usize| probing && number % PROBE == PROBE / 2;
-        let mut found = 0;
-        for (_, group) in groups.clone().filter(|(number, _)| probed(*number)) {
-            found += search_group(previous, &mut self.needles, group, &mut haystack)?;
+        let is_probe = |number: usize| probing && number % PROBE == PROBE / 2;
+        let before = self.haystack.found();
+        let probed = groups().filter(|(number, _)| is_probe(*number));
+        self.haystack.search_chunks(&mut previous.reader, &self.needles, probed.flat_map(|(_, group)| group))?;
+        if probing && (self.haystack.found() - before) * HOPE < self.needles.bytes() {
+            return Ok(());
         }
-        if probing && found * HOPE < self.needles.bytes() {
-            return Ok(haystack);
-        }
-        for (_, group) in groups.filter(|(number, _)| !probed(*number)) {
-            search_group(previous, &mut self.needles, group, &mut haystack)?;
-        }
-        Ok(haystack)
+        let rest = groups().filter(|(number, _)| !is_probe(*number));
+        self.haystack.search_chunks(&mut previous.reader, &self.needles, rest.flat_map(|(_, group)| group))
     }
-}
-
-/// The chunks of the previous version, in order.
-fn chunks_of(previous: &mut PreviousVersion<'_>) -> Result<Vec<BlobId>> {
-    let mut pieces = Pieces::of(&previous.content());
-    let mut chunks = Vec::new();
-    while let Some(piece) = pieces.next(&mut previous.reader, |_| ())? {
-        if let Piece::Chunk { id, .. } = piece {
-            chunks.push(id);
-        }
-    }
-    Ok(chunks)
-}
-
-/// Searches some chunks and returns how many bytes were found; a chunk that cannot be read is passed over.
-fn search_group(
-    previous: &mut PreviousVersion<'_>,
-    needles: &mut Needles,
-    group: &[BlobId],
-    haystack: &mut Vec<HaystackChunk>,
-) -> Result<usize> {
-    let mut found = 0;
-    for id in group {
-        if let Ok(chained) = previous.reader.chained(id, BlobKind::Chunk)? {
-            found += needles.search(haystack.len() as u32, &chained.bytes);
-            haystack.push(HaystackChunk { id: *id, facts: chained.facts });
-        }
-    }
-    Ok(found)
 }

@@ -24,7 +24,7 @@ use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::{BlobWriter, MetadataRecords, Repository, intents};
+use crate::store::{BlobWriter, Repository, intents};
 
 /// What a create captures, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,11 +64,7 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     manifest.set_parent(predecessors.newest());
 
     progress.phase(Phase::Reading, None);
-    let metadata = match options.effort {
-        Effort::None => MetadataRecords::Whole,
-        _ => MetadataRecords::Deltas,
-    };
-    let mut writer = BlobWriter::begin(repository, metadata)?;
+    let mut writer = BlobWriter::begin(repository, options.effort.metadata(), options.effort.thoroughness())?;
     let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
     let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors };
     manifest.sources.push(capture_db(&mut capturing, options)?);

@@ -1,9 +1,10 @@
 //! Making the delta record of one changed chunk: what stayed, what was found elsewhere, what is new.
 //!
 //! Invariant: a record that leaves here has been applied, and the result hashed to the chunk's id; one that does not save
-//! a quarter is none. Bytes found elsewhere were compared when they were found, so the places that a copy reads from are
-//! filled with those bytes for the proof instead of being read again.
+//! a quarter is none. Bytes that stayed, and bytes found elsewhere, were compared with those of their bases when they were
+//! found, so the places that a copy reads from are filled with those bytes for the proof instead of being read again.
 
+use super::haystack::{Haystack, HaystackChunk};
 use crate::chunk::delta::{self, Encoder, Run};
 use crate::chunk::moved::Match;
 use crate::format::delta::apply;
@@ -18,11 +19,18 @@ pub(super) const SHORT_COPY: usize = 32;
 /// Shortest copy that makes a chunk a base.
 const BASE_COPY: usize = 64;
 
-/// A chunk of the previous version in which literals were looked for.
+/// What stood at the place of a chunk.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HaystackChunk {
+pub(super) struct OwnBase {
     pub(super) id: BlobId,
+    pub(super) step: Step,
     pub(super) facts: ChainFacts,
+}
+
+impl From<&Base> for OwnBase {
+    fn from(base: &Base) -> Self {
+        Self { id: base.id, step: base.step, facts: base.facts }
+    }
 }
 
 /// A stretch of a chunk that differs from the base at its place, with what was found of it elsewhere.
@@ -33,8 +41,8 @@ pub(super) struct Literal {
 }
 
 /// The bases of a record in the making.
-struct Bases<'a> {
-    own: Option<&'a Base>,
+struct Bases {
+    own: Option<OwnBase>,
     others: Vec<OtherBase>,
     /// Records that the chains of all of them need.
     records: u32,
@@ -47,13 +55,13 @@ struct OtherBase {
     copied: Vec<u8>,
 }
 
-impl Bases<'_> {
+impl Bases {
     /// The number of this chunk among the bases, which it joins if a copy of `length` bytes is worth that.
-    fn admit(&mut self, chunk: u32, length: usize, haystack: &[HaystackChunk]) -> Option<usize> {
+    fn admit(&mut self, chunk: u32, length: usize, haystack: &Haystack) -> Option<usize> {
         if let Some(known) = self.others.iter().position(|other| other.chunk == chunk) {
             return Some(known);
         }
-        let HaystackChunk { id, facts } = *haystack.get(chunk as usize)?;
+        let HaystackChunk { id, facts } = *haystack.chunk(chunk)?;
         let count = self.others.len() + usize::from(self.own.is_some());
         if length < BASE_COPY || count >= DELTA_BASES || !facts.may_join(self.records) {
             return None;
@@ -85,9 +93,9 @@ impl Bases<'_> {
 pub(super) fn encode(
     id: BlobId,
     content: &[u8],
-    base: Option<&Base>,
+    base: Option<OwnBase>,
     literals: &[Literal],
-    haystack: &[HaystackChunk],
+    haystack: &Haystack,
 ) -> Option<DeltaRecord> {
     let mut bases = Bases { own: base, others: Vec::new(), records: base.map_or(1, |base| base.facts.records) };
     let mut encoder = Encoder::default();
@@ -107,7 +115,7 @@ pub(super) fn encode(
     encoder.copy(0, at as u32, (content.len() - at) as u32);
     let payload = encoder.finish();
     let count = bases.others.len() + usize::from(base.is_some());
-    let own = base.map(|base| &*base.bytes).into_iter();
+    let own = base.map(|_| content).into_iter();
     let bytes: Vec<&[u8]> = own.chain(bases.others.iter().map(|other| other.copied.as_slice())).collect();
     let rebuilt = apply(&payload, &bytes, content.len()).ok().filter(|bytes| BlobId::of_chunk(bytes) == id);
     if count == 0 || !delta::pays(payload.len(), count, content.len()) || rebuilt.is_none() {

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use super::blob_reader::{BlobFault, BlobReader, ChainedBlob};
 use super::blob_writer::BlobWriter;
 use super::chain::{BaseChoice, ChainFacts, choose_base};
+use super::content::{Piece, Pieces};
 use crate::chunk::tree::{FinishedNode, NodeSink};
 use crate::error::{Error, Result};
 use crate::format::content::{Content, Root, slots_below};
-use crate::format::limits::NODE_SLOTS;
+use crate::format::limits::{CHUNK_SIZE, NODE_SLOTS};
 use crate::format::list_node::ListNode;
 use crate::format::pack::{BlobKind, Step};
 use crate::id::BlobId;
@@ -161,6 +162,23 @@ impl<'a> PreviousVersion<'a> {
     /// Its content.
     pub fn content(&self) -> Content {
         self.blobs.content
+    }
+
+    /// The ids of its chunks from this slot on, in order; those below nodes that cannot be read are left out.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn chunks_from(&mut self, slot: u64) -> Result<Vec<BlobId>> {
+        let mut pieces = Pieces::of(&self.content());
+        let mut chunks = Vec::new();
+        while let Some(piece) = pieces.next(&mut self.reader, |_| ())? {
+            if let Piece::Chunk { id, offset, .. } = piece
+                && offset / CHUNK_SIZE as u64 >= slot
+            {
+                chunks.push(id);
+            }
+        }
+        Ok(chunks)
     }
 
     /// The id of the chunk in this slot.

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use lru::LruCache;
 
 use super::chain::ChainFacts;
+use super::frames::{FramePlace, Frames, Stretch};
 use super::index::Place;
 use super::packs;
 use super::repository::Repository;
@@ -26,7 +27,7 @@ use super::spill::Spill;
 use crate::error::{Error, Result};
 use crate::format::delta;
 use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES};
-use crate::format::pack::{BlobKind, Encoding, Footer, Frame, Record, Step};
+use crate::format::pack::{BlobKind, Encoding, Footer, Record, Step};
 use crate::id::{BlobId, BlobPrefix, PackId};
 
 use search::{RecordPlace, Search};
@@ -59,11 +60,8 @@ pub struct BlobReader<'a> {
     repository: &'a Repository,
     footers: LruCache<PackId, Arc<Footer>>,
     footer_records: usize,
-    frames: LruCache<FramePlace, Vec<u8>>,
-    frame_bytes: usize,
-    frame_limit: usize,
+    frames: Frames,
     blobs: LruCache<BlobId, CachedBlob>,
-    spilled_frames: Spill<FramePlace>,
     spilled_blobs: Spill<BlobId>,
     /// Of blobs that may have left the memory.
     facts: HashMap<BlobId, KnownChain>,
@@ -71,12 +69,6 @@ pub struct BlobReader<'a> {
     known: LruCache<BlobId, ()>,
     /// What was in the way of the blob asked for last.
     blamed: Vec<BlobPrefix>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct FramePlace {
-    pack: PackId,
-    offset: u64,
 }
 
 /// A blob rebuilt before.
@@ -128,7 +120,6 @@ struct Rebuilt {
 struct Found {
     place: Place,
     record: Record,
-    frame: Frame,
     footer: Arc<Footer>,
 }
 
@@ -149,15 +140,13 @@ impl<'a> BlobReader<'a> {
     /// A reader that keeps at most `frame_limit` bytes of decoded frames, one frame at least; for several readers side by
     /// side, and for reading in the order of packs.
     pub fn with_frame_cache(repository: &'a Repository, frame_limit: usize) -> Self {
+        let spilled_frames = Spill::new(temporary_directory(repository));
         Self {
-            frame_limit,
             repository,
             footers: LruCache::unbounded(),
             footer_records: 0,
-            frames: LruCache::unbounded(),
-            frame_bytes: 0,
-            spilled_frames: Spill::new(spill_directory(repository)),
-            spilled_blobs: Spill::new(spill_directory(repository)),
+            frames: Frames::new(repository.storage_shared(), frame_limit, spilled_frames),
+            spilled_blobs: Spill::new(temporary_directory(repository)),
             blobs: LruCache::new(BLOB_CACHE),
             reindexed: false,
             known: LruCache::new(KNOWN_CACHE),
@@ -310,8 +299,7 @@ impl<'a> BlobReader<'a> {
         let Some(record) = footer.records.get(place.record as usize).filter(|record| record.id == *id).cloned() else {
             return Ok(None);
         };
-        let frame = footer.frames.get(record.frame as usize).copied();
-        Ok(frame.map(|frame| Found { place: *place, record, frame, footer }))
+        Ok(Some(Found { place: *place, record, footer }))
     }
 
     fn rebuild(&mut self, found: &Found, search: &mut Search) -> Result<Result<Rebuilt, RecordFault>> {
@@ -402,28 +390,11 @@ impl<'a> BlobReader<'a> {
         Ok(footer)
     }
 
-    /// The payload of a record: out of a frame in memory, out of one that left it, or out of the pack.
+    /// The payload of a record.
     fn payload(&mut self, found: &Found) -> Result<Vec<u8>> {
-        let key = FramePlace { pack: found.place.pack.id, offset: found.frame.offset };
+        let place = FramePlace { pack: found.place.pack.id, number: found.record.frame };
         let (start, length) = (found.record.offset as usize, found.record.payload_length as usize);
-        let cut = |frame: &[u8]| frame.get(start..start + length).unwrap_or_default().to_vec();
-        if let Some(frame) = self.frames.get(&key) {
-            return Ok(cut(frame));
-        }
-        if let Some(payload) = self.spilled_frames.read(&key, start, length) {
-            return Ok(payload);
-        }
-        self.spilled_frames.made(key);
-        let frame = packs::read_frame(self.repository.storage(), &found.place.pack.id, &found.frame)?;
-        let payload = cut(&frame);
-        self.frame_bytes += frame.len();
-        self.frames.put(key, frame);
-        while self.frame_bytes > self.frame_limit && self.frames.len() > 1 {
-            let Some((old, frame)) = self.frames.pop_lru() else { break };
-            self.frame_bytes -= frame.len();
-            self.spilled_frames.leave(old, &frame);
-        }
-        Ok(payload)
+        self.frames.read(place, &found.footer, Stretch { start, length })
     }
 
     fn describe(&self, found: &Found, fault: &str) -> String {
@@ -433,7 +404,7 @@ impl<'a> BlobReader<'a> {
 }
 
 /// Where temporary files of a reader go: beside the repository's own, where that can be written.
-fn spill_directory(repository: &Repository) -> PathBuf {
+pub(crate) fn temporary_directory(repository: &Repository) -> PathBuf {
     repository.scratch().map_or_else(|_| std::env::temp_dir(), Path::to_path_buf)
 }
 

@@ -1,8 +1,8 @@
 //! Putting blobs into the repository.
 //!
 //! The caller's thread hashes, looks up and gathers records into frames; all cores compress frames; two threads publish
-//! packs. Whole chunks, deltas, and metadata (tables and list nodes) each have frames of their own: literals of many
-//! deltas compress together, and reading a table decodes no file contents. Invariant: frames and packs follow the order
+//! packs. Bulk, increments, and metadata (tables and list nodes) each have frames of their own: what changed compresses
+//! together, and reading a table decodes no file contents. Invariant: frames and packs follow the order
 //! of the blobs, whatever the threads do; what is in flight is bounded; after [`BlobWriter::finish`] every blob that was
 //! taken is in a published pack.
 
@@ -20,7 +20,7 @@ use super::pack_builder::{FinishedFrame, PackBuilder, WaitingRecord};
 use super::packs::PackFile;
 use super::repository::Repository;
 use super::upload::{InFlight, Upload};
-use crate::chunk::compress::compress_frame;
+use crate::chunk::compress::{Thoroughness, compress_frame};
 use crate::disk::Storage;
 use crate::error::{Error, Result};
 use crate::format::compression::Compressed;
@@ -41,6 +41,15 @@ pub enum Purpose {
     Data,
     /// A file table or a tree of list nodes.
     Metadata,
+}
+
+/// Which frame a whole chunk goes into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// Others of files that are new, in great number.
+    Bulk,
+    /// Others that changed since the previous version, and the literals of deltas: much in them is alike.
+    Increment,
 }
 
 /// What became of a blob that was put.
@@ -94,11 +103,12 @@ pub struct BlobWriter {
     known: Option<Arc<Index>>,
     header: RepositoryHeader,
     root: PathBuf,
-    data: RawFrame,
-    deltas: RawFrame,
+    bulk: RawFrame,
+    increment: RawFrame,
     metadata: Vec<WaitingBlob>,
     metadata_bytes: usize,
     how: MetadataRecords,
+    thoroughness: Thoroughness,
     jobs: SyncSender<CompressJob>,
     compressing: VecDeque<CompressingFrame>,
     workers: usize,
@@ -110,6 +120,7 @@ pub struct BlobWriter {
 
 struct CompressJob {
     raw: Vec<u8>,
+    thoroughness: Thoroughness,
     hashing: Hashing,
     reply: SyncSender<HashedFrame>,
 }
@@ -135,12 +146,12 @@ struct CompressingFrame {
 }
 
 impl BlobWriter {
-    /// Begins to write into a repository that was opened for writing.
+    /// Begins to write into a repository that was opened for writing. All but bulk is compressed as thoroughly as told.
     ///
     /// # Errors
     /// When threads cannot be started.
-    pub fn begin(repository: &Repository, metadata: MetadataRecords) -> Result<Self> {
-        Self::start(repository, Some(repository.index_shared()), metadata)
+    pub fn begin(repository: &Repository, metadata: MetadataRecords, thoroughness: Thoroughness) -> Result<Self> {
+        Self::start(repository, Some(repository.index_shared()), metadata, thoroughness)
     }
 
     /// Begins to store blobs once more that the repository has already, so that the packs that hold them can go.
@@ -148,10 +159,15 @@ impl BlobWriter {
     /// # Errors
     /// When threads cannot be started.
     pub fn begin_rewriting(repository: &Repository) -> Result<Self> {
-        Self::start(repository, None, MetadataRecords::Deltas)
+        Self::start(repository, None, MetadataRecords::Deltas, Thoroughness::Thorough)
     }
 
-    fn start(repository: &Repository, known: Option<Arc<Index>>, how: MetadataRecords) -> Result<Self> {
+    fn start(
+        repository: &Repository,
+        known: Option<Arc<Index>>,
+        how: MetadataRecords,
+        thoroughness: Thoroughness,
+    ) -> Result<Self> {
         let (storage, index) = (repository.storage_shared(), repository.index_shared());
         let workers = thread::available_parallelism().map_or(2, NonZero::get).min(8);
         let (jobs, queue) = mpsc::sync_channel::<CompressJob>(workers);
@@ -170,11 +186,12 @@ impl BlobWriter {
             header: repository.header().clone(),
             storage,
             known,
-            data: RawFrame::default(),
-            deltas: RawFrame::default(),
+            bulk: RawFrame::default(),
+            increment: RawFrame::default(),
             metadata: Vec::new(),
             metadata_bytes: 0,
             how,
+            thoroughness,
             jobs,
             compressing: VecDeque::new(),
             workers,
@@ -192,7 +209,7 @@ impl BlobWriter {
     pub fn put_chunk(&mut self, content: &[u8]) -> Result<BlobId> {
         let id = BlobId::of_chunk(content);
         if self.reserve(id) == Stored::New {
-            self.put_whole(id, content)?;
+            self.put_whole(id, content, Company::Bulk)?;
         }
         Ok(id)
     }
@@ -208,9 +225,18 @@ impl BlobWriter {
     ///
     /// # Errors
     /// When packs cannot be written.
-    pub fn put_whole(&mut self, id: BlobId, content: &[u8]) -> Result<()> {
+    pub fn put_whole(&mut self, id: BlobId, content: &[u8], company: Company) -> Result<()> {
         self.report.chunks_new += 1;
-        self.append_whole(id, BlobKind::Chunk, content)
+        let length = content.len() as u32;
+        let (kind, encoding) = (BlobKind::Chunk, Encoding::Whole);
+        let record = WaitingRecord { id, kind, length, payload_length: length, encoding };
+        match company {
+            Company::Bulk => {
+                self.bulk.push(record, content);
+                if self.bulk.raw.len() >= FRAME_TARGET { self.close_bulk() } else { Ok(()) }
+            }
+            Company::Increment => self.append_to_increment(record, content),
+        }
     }
 
     /// Stores a reserved chunk as a delta, which the caller has found to lead to it.
@@ -218,19 +244,15 @@ impl BlobWriter {
     /// # Errors
     /// When packs cannot be written.
     pub fn put_delta(&mut self, delta: DeltaRecord) -> Result<()> {
-        if self.deltas.raw.len() + delta.payload.len() > FRAME_BYTES {
-            self.close_deltas()?;
-        }
         self.report.chunks_delta += 1;
-        self.deltas.raw.extend_from_slice(&delta.payload);
-        self.deltas.records.push(WaitingRecord {
+        let record = WaitingRecord {
             id: delta.id,
             kind: BlobKind::Chunk,
             length: delta.length,
             payload_length: delta.payload.len() as u32,
             encoding: Encoding::Delta { bases: delta.bases, id_table: false, step: delta.step },
-        });
-        Ok(())
+        };
+        self.append_to_increment(record, &delta.payload)
     }
 
     /// Takes a chunk of a table or a list node and returns its id; `base` finds what stood at its place before, if the
@@ -295,38 +317,38 @@ impl BlobWriter {
         Stored::New
     }
 
-    fn append_whole(&mut self, id: BlobId, kind: BlobKind, content: &[u8]) -> Result<()> {
-        let length = content.len() as u32;
-        let record = WaitingRecord { id, kind, length, payload_length: length, encoding: Encoding::Whole };
-        self.data.raw.extend_from_slice(content);
-        self.data.records.push(record);
-        if self.data.raw.len() >= FRAME_TARGET { self.close_data() } else { Ok(()) }
+    fn append_to_increment(&mut self, record: WaitingRecord, payload: &[u8]) -> Result<()> {
+        if self.increment.raw.len() + payload.len() > FRAME_BYTES {
+            self.close_increment()?;
+        }
+        self.increment.push(record, payload);
+        Ok(())
     }
 
-    fn close_data(&mut self) -> Result<()> {
-        let frame = std::mem::take(&mut self.data);
-        self.compress(frame)
+    fn close_bulk(&mut self) -> Result<()> {
+        let frame = std::mem::take(&mut self.bulk);
+        self.compress(frame, Thoroughness::Bulk)
     }
 
-    fn close_deltas(&mut self) -> Result<()> {
-        let frame = std::mem::take(&mut self.deltas);
-        self.compress(frame)
+    fn close_increment(&mut self) -> Result<()> {
+        let frame = std::mem::take(&mut self.increment);
+        self.compress(frame, self.thoroughness)
     }
 
     /// Writes the metadata that waits, after all chunks that were taken before it: their ids have places then.
     fn write_metadata(&mut self) -> Result<()> {
-        self.close_data()?;
-        self.close_deltas()?;
+        self.close_bulk()?;
+        self.close_increment()?;
         self.take_all_compressed()?;
         self.metadata_bytes = 0;
         let waiting = std::mem::take(&mut self.metadata);
         let records = self.pack.as_ref().map(PackBuilder::records).unwrap_or_default();
         let frame = metadata_frame::encode(waiting, records, self.how);
-        self.compress(frame)?;
+        self.compress(frame, self.thoroughness)?;
         self.take_all_compressed()
     }
 
-    fn compress(&mut self, frame: RawFrame) -> Result<()> {
+    fn compress(&mut self, frame: RawFrame, thoroughness: Thoroughness) -> Result<()> {
         if frame.records.is_empty() {
             return Ok(());
         }
@@ -337,7 +359,8 @@ impl BlobWriter {
         let raw_length = frame.raw.len();
         let whole = frame.records.iter().all(|record| record.encoding == Encoding::Whole);
         let hashing = if whole { Hashing::RecordsOnly } else { Hashing::Frame };
-        self.jobs.send(CompressJob { raw: frame.raw, hashing, reply }).map_err(|_| compression_stopped())?;
+        let job = CompressJob { raw: frame.raw, thoroughness, hashing, reply };
+        self.jobs.send(job).map_err(|_| compression_stopped())?;
         self.compressing.push_back(CompressingFrame { records: frame.records, raw_length, compressed });
         Ok(())
     }
@@ -378,7 +401,7 @@ fn compress_all(queue: &Mutex<Receiver<CompressJob>>) {
         let Ok(job) = job else { return };
         // Nobody waits for the frame any more if the writer was dropped.
         let raw_hash = (job.hashing == Hashing::Frame).then(|| blake3::hash(&job.raw));
-        let frame = HashedFrame { compressed: compress_frame(&job.raw), raw_hash };
+        let frame = HashedFrame { compressed: compress_frame(&job.raw, job.thoroughness), raw_hash };
         let _ = job.reply.send(frame);
     }
 }
@@ -404,7 +427,7 @@ mod tests {
     }
 
     fn put_all(repository: &Repository, chunks: &[Vec<u8>]) -> (Vec<BlobId>, WriterReport) {
-        let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole).unwrap();
+        let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole, Thoroughness::Thorough).unwrap();
         let ids = chunks.iter().map(|chunk| writer.put_chunk(chunk).unwrap()).collect();
         (ids, writer.finish().unwrap())
     }
@@ -446,7 +469,7 @@ mod tests {
     fn the_pieces_of_a_long_file_with_holes_come_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
-        let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole).unwrap();
+        let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole, Thoroughness::Thorough).unwrap();
         let mut tree = crate::chunk::tree::TreeBuilder::default();
         let id = writer.put_chunk(&noise(1, 65_536)).unwrap();
         let last = writer.put_chunk(b"end").unwrap();

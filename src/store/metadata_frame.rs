@@ -27,6 +27,14 @@ pub(super) struct RawFrame {
     pub(super) records: Vec<WaitingRecord>,
 }
 
+impl RawFrame {
+    /// Appends a record with its payload.
+    pub(super) fn push(&mut self, record: WaitingRecord, payload: &[u8]) {
+        self.raw.extend_from_slice(payload);
+        self.records.push(record);
+    }
+}
+
 /// Where ids stand in the id table of the pack being written.
 struct IdTable(HashMap<[u8; BlobId::LEN], u32>);
 
@@ -46,14 +54,8 @@ pub(super) fn encode(blobs: Vec<WaitingBlob>, records: &[Record], how: MetadataR
     for (number, blob) in (records.len() as u32..).zip(blobs) {
         let delta = if how == MetadataRecords::Deltas { encode_one(&blob, &table) } else { None };
         let (payload, encoding) = delta.unwrap_or_else(|| (blob.content.clone(), Encoding::Whole));
-        frame.raw.extend_from_slice(&payload);
-        frame.records.push(WaitingRecord {
-            id: blob.id,
-            kind: blob.kind,
-            length: blob.content.len() as u32,
-            payload_length: payload.len() as u32,
-            encoding,
-        });
+        let (length, payload_length) = (blob.content.len() as u32, payload.len() as u32);
+        frame.push(WaitingRecord { id: blob.id, kind: blob.kind, length, payload_length, encoding }, &payload);
         table.0.insert(*blob.id.as_bytes(), number);
     }
     frame

@@ -10,6 +10,7 @@ pub mod blob_writer;
 pub mod chain;
 pub mod content;
 pub mod file_table;
+mod frames;
 pub mod index;
 pub mod intents;
 pub mod layout;
@@ -25,7 +26,7 @@ pub mod verdicts;
 
 pub use base::{Base, PreviousVersion, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader, RecordedDelta};
-pub use blob_writer::{BlobWriter, DeltaRecord, Purpose, Stored};
+pub use blob_writer::{BlobWriter, Company, DeltaRecord, Purpose, Stored};
 pub use metadata_frame::MetadataRecords;
 pub use repository::{Access, LockWait, Repository};
 pub use snapshots::{SnapshotFormat, SnapshotListing};

@@ -45,7 +45,8 @@ pub(crate) fn database(path: &Path) -> Vec<u8> {
 
 /// Stores and publishes a snapshot of these sources.
 pub(crate) fn snapshot(repository: &Repository, stamp: &str, sources: &[Source<'_>]) -> Manifest {
-    let mut writer = BlobWriter::begin(repository, MetadataRecords::Whole).unwrap();
+    let mut writer =
+        BlobWriter::begin(repository, MetadataRecords::Whole, crate::chunk::compress::Thoroughness::Thorough).unwrap();
     let records = sources.iter().map(|source| store(source, &mut writer)).collect();
     writer.finish().unwrap();
     publish(repository, stamp, records)

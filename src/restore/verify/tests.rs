@@ -140,7 +140,12 @@ fn a_missing_pack_of_contents_is_named_file_by_file_in_joined_ranges() {
     let root = directory.path().join("repo");
     let repository = create(&root);
     // The contents come into a pack of their own; the tables that follow find them there.
-    let mut writer = crate::store::BlobWriter::begin(&repository, crate::store::MetadataRecords::Whole).unwrap();
+    let mut writer = crate::store::BlobWriter::begin(
+        &repository,
+        crate::store::MetadataRecords::Whole,
+        crate::chunk::compress::Thoroughness::Thorough,
+    )
+    .unwrap();
     for chunk in first.chunks(65_536).skip(4).chain(second.chunks(65_536)) {
         writer.put_chunk(chunk).unwrap();
     }

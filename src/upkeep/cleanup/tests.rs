@@ -92,7 +92,8 @@ fn packs_of_creates_that_crashed_are_reclaimed_and_so_are_their_scratch_director
     let root = three_snapshots();
     let before = pack_bytes(root.path());
     let repository = open(root.path(), Access::Write);
-    let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole).unwrap();
+    let mut writer =
+        BlobWriter::begin(&repository, MetadataRecords::Whole, crate::chunk::compress::Thoroughness::Thorough).unwrap();
     noise(9, 500_000).chunks(65_536).for_each(|chunk| {
         writer.put_chunk(chunk).unwrap();
     });
