@@ -4,13 +4,13 @@
 //! from the directory's first moment to its last. A directory that has no lock file yet may be in the making and is left
 //! alone for a minute. So any command may clean up after any crash, without pids and without clocks that must agree.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use tempfile::TempDir;
+use tempfile::{TempDir, TempPath};
 
 use super::durable::{self, DIRECTORY_MODE};
 use super::lock::{Acquired, FileLock, LockMode};
@@ -98,6 +98,15 @@ fn is_old(directory: &Path) -> bool {
         |data: Metadata| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(data.ctime().try_into().ok()?));
     let changed = fs::symlink_metadata(directory).ok().and_then(changed);
     changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age > GRACE)
+}
+
+/// Deletes a file: its name now, its blocks beside further work, since those of a large file take their time.
+pub fn delete_beside(file: TempPath) {
+    let held = File::open(&file);
+    drop(file);
+    if let Ok(held) = held {
+        rayon::spawn(move || drop(held));
+    }
 }
 
 #[cfg(test)]

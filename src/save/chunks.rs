@@ -29,8 +29,10 @@ const NEEDLE_BYTES: usize = 64;
 const GROUP: usize = 64;
 /// One group in this many is probed.
 const PROBE: usize = 8;
-/// A probe that finds less than one byte in this many ends the search.
+/// A first look, or a probe, that finds less than one byte in this many ends the search.
 const HOPE: usize = 500;
+/// Bytes of replaced blocks after which a first search decides whether more of them are kept.
+const FIRST_LOOK: u64 = 2 * 1024 * 1024;
 /// The searches of one file read at most this many times its chunks, or those of a file of 1 GiB.
 const SEARCHES: usize = 4;
 const FREELY_SEARCHED: usize = (1 << 30) / CHUNK_SIZE;
@@ -109,6 +111,8 @@ pub(super) struct ChunkStore<'s, 'f, 'a> {
     needles: Needles,
     /// What stood where something else stands now.
     haystack: Haystack,
+    /// Whether it is decided if that pays.
+    looked: bool,
     /// Chunks read for searches so far, those read again counted again.
     searched: usize,
 }
@@ -123,7 +127,7 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         let (tree, waiting, needles) = (TreeBuilder::default(), Vec::new(), Needles::default());
         let directory = previous.as_ref().map(|previous| temporary_directory(previous.reader.repository()));
         let haystack = Haystack::new(&directory.unwrap_or_default());
-        Self { writer, source, previous, effort, tree, waiting, needles, haystack, searched: 0 }
+        Self { writer, source, previous, effort, tree, waiting, needles, haystack, looked: false, searched: 0 }
     }
 
     /// Takes the next chunk.
@@ -168,6 +172,7 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         }
         if let Some(base) = &base {
             self.haystack.keep(HaystackChunk { id: base.id, facts: base.facts }, &base.bytes, &runs);
+            self.give_up_hope();
         }
         if runs.iter().all(|run| run.length < NEEDLE_BYTES) {
             return self
@@ -229,6 +234,19 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         };
         let content = Some(waiting.assemble(base.as_ref(), &self.needles)).filter(is_it);
         content.ok_or_else(|| Error::Failed(format!("the chunk {} came out wrong while it was stored", waiting.id)))
+    }
+
+    /// Once enough was kept for a first look, decides whether content moves in this file at all.
+    fn give_up_hope(&mut self) {
+        if self.looked || self.effort == Effort::Max || self.haystack.bytes() < FIRST_LOOK {
+            return;
+        }
+        self.looked = true;
+        self.haystack.search_kept(&self.needles);
+        if self.haystack.found() * HOPE < self.needles.bytes() {
+            self.haystack.keep_no_more();
+        }
+        self.haystack.forget_matches();
     }
 
     /// Looks for the needles in what was replaced so far, and, where a probe gives hope, in what was not passed yet.

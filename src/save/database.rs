@@ -14,6 +14,7 @@ use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
 use super::sources::{table_stat, time};
 use super::sqlite::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
 use crate::disk::held::open_source;
+use crate::disk::scratch::delete_beside;
 use crate::disk::sqlite::DatabaseStats;
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
@@ -167,6 +168,7 @@ fn store(
             }
             let content = store_image(capturing, &image.file, previous)?;
             let verdict = verdict(capturing, &content, &image.file, check);
+            delete_beside(image.file);
             let entries = vec![entry(content, Capture::SqliteImage)];
             Ok(StoredDatabase { entries, verdict, raw_because: None, writer_blocked })
         }

@@ -51,7 +51,9 @@ pub(super) struct Haystack {
     chunks: Vec<HaystackChunk>,
     stretches: Vec<Stretch>,
     kept: SpooledTempFile,
+    /// Bytes kept.
     bytes: u64,
+    limit: u64,
     matches: Matches,
     /// Bytes found, those found twice counted twice.
     found: usize,
@@ -62,7 +64,7 @@ impl Haystack {
     pub(super) fn new(directory: &Path) -> Self {
         let kept = tempfile::spooled_tempfile_in(MEMORY, directory);
         let (chunks, stretches) = (Vec::new(), Vec::new());
-        Self { chunks, stretches, kept, bytes: 0, matches: Matches::default(), found: 0 }
+        Self { chunks, stretches, kept, bytes: 0, limit: LIMIT, matches: Matches::default(), found: 0 }
     }
 
     pub(super) fn chunk(&self, number: u32) -> Option<&HaystackChunk> {
@@ -86,11 +88,14 @@ impl Haystack {
 
     /// Keeps the blocks of a replaced chunk in which these runs lie.
     pub(super) fn keep(&mut self, chunk: HaystackChunk, bytes: &[u8], differences: &[Run]) {
+        if self.limit == 0 {
+            return;
+        }
         let number = self.chunks.len() as u32;
         self.chunks.push(chunk);
         for run in blocks(differences, bytes.len()) {
             let stretch = bytes.get(run.start..run.end()).unwrap_or_default();
-            if self.bytes + stretch.len() as u64 > LIMIT || self.kept.write_all(stretch).is_err() {
+            if self.bytes + stretch.len() as u64 > self.limit || self.kept.write_all(stretch).is_err() {
                 // What was written of this stretch is never read.
                 return self.keep_no_more();
             }
@@ -99,8 +104,14 @@ impl Haystack {
         }
     }
 
-    fn keep_no_more(&mut self) {
-        self.bytes = LIMIT;
+    /// Keeps nothing from now on.
+    pub(super) fn keep_no_more(&mut self) {
+        self.limit = 0;
+    }
+
+    /// Bytes kept so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Searches all that was kept.

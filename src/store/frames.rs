@@ -1,7 +1,7 @@
 //! Decoded frames, kept and read ahead.
 //!
-//! Whoever reads a version of a file in order visits the frames of a pack one after the other; so once two frames in a row
-//! were needed, the next ones are decoded on other cores meanwhile. Invariants: the bytes kept in memory and the frames
+//! Whoever reads a version of a file in order visits the frames of a pack one after the other; so where the frame before was
+//! needed lately, the next ones are decoded on other cores meanwhile. Invariants: the bytes kept in memory and the frames
 //! under way are bounded; a frame that was read ahead in vain costs time only, and its errors are met when it is needed.
 
 use std::sync::Arc;
@@ -49,7 +49,6 @@ pub(super) struct Frames {
     bytes: usize,
     limit: usize,
     spilled: Spill<FramePlace>,
-    last: Option<FramePlace>,
     ahead: Vec<Ahead>,
 }
 
@@ -62,7 +61,7 @@ struct Ahead {
 impl Frames {
     /// Keeps at most `limit` bytes in memory, one frame at least.
     pub(super) fn new(storage: Arc<dyn Storage>, limit: usize, spilled: Spill<FramePlace>) -> Self {
-        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, last: None, ahead: Vec::new() }
+        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, ahead: Vec::new() }
     }
 
     /// Bytes of a frame of the pack with this footer; fewer where the frame ends too early.
@@ -74,8 +73,8 @@ impl Frames {
             return Ok(bytes);
         }
         self.spilled.made(place);
-        let in_order = self.last == place.number.checked_sub(1).map(|number| FramePlace { number, ..place });
-        self.last = Some(place);
+        let before = place.number.checked_sub(1).map(|number| FramePlace { number, ..place });
+        let in_order = before.is_some_and(|before| self.kept.contains(&before));
         let under_way = self.take_ahead(place);
         if in_order {
             self.read_ahead(place, footer);
@@ -92,7 +91,6 @@ impl Frames {
         Ok(bytes)
     }
 
-    /// Forgets nothing that is true: only what was to be read ahead.
     fn take_ahead(&mut self, place: FramePlace) -> Option<Result<Vec<u8>>> {
         let found = self.ahead.iter().position(|ahead| ahead.place == place)?;
         self.ahead.swap_remove(found).decoded.recv().ok()
