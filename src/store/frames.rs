@@ -1,9 +1,10 @@
 //! Decoded frames, kept and read ahead.
 //!
 //! Whoever reads a version of a file in order visits the frames of a pack one after the other; so where the frame before was
-//! needed lately, the next ones are decoded on other cores meanwhile. Invariants: the bytes kept in memory and the frames
+//! needed, the next ones are decoded on other cores meanwhile. Invariants: the bytes kept in memory and the frames
 //! under way are bounded; a frame that was read ahead in vain costs time only, and its errors are met when it is needed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -49,7 +50,7 @@ pub(super) struct Frames {
     bytes: usize,
     limit: usize,
     spilled: Spill<FramePlace>,
-    ahead: Vec<Ahead>,
+    ahead: VecDeque<Ahead>,
 }
 
 /// A frame being decoded.
@@ -61,7 +62,7 @@ struct Ahead {
 impl Frames {
     /// Keeps at most `limit` bytes in memory, one frame at least.
     pub(super) fn new(storage: Arc<dyn Storage>, limit: usize, spilled: Spill<FramePlace>) -> Self {
-        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, ahead: Vec::new() }
+        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, ahead: VecDeque::new() }
     }
 
     /// Bytes of a frame of the pack with this footer; fewer where the frame ends too early.
@@ -72,9 +73,9 @@ impl Frames {
         if let Some(bytes) = self.spilled.read(&place, stretch.start, stretch.length) {
             return Ok(bytes);
         }
-        self.spilled.made(place);
         let before = place.number.checked_sub(1).map(|number| FramePlace { number, ..place });
-        let in_order = before.is_some_and(|before| self.kept.contains(&before));
+        let in_order = before.is_some_and(|before| self.spilled.was_made(&before)) && !self.spilled.was_made(&place);
+        self.spilled.made(place);
         let under_way = self.take_ahead(place);
         if in_order {
             self.read_ahead(place, footer);
@@ -93,20 +94,21 @@ impl Frames {
 
     fn take_ahead(&mut self, place: FramePlace) -> Option<Result<Vec<u8>>> {
         let found = self.ahead.iter().position(|ahead| ahead.place == place)?;
-        self.ahead.swap_remove(found).decoded.recv().ok()
+        self.ahead.remove(found)?.decoded.recv().ok()
     }
 
     fn read_ahead(&mut self, place: FramePlace, footer: &Footer) {
-        self.ahead.retain(|ahead| ahead.place.pack == place.pack && ahead.place.number > place.number);
         for number in place.number + 1..=place.number + AHEAD as u32 {
             let place = FramePlace { number, ..place };
             let Some(frame) = footer.frames.get(number as usize).filter(|frame| frame.raw_length >= WORTH_IT) else {
                 return;
             };
-            if self.kept.contains(&place) || self.ahead.iter().any(|ahead| ahead.place == place) {
+            if self.spilled.was_made(&place) || self.ahead.iter().any(|ahead| ahead.place == place) {
                 continue;
             }
-            self.ahead.push(decode_elsewhere(&self.storage, place, *frame));
+            // One that nobody came for makes room.
+            self.ahead.truncate(AHEAD - 1);
+            self.ahead.push_front(decode_elsewhere(&self.storage, place, *frame));
         }
     }
 

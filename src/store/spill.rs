@@ -1,7 +1,7 @@
 //! What a reader decoded more than once, kept in a temporary file instead of in memory.
 //!
 //! Deltas refer to bases all over the previous version, so that a small cache would decode the same frames and chains
-//! again and again. Invariants: nothing is written before it was needed a second time; each item is written once;
+//! again and again. Invariants: nothing is written before something was needed a second time; each item is written once;
 //! memory holds only where the items are; a file that cannot be written or has reached its limit only costs time.
 
 use std::collections::{HashMap, HashSet};
@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 /// Most bytes of the temporary file.
 const LIMIT: u64 = 4 << 30;
+/// Items made a second time after which every one is written when it leaves the memory for the first time.
+const REPEATS: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -29,6 +31,8 @@ pub(super) struct Spill<Key> {
     seen: HashSet<Key>,
     /// Made more than once: written when they leave the memory.
     wanted: HashSet<Key>,
+    /// How often something was made more than once.
+    repeats: usize,
     spans: HashMap<Key, Span>,
 }
 
@@ -36,19 +40,26 @@ impl<Key: Copy + Eq + Hash> Spill<Key> {
     /// An empty one; the file is made in `directory` when it is needed.
     pub(super) fn new(directory: PathBuf) -> Self {
         let (seen, wanted, spans) = (HashSet::new(), HashSet::new(), HashMap::new());
-        Self { directory, file: None, used: 0, seen, wanted, spans }
+        Self { directory, file: None, used: 0, seen, wanted, repeats: 0, spans }
     }
 
     /// Notes that the item had to be made.
     pub(super) fn made(&mut self, key: Key) {
         if !self.seen.insert(key) {
             self.wanted.insert(key);
+            self.repeats += 1;
         }
+    }
+
+    /// Whether the item was made before.
+    pub(super) fn was_made(&self, key: &Key) -> bool {
+        self.seen.contains(key)
     }
 
     /// Takes an item that leaves the memory, if it is worth keeping.
     pub(super) fn leave(&mut self, key: Key, bytes: &[u8]) {
-        if !self.wanted.remove(&key) || self.spans.contains_key(&key) || self.used + bytes.len() as u64 > LIMIT {
+        let wanted = self.wanted.remove(&key) || self.repeats >= REPEATS;
+        if !wanted || self.spans.contains_key(&key) || self.used + bytes.len() as u64 > LIMIT {
             return;
         }
         if self.file.is_none() {
@@ -87,6 +98,19 @@ mod tests {
         assert_eq!(spill.read(&2, 0, 10).unwrap(), [2; 10]);
         assert_eq!(spill.read(&3, 7, 100).unwrap(), [3; 3]);
         assert_eq!(spill.used, 20);
+    }
+
+    #[test]
+    fn after_some_repetitions_everything_is_kept_that_leaves() {
+        let mut spill = Spill::new(std::env::temp_dir());
+        for key in [0, 1, 2, 3, 9, 0, 1, 2] {
+            spill.made(key);
+        }
+        spill.leave(8_u8, b"too early");
+        spill.made(3);
+        assert!(spill.was_made(&9) && !spill.was_made(&8));
+        spill.leave(9, b"x");
+        assert_eq!((spill.read(&8, 0, 9), spill.read(&9, 0, 1)), (None, Some(b"x".to_vec())));
     }
 
     #[test]
