@@ -13,7 +13,7 @@ use crate::format::pack::Step;
 use crate::progress::Progress;
 use crate::store::chain::ChainFacts;
 use crate::store::packs::PackFile;
-use crate::store::{Base, BlobReader, BlobWriter, RecordedDelta, Repository, Stored};
+use crate::store::{Base, BlobReader, BlobWriter, Company, RecordedDelta, Repository, Stored};
 
 /// What a rewriting wrote, and the packs of which it could not read all that is needed.
 pub(super) struct Rewritten {
@@ -76,7 +76,7 @@ impl Rewriter<'_> {
             });
             match delta {
                 Some(delta) => self.writer.put_delta(delta)?,
-                None => self.writer.put_whole(rewrite.id, &content)?,
+                None => self.writer.put_whole(rewrite.id, &content, Company::Increment)?,
             }
         }
         Ok(Outcome::Stored)
