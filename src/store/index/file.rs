@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::disk::durable;
 use crate::error::{Error, Result};
+use crate::store::temporary;
 
 const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = "
@@ -46,6 +47,7 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -8 * 1024)?;
+    temporary::keep_plans(connection)?;
     connection.set_prepared_statement_cache_capacity(16);
     if schema_version(connection)? == 0 {
         let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
