@@ -184,7 +184,7 @@ pub struct CreateArguments {
     pub force_read: bool,
 
     /// How much time to spend to store less of what changed
-    #[arg(long, value_name = "EFFORT", default_value = "none")]
+    #[arg(long, value_name = "EFFORT", default_value = "normal")]
     pub effort: EffortArgument,
 }
 
@@ -192,13 +192,13 @@ pub struct CreateArguments {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum EffortArgument {
     /// Store changed chunks of 64 KiB whole
-    #[default]
     None,
     /// Store what changed in place
     Fast,
-    /// Look also for content that moved, where a probe finds some
+    /// Look also for content that moved out of what changed
+    #[default]
     Normal,
-    /// Always look for content that moved
+    /// Look for content that moved everywhere, and compress harder
     Max,
 }
 

@@ -187,7 +187,8 @@ fn keep_present_state(
         include_chroma: job.restores(CHROMA),
         check_trees: false,
         reading: Reading::All,
-        effort: Effort::default(),
+        // It should be over soon, and is seldom kept for long.
+        effort: Effort::Fast,
         kind: SnapshotKind::PreRestore,
     };
     let report =

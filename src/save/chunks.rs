@@ -41,11 +41,11 @@ const FREELY_SEARCHED: usize = (1 << 30) / CHUNK_SIZE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Effort {
     /// None: what changed is stored whole.
-    #[default]
     None,
     /// Only what changed in place is found.
     Fast,
     /// Content that moved is looked for in what changed, where a probe finds some.
+    #[default]
     Normal,
     /// Content that moved is looked for in all of the previous version.
     Max,

@@ -6,24 +6,21 @@
 //! of the blobs, whatever the threads do; what is in flight is bounded; after [`BlobWriter::finish`] every blob that was
 //! taken is in a published pack.
 
-use std::collections::{HashSet, VecDeque};
-use std::num::NonZero;
+use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use super::base::Base;
+use super::compressing::Compressing;
 use super::index::Index;
 use super::metadata_frame::{self, MetadataRecords, RawFrame, WaitingBlob};
-use super::pack_builder::{FinishedFrame, PackBuilder, WaitingRecord};
+use super::pack_builder::{PackBuilder, WaitingRecord};
 use super::packs::PackFile;
 use super::repository::Repository;
 use super::upload::{InFlight, Upload};
-use crate::chunk::compress::{Thoroughness, compress_frame};
+use crate::chunk::compress::Thoroughness;
 use crate::disk::Storage;
-use crate::error::{Error, Result};
-use crate::format::compression::Compressed;
+use crate::error::Result;
 use crate::format::header::RepositoryHeader;
 use crate::format::limits::FRAME_BYTES;
 use crate::format::pack::{BlobKind, Encoding, Step};
@@ -109,40 +106,18 @@ pub struct BlobWriter {
     metadata_bytes: usize,
     how: MetadataRecords,
     thoroughness: Thoroughness,
-    jobs: SyncSender<CompressJob>,
-    compressing: VecDeque<CompressingFrame>,
-    workers: usize,
+    compressing: Compressing,
     pack: Option<PackBuilder>,
     in_flight: InFlight,
     upload: Upload,
     report: WriterReport,
 }
 
-struct CompressJob {
-    raw: Vec<u8>,
-    thoroughness: Thoroughness,
-    hashing: Hashing,
-    reply: SyncSender<HashedFrame>,
-}
-
-/// Whether the decoded frame is hashed as a whole.
+/// Whether there was a frame to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hashing {
+enum Taken {
     Frame,
-    /// The ids of its records do.
-    RecordsOnly,
-}
-
-/// A compressed frame.
-struct HashedFrame {
-    compressed: Compressed,
-    raw_hash: Option<blake3::Hash>,
-}
-
-struct CompressingFrame {
-    records: Vec<WaitingRecord>,
-    raw_length: usize,
-    compressed: Receiver<HashedFrame>,
+    Nothing,
 }
 
 impl BlobWriter {
@@ -169,16 +144,6 @@ impl BlobWriter {
         thoroughness: Thoroughness,
     ) -> Result<Self> {
         let (storage, index) = (repository.storage_shared(), repository.index_shared());
-        let workers = thread::available_parallelism().map_or(2, NonZero::get).min(8);
-        let (jobs, queue) = mpsc::sync_channel::<CompressJob>(workers);
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..workers {
-            let queue = Arc::clone(&queue);
-            thread::Builder::new()
-                .name("compress".into())
-                .spawn(move || compress_all(&queue))
-                .map_err(|error| Error::Failed(format!("cannot start a thread: {error}")))?;
-        }
         let in_flight: InFlight = Arc::new(Mutex::new(HashSet::new()));
         let upload = Upload::start(Arc::clone(&storage), index, Arc::clone(&in_flight))?;
         Ok(Self {
@@ -192,9 +157,7 @@ impl BlobWriter {
             metadata_bytes: 0,
             how,
             thoroughness,
-            jobs,
-            compressing: VecDeque::new(),
-            workers,
+            compressing: Compressing::start()?,
             pack: None,
             in_flight,
             upload,
@@ -352,39 +315,31 @@ impl BlobWriter {
         if frame.records.is_empty() {
             return Ok(());
         }
-        if self.compressing.len() > self.workers {
+        if self.compressing.is_full() {
             self.take_compressed()?;
         }
-        let (reply, compressed) = mpsc::sync_channel(1);
-        let raw_length = frame.raw.len();
-        let whole = frame.records.iter().all(|record| record.encoding == Encoding::Whole);
-        let hashing = if whole { Hashing::RecordsOnly } else { Hashing::Frame };
-        let job = CompressJob { raw: frame.raw, thoroughness, hashing, reply };
-        self.jobs.send(job).map_err(|_| compression_stopped())?;
-        self.compressing.push_back(CompressingFrame { records: frame.records, raw_length, compressed });
-        Ok(())
+        self.compressing.push(frame, thoroughness)
     }
 
     fn take_all_compressed(&mut self) -> Result<()> {
-        while !self.compressing.is_empty() {
-            self.take_compressed()?;
-        }
+        while self.take_compressed()? == Taken::Frame {}
         Ok(())
     }
 
     /// Appends the oldest frame to the pack as soon as it is compressed.
-    fn take_compressed(&mut self) -> Result<()> {
-        let Some(frame) = self.compressing.pop_front() else { return Ok(()) };
-        let HashedFrame { compressed, raw_hash } = frame.compressed.recv().map_err(|_| compression_stopped())?;
+    fn take_compressed(&mut self) -> Result<Taken> {
+        let Some(frame) = self.compressing.pop()? else { return Ok(Taken::Nothing) };
         let mut pack = match self.pack.take() {
             Some(pack) => pack,
             None => PackBuilder::begin(&*self.storage, &self.header)?,
         };
-        let (raw_length, records) = (frame.raw_length, frame.records);
-        pack.append(&self.root, FinishedFrame { compressed, raw_length, raw_hash, records })?;
+        pack.append(&self.root, frame)?;
         let full = pack.is_full();
         self.pack = Some(pack);
-        if full { self.seal_pack() } else { Ok(()) }
+        if full {
+            self.seal_pack()?;
+        }
+        Ok(Taken::Frame)
     }
 
     fn seal_pack(&mut self) -> Result<()> {
@@ -393,21 +348,6 @@ impl BlobWriter {
             None => Ok(()),
         }
     }
-}
-
-fn compress_all(queue: &Mutex<Receiver<CompressJob>>) {
-    loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        // Nobody waits for the frame any more if the writer was dropped.
-        let raw_hash = (job.hashing == Hashing::Frame).then(|| blake3::hash(&job.raw));
-        let frame = HashedFrame { compressed: compress_frame(&job.raw, job.thoroughness), raw_hash };
-        let _ = job.reply.send(frame);
-    }
-}
-
-fn compression_stopped() -> Error {
-    Error::Failed("compressing stopped unexpectedly; run the command again".into())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod base;
 pub mod blob_reader;
 pub mod blob_writer;
 pub mod chain;
+mod compressing;
 pub mod content;
 pub mod file_table;
 mod frames;
