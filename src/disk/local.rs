@@ -115,7 +115,7 @@ impl Storage for LocalStorage {
             }
             Err(error) => return Err(Error::io("create a file in", &self.root)(error)),
         };
-        Ok(Box::new(LocalWriter { file, place, root: self.root.clone(), synced: false }))
+        Ok(Box::new(LocalWriter { file, place, root: self.root.clone(), scratch: scratch.clone(), synced: false }))
     }
 
     fn delete(&self, name: &str) -> Result<()> {
@@ -124,6 +124,25 @@ impl Storage for LocalStorage {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("delete", &path)(error)),
             _ => Ok(()),
         }
+    }
+
+    fn set_aside(&self, name: &str, aside: &str) -> Result<Published> {
+        let (path, aside) = (self.path_of(name)?, self.path_of(aside)?);
+        let directory = durable::parent_of(&aside);
+        durable::create_directories(directory, DIRECTORY_MODE)?;
+        let published = match linkat(CWD, &path, CWD, &aside, AtFlags::empty()) {
+            Ok(()) => Published::New,
+            Err(Errno::EXIST) => Published::AlreadyThere,
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => {
+                match durable::rename_no_replace(&path, &aside)? {
+                    Renamed::Done => Published::New,
+                    Renamed::Exists => Published::AlreadyThere,
+                }
+            }
+            Err(error) => return Err(Error::io("set aside", &path)(error.into())),
+        };
+        durable::sync_directory(directory)?;
+        Ok(published)
     }
 
     fn sync_directory(&self, directory: &str) -> Result<()> {
@@ -141,6 +160,7 @@ struct LocalWriter {
     file: File,
     place: Place,
     root: PathBuf,
+    scratch: PathBuf,
     /// Whether everything written so far is on the medium.
     synced: bool,
 }
@@ -188,6 +208,23 @@ impl ObjectWriter for LocalWriter {
         // Also when it was already there: whoever linked it may not have come this far.
         durable::sync_directory(directory)?;
         Ok(published)
+    }
+
+    fn publish_over(mut self: Box<Self>, name: &str) -> Result<()> {
+        let path = LocalStorage::new(&self.root, None).path_of(name)?;
+        if !self.synced {
+            self.sync()?;
+        }
+        let from = match self.place {
+            Place::Unnamed => {
+                let from = self.scratch.join(path.file_name().unwrap_or_default());
+                link_unnamed(&self.file, &from)?;
+                TempPath::try_from_path(&from).map_err(Error::io("look at", &from))?
+            }
+            Place::Scratch(from) => from,
+        };
+        from.persist(&path).map_err(|error| Error::io("replace", &path)(error.error))?;
+        durable::sync_directory(durable::parent_of(&path))
     }
 }
 
@@ -253,7 +290,9 @@ mod tests {
 
     fn writers(storage: &LocalStorage) -> Vec<Box<dyn ObjectWriter>> {
         let (file, path) = named_temporary(storage.scratch.as_ref().unwrap()).unwrap();
-        let named = LocalWriter { file, place: Place::Scratch(path), root: storage.root.clone(), synced: false };
+        let scratch = storage.scratch.clone().unwrap();
+        let named =
+            LocalWriter { file, place: Place::Scratch(path), root: storage.root.clone(), scratch, synced: false };
         vec![storage.create().unwrap(), Box::new(named)]
     }
 
@@ -276,6 +315,25 @@ mod tests {
             assert_eq!(storage.read(&name, 10).unwrap(), b"0123456789");
             let mode = fs::metadata(root.path().join(&name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, FILE_MODE);
+        }
+        assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0, "a temporary file was left");
+    }
+
+    #[test]
+    fn an_object_takes_the_place_of_a_damaged_one_that_was_set_aside() {
+        let root = tempfile::tempdir().unwrap();
+        let storage = storage(root.path());
+        for (turn, mut writer) in writers(&storage).into_iter().enumerate() {
+            let (name, aside) = (format!("packs/ab/{turn}.pack"), format!("damaged/{turn}.pack"));
+            fs::create_dir_all(root.path().join("packs/ab")).unwrap();
+            fs::write(root.path().join(&name), b"rotten").unwrap();
+            assert_eq!(storage.set_aside(&name, &aside).unwrap(), Published::New);
+            assert_eq!(storage.set_aside(&name, &aside).unwrap(), Published::AlreadyThere);
+            assert_eq!(storage.read(&name, 10).unwrap(), b"rotten");
+            writer.write_all(b"sound").unwrap();
+            writer.publish_over(&name).unwrap();
+            assert_eq!(storage.read(&name, 10).unwrap(), b"sound");
+            assert_eq!(storage.read(&aside, 10).unwrap(), b"rotten");
         }
         assert_eq!(fs::read_dir(root.path().join("tmp")).unwrap().count(), 0, "a temporary file was left");
     }

@@ -68,6 +68,10 @@ pub trait Storage: Send + Sync {
     /// its directory, so that many deletions share one.
     fn delete(&self, name: &str) -> Result<()>;
 
+    /// Gives an object the further name `aside` in another directory, if that is free; where the medium knows no second
+    /// names, it moves there. On return (with either outcome) the name `aside` survives a crash; missing directories are made.
+    fn set_aside(&self, name: &str, aside: &str) -> Result<Published>;
+
     /// On return, every name that was added to or removed from `directory` before the call survives a crash. Creating
     /// missing directories is not part of it: publication does that.
     fn sync_directory(&self, directory: &str) -> Result<()>;
@@ -89,4 +93,10 @@ pub trait ObjectWriter: Write + Send {
     /// Missing directories are made. After an error nothing is known: the name may be there or not, but if it is
     /// there its bytes are complete.
     fn publish(self: Box<Self>, name: &str) -> Result<Published>;
+
+    /// Gives the object the name of another one, which is damaged and loses it; for whoever has set that one aside.
+    ///
+    /// At every moment the name is that of the old or of the new object. On return it is that of the new one, also after
+    /// a crash.
+    fn publish_over(self: Box<Self>, name: &str) -> Result<()>;
 }

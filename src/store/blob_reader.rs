@@ -205,7 +205,16 @@ impl<'a> BlobReader<'a> {
 
     fn read(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
         let first = self.search(id, kind)?;
-        if first.is_ok() || self.reindexed {
+        if first.is_ok() {
+            return Ok(first);
+        }
+        let last = self.search_after_reindexing(id, kind, first)?;
+        self.remember(id, &last);
+        Ok(last)
+    }
+
+    fn search_after_reindexing(&mut self, id: &BlobId, kind: BlobKind, first: BlobResult) -> Result<BlobResult> {
+        if self.reindexed {
             return Ok(first);
         }
         self.reindexed = true;
@@ -213,6 +222,16 @@ impl<'a> BlobReader<'a> {
         self.footers.clear();
         self.footer_records = 0;
         self.search(id, kind)
+    }
+
+    /// Has the index remember what could not be read, so that nobody takes it for stored.
+    fn remember(&self, id: &BlobId, outcome: &BlobResult) {
+        if let Err(BlobFault::Corrupt(_)) = outcome {
+            let lost: Vec<_> = self.blamed.iter().copied().chain([id.prefix()]).collect();
+            if let Err(cause) = self.repository.index().distrust(&lost) {
+                tracing::debug!(%cause, "that a blob is damaged could not be kept");
+            }
+        }
     }
 
     fn search(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {

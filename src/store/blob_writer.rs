@@ -406,6 +406,32 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_pack_makes_way_for_its_like_and_a_blob_found_damaged_is_stored_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+        let chunks = [noise(1, 5000)];
+        let (ids, report) = put_all(&repository, &chunks);
+        let path = directory.path().join(crate::store::layout::pack(&report.packs[0].id));
+        let sound = std::fs::read(&path).unwrap();
+        let mut rotten = sound.clone();
+        rotten[2000] ^= 1;
+        std::fs::write(&path, &rotten).unwrap();
+        assert_eq!(put_all(&repository, &chunks).1.packs, [], "nobody knows of the damage yet");
+        for id in &ids {
+            assert!(BlobReader::new(&repository).chunk(id).unwrap().is_err());
+        }
+        let (_, again) = put_all(&repository, &chunks);
+        assert_eq!(again.packs, report.packs, "the same blobs make the same pack");
+        assert_eq!(std::fs::read(&path).unwrap(), sound);
+        let aside = crate::store::layout::damaged_pack(&report.packs[0].id, 1);
+        assert_eq!(std::fs::read(directory.path().join(aside)).unwrap(), rotten);
+        for (id, chunk) in ids.iter().zip(&chunks) {
+            assert_eq!(&*BlobReader::new(&repository).chunk(id).unwrap().unwrap(), chunk.as_slice());
+        }
+        assert_eq!(put_all(&repository, &chunks).1.packs, [], "they are trusted again");
+    }
+
+    #[test]
     fn the_pieces_of_a_long_file_with_holes_come_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();

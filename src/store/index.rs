@@ -127,6 +127,16 @@ impl Index {
         rows.end_pass(|rows, _| self.add(rows, &[*pack]))
     }
 
+    /// Adds the rows of a pack that was just written, read back and published: its blobs are trusted from now on.
+    ///
+    /// # Errors
+    /// As [`Index::adopt`].
+    pub fn adopt_new(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
+        self.adopt(pack, footer)?;
+        let mut inner = self.lock();
+        inner.trust(footer).map_err(failed("write"))
+    }
+
     /// Adds the rows of many packs. `footer_of` may be asked several times for each; it returns `None` for a pack that
     /// cannot be read, which stays unknown.
     ///
@@ -188,12 +198,25 @@ impl Index {
         places.map_err(|cause| self.unusable(cause, "read"))
     }
 
-    /// Whether a pack that exists holds the blob.
+    /// Whether a pack that exists holds the blob, and nobody found it unreadable since it was last stored.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn contains(&self, id: &BlobId) -> Result<bool> {
-        Ok(!self.places(id)?.is_empty())
+        let inner = self.lock();
+        let contains = inner.places(id).and_then(|places| Ok(!places.is_empty() && !inner.is_distrusted(id)?));
+        drop(inner);
+        contains.map_err(|cause| self.unusable(cause, "read"))
+    }
+
+    /// Records that these blobs cannot be read although packs hold them: what is put again is then stored again. Storing
+    /// a blob ends it.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if it cannot be written; the blobs then count as there until they are met again.
+    pub fn distrust(&self, blobs: &[BlobPrefix]) -> Result<()> {
+        let mut inner = self.lock();
+        inner.distrust(blobs).map_err(failed("write"))
     }
 
     /// The ids that begin with `prefix`, at most `limit`.
@@ -322,6 +345,38 @@ impl Inner {
             }
         }
         Ok(places)
+    }
+
+    fn is_distrusted(&self, id: &BlobId) -> rusqlite::Result<bool> {
+        let mut query = self.connection.prepare_cached("SELECT 1 FROM distrusted WHERE prefix = ?")?;
+        query.exists([id.prefix().as_bytes()])
+    }
+
+    fn distrust(&mut self, blobs: &[BlobPrefix]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction()?;
+        {
+            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO distrusted VALUES(?)")?;
+            for blob in blobs {
+                insert.execute([blob.as_bytes()])?;
+            }
+        }
+        // What was whole may hold them.
+        transaction.execute("DELETE FROM whole", [])?;
+        transaction.commit()
+    }
+
+    fn trust(&mut self, footer: &Footer) -> rusqlite::Result<()> {
+        if !self.connection.prepare_cached("SELECT 1 FROM distrusted LIMIT 1")?.exists([])? {
+            return Ok(());
+        }
+        let transaction = self.connection.transaction()?;
+        {
+            let mut delete = transaction.prepare_cached("DELETE FROM distrusted WHERE prefix = ?")?;
+            for record in &footer.records {
+                delete.execute([record.id.prefix().as_bytes()])?;
+            }
+        }
+        transaction.commit()
     }
 
     fn with_prefix(&self, prefix: &BlobPrefix, limit: usize) -> rusqlite::Result<Vec<BlobId>> {

@@ -18,6 +18,8 @@ pub const INTENT: &str = "intents/restore.json";
 pub const UNDO_INTENT: &str = "intents/undo.json";
 /// The outcomes of drills, one JSON object a line.
 pub const DRILLS: &str = "drills.jsonl";
+/// Packs that were found damaged and set aside.
+pub const DAMAGED: &str = "damaged";
 /// The derived index.
 pub const INDEX: &str = "index.sqlite";
 /// Scratch directories of runs.
@@ -37,6 +39,11 @@ pub const METADATA: &str = "backup-metadata.json";
 pub fn pack(id: &PackId) -> String {
     let hex = id.to_string();
     format!("{PACKS}/{}/{hex}.pack", hex.get(..2).unwrap_or_default())
+}
+
+/// The name of a damaged pack that was set aside for the `number`th time.
+pub fn damaged_pack(id: &PackId, number: u32) -> String {
+    format!("{DAMAGED}/{id}.{number}.pack")
 }
 
 /// The pack whose file has this name inside its directory.

@@ -10,6 +10,7 @@ pub mod blob_writer;
 pub mod chain;
 mod compressing;
 pub mod content;
+pub mod damaged;
 pub mod file_table;
 mod frames;
 pub mod index;

@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use super::damaged::{self, Condition};
 use super::index::Index;
 use super::layout;
 use super::pack_builder::SealedPack;
@@ -16,7 +17,8 @@ use super::packs::{self, PackFile};
 use crate::disk::{Published, Storage};
 use crate::error::{Error, Result};
 use crate::format::pack::Footer;
-use crate::id::{BlobId, PackId};
+use crate::id::BlobId;
+use crate::progress::Silent;
 
 /// Blobs that were taken but are not in the index yet.
 pub(super) type InFlight = Arc<Mutex<HashSet<BlobId>>>;
@@ -94,7 +96,7 @@ fn publish_all(
     let mut published = Vec::new();
     for pack in queue {
         let (file, footer) = publish(pack, storage)?;
-        match index.adopt(&file, &footer) {
+        match index.adopt_new(&file, &footer) {
             Ok(()) => {
                 let mut in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner);
                 for record in &footer.records {
@@ -108,13 +110,20 @@ fn publish_all(
     Ok(published)
 }
 
+/// Gives a checked pack its name. One that has it already holds these very bytes, or it would be what is damaged, and
+/// publishing nothing would lose them.
 fn publish(pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)> {
     check_frames(&pack, storage)?;
     let file = PackFile { id: pack.id, size: pack.size };
-    if pack.object.publish(&layout::pack(&pack.id))? == Published::AlreadyThere {
-        check_existing(storage, &file)?;
+    let footer = pack.footer.clone();
+    match damaged::examine(storage, &pack.id, &Silent)? {
+        Condition::Damaged(cause) => replace(pack, storage, &cause)?,
+        Condition::Missing | Condition::Sound => {
+            // Whoever publishes the same pack at the same time has checked it as well.
+            let (Published::New | Published::AlreadyThere) = pack.object.publish(&layout::pack(&file.id))?;
+        }
     }
-    Ok((file, pack.footer))
+    Ok((file, footer))
 }
 
 /// Reads every frame back from the medium, decodes it and compares it with what it was made of: whole records by their
@@ -141,22 +150,15 @@ fn check_frames(pack: &SealedPack, storage: &dyn Storage) -> Result<()> {
     Ok(())
 }
 
-/// A pack of this name exists: it must hold these very bytes, or publishing nothing would lose them.
-fn check_existing(storage: &dyn Storage, pack: &PackFile) -> Result<()> {
-    const STEP: u64 = 1024 * 1024;
-    let name = layout::pack(&pack.id);
-    let mut hasher = blake3::Hasher::new();
-    if storage.size(&name)? == Some(pack.size) {
-        for offset in (0..pack.size).step_by(STEP as usize) {
-            hasher.update(&storage.read_range(&name, offset, STEP.min(pack.size - offset) as usize)?);
-        }
-    }
-    if PackId::of_hasher(&hasher) == pack.id {
-        return Ok(());
-    }
-    let path = packs::path(storage, &pack.id);
-    Err(Error::damaged(
-        path,
-        "the pack is damaged and stands where an undamaged one must go; move it away and try again",
-    ))
+/// Sets a damaged pack aside that stands where this one must go, and takes its place.
+fn replace(pack: SealedPack, storage: &dyn Storage, cause: &str) -> Result<()> {
+    let aside = storage.root().join(damaged::set_aside(storage, &pack.id)?);
+    tracing::warn!(
+        event = "damaged_pack_replaced",
+        pack = %packs::path(storage, &pack.id).display(),
+        aside = %aside.display(),
+        cause,
+        "a damaged pack stood where an undamaged one goes; run `vecsnap validate --all` to learn what else was hurt"
+    );
+    pack.object.publish_over(&layout::pack(&pack.id))
 }

@@ -13,13 +13,14 @@ use crate::disk::durable;
 use crate::error::{Error, Result};
 use crate::store::temporary;
 
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = "
 CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL, size INTEGER NOT NULL) STRICT;
 CREATE TABLE blobs(id BLOB NOT NULL, pack INTEGER NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(id, pack, record)) STRICT, WITHOUT ROWID;
 CREATE TABLE verdicts(content BLOB PRIMARY KEY, verdict BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE whole(content BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 2;";
+CREATE TABLE distrusted(prefix BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 3;";
 
 /// Opens the file and brings it into use. It is made with the mode of all files of a repository, which SQLite's own
 /// sidecars then take over; one that exists is never opened but by SQLite, whose locks a second descriptor would drop.
@@ -64,6 +65,7 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare("SELECT content, verdict FROM verdicts LIMIT 1")?.exists([])?;
     connection.prepare("SELECT key, id, size FROM packs LIMIT 1")?.exists([])?;
     connection.prepare("SELECT content FROM whole LIMIT 1")?.exists([])?;
+    connection.prepare("SELECT prefix FROM distrusted LIMIT 1")?.exists([])?;
     Ok(())
 }
 

@@ -115,6 +115,22 @@ fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
 }
 
 #[test]
+fn a_distrusted_blob_counts_as_absent_until_it_is_stored_again() {
+    let index = Index::open_private().unwrap();
+    index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
+    index.mark_whole(&Content::EMPTY).unwrap();
+    let (a, b) = (BlobId::of_chunk(b"a"), BlobId::of_chunk(b"b"));
+    index.distrust(&[a.prefix()]).unwrap();
+    assert!(!index.contains(&a).unwrap() && index.contains(&b).unwrap());
+    assert!(!index.is_whole(&Content::EMPTY));
+    assert_eq!(index.places(&a).unwrap().len(), 1, "its record may still be tried");
+    index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
+    assert!(!index.contains(&a).unwrap(), "the same footer proves nothing");
+    index.adopt_new(&pack(2), &footer(&[b"a"])).unwrap();
+    assert!(index.contains(&a).unwrap());
+}
+
+#[test]
 fn verdicts_are_kept_by_content_and_question() {
     let index = Index::open_private().unwrap();
     assert_eq!(index.verdict(Question::Integrity, &Content::EMPTY), None);
