@@ -7,6 +7,9 @@ use crate::format::delta::{self, Instruction};
 
 /// Equal bytes between two differences that are not worth two instructions.
 const MIN_EQUAL: usize = 8;
+/// Fewer equal bytes than this between longer differences are chance: where all is different, a few bytes are equal here
+/// and there, and copying them would tear up what may stand elsewhere in one piece.
+const CHANCE: usize = 32;
 /// Bytes compared at a time.
 const BLOCK: usize = 64;
 
@@ -29,6 +32,19 @@ impl Run {
 /// The runs of `new` that differ from `base` at equal offsets, ascending; short equal stretches between them count as
 /// different.
 pub fn differences(base: &[u8], new: &[u8]) -> Vec<Run> {
+    let mut joined: Vec<Run> = Vec::new();
+    for run in exact_differences(base, new) {
+        match joined.last_mut() {
+            Some(last) if run.start - last.end() < CHANCE.min(last.length).min(run.length) => {
+                last.length = run.end() - last.start;
+            }
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+fn exact_differences(base: &[u8], new: &[u8]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut add = |start: usize, end: usize| match runs.last_mut() {
         Some(last) if start < last.end() + MIN_EQUAL => last.length = end - last.start,
@@ -162,6 +178,15 @@ mod tests {
         let payload = encode_in_place(&base, &new);
         assert!(payload.len() <= 10, "{} bytes", payload.len());
         assert!(pays(payload.len(), 1, new.len()) && !pays(49_152, 0, 65_536));
+    }
+
+    #[test]
+    fn a_few_equal_bytes_between_long_differences_are_chance() {
+        let base = [0; 300];
+        let mut new = [1; 300];
+        new[100..120].fill(0);
+        new[220..260].fill(0);
+        assert_eq!(differences(&base, &new), [Run { start: 0, length: 220 }, Run { start: 260, length: 40 }]);
     }
 
     #[test]

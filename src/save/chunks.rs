@@ -15,14 +15,13 @@ use crate::chunk::moved::Needles;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
-use crate::format::limits::CHUNK_SIZE;
 use crate::format::pack::BlobKind;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
 use crate::store::{Base, BlobWriter, Company, DeltaRecord, MetadataRecords, PreviousVersion, Stored, TreeSink};
 
 /// Bytes of literals that wait for the search at most.
-const WAITING_BYTES: usize = 16 * 1024 * 1024;
+const WAITING_BYTES: usize = 8 * 1024 * 1024;
 /// A chunk whose differences are all shorter than this is not worth a search.
 const NEEDLE_BYTES: usize = 64;
 /// Chunks that are searched or encoded together: about those of one frame.
@@ -33,9 +32,8 @@ const PROBE: usize = 8;
 const HOPE: usize = 500;
 /// Bytes of replaced blocks after which a first search decides whether more of them are kept.
 const FIRST_LOOK: u64 = 2 * 1024 * 1024;
-/// The searches of one file read at most this many times its chunks, or those of a file of 1 GiB.
-const SEARCHES: usize = 4;
-const FREELY_SEARCHED: usize = (1 << 30) / CHUNK_SIZE;
+/// Probes in vain read at most this many times the chunks of a file.
+const PROBES: usize = 2;
 
 /// How much time is spent to store less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -113,8 +111,10 @@ pub(super) struct ChunkStore<'s, 'f, 'a> {
     haystack: Haystack,
     /// Whether it is decided if that pays.
     looked: bool,
-    /// Chunks read for searches so far, those read again counted again.
-    searched: usize,
+    /// What stood from this slot on is in the haystack already.
+    kept_ahead: u64,
+    /// Chunks read for probes so far, those read again counted again.
+    probed: usize,
 }
 
 impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
@@ -127,7 +127,19 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         let (tree, waiting, needles) = (TreeBuilder::default(), Vec::new(), Needles::default());
         let directory = previous.as_ref().map(|previous| temporary_directory(previous.reader.repository()));
         let haystack = Haystack::new(&directory.unwrap_or_default());
-        Self { writer, source, previous, effort, tree, waiting, needles, haystack, looked: false, searched: 0 }
+        Self {
+            writer,
+            source,
+            previous,
+            effort,
+            tree,
+            waiting,
+            needles,
+            haystack,
+            looked: false,
+            kept_ahead: u64::MAX,
+            probed: 0,
+        }
     }
 
     /// Takes the next chunk.
@@ -170,7 +182,7 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
             return self
                 .put(&Changed { id, slot, length: content.len(), base: own, runs, first_needle: None }, content);
         }
-        if let Some(base) = &base {
+        if let Some(base) = base.as_ref().filter(|_| slot < self.kept_ahead) {
             self.haystack.keep(HaystackChunk { id: base.id, facts: base.facts }, &base.bytes, &runs);
             self.give_up_hope();
         }
@@ -254,21 +266,28 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         let Some(previous) = self.previous.as_mut().filter(|_| !self.needles.is_empty()) else { return Ok(()) };
         self.haystack.search_kept(&self.needles);
         let from = if self.effort == Effort::Max { 0 } else { self.tree.slots() };
-        let chunks = previous.chunks_from(from)?;
-        let slots = usize::try_from(Content::slots(previous.content().length)).unwrap_or(usize::MAX);
-        if self.searched + chunks.len() > slots.max(FREELY_SEARCHED).saturating_mul(SEARCHES) {
+        if from >= self.kept_ahead {
             return Ok(());
         }
-        self.searched += chunks.len();
+        let chunks = previous.chunks_from(from)?;
         let groups = || chunks.chunks(GROUP).enumerate();
         let probing = self.effort == Effort::Normal && chunks.len() > GROUP * PROBE;
         let is_probe = |number: usize| probing && number % PROBE == PROBE / 2;
-        let before = self.haystack.found();
-        let probed = groups().filter(|(number, _)| is_probe(*number));
-        self.haystack.search_chunks(&mut previous.reader, &self.needles, probed.flat_map(|(_, group)| group))?;
-        if probing && (self.haystack.found() - before) * HOPE < self.needles.bytes() {
-            return Ok(());
+        if probing {
+            let before = self.haystack.found();
+            let probed = groups().filter(|(number, _)| is_probe(*number));
+            self.haystack.search_chunks(&mut previous.reader, &self.needles, probed.flat_map(|(_, group)| group))?;
+            self.probed += chunks.len() / PROBE;
+            if (self.haystack.found() - before) * HOPE < self.needles.bytes() {
+                let slots = usize::try_from(Content::slots(previous.content().length)).unwrap_or(usize::MAX);
+                if self.probed > slots.saturating_mul(PROBES) {
+                    self.kept_ahead = 0;
+                }
+                return Ok(());
+            }
         }
+        // Content moves all over this file: what was not passed yet is read once, for this search and all further ones.
+        self.kept_ahead = from;
         let rest = groups().filter(|(number, _)| !is_probe(*number));
         self.haystack.search_chunks(&mut previous.reader, &self.needles, rest.flat_map(|(_, group)| group))
     }

@@ -88,11 +88,11 @@ impl Haystack {
 
     /// Keeps the blocks of a replaced chunk in which these runs lie.
     pub(super) fn keep(&mut self, chunk: HaystackChunk, bytes: &[u8], differences: &[Run]) {
+        let number = self.chunks.len() as u32;
+        self.chunks.push(chunk);
         if self.limit == 0 {
             return;
         }
-        let number = self.chunks.len() as u32;
-        self.chunks.push(chunk);
         for run in blocks(differences, bytes.len()) {
             let stretch = bytes.get(run.start..run.end()).unwrap_or_default();
             if self.bytes + stretch.len() as u64 > self.limit || self.kept.write_all(stretch).is_err() {
@@ -147,7 +147,7 @@ impl Haystack {
         self.kept.seek(SeekFrom::End(0)).map(|_| ())
     }
 
-    /// Reads these chunks and searches them.
+    /// Reads these chunks, searches them, and keeps them for further searches.
     pub(super) fn search_chunks<'i>(
         &mut self,
         reader: &mut BlobReader<'_>,
@@ -159,7 +159,8 @@ impl Haystack {
         for id in ids {
             let Ok(chained) = reader.chained(id, BlobKind::Chunk)? else { continue };
             let chunk = self.chunks.len() as u32;
-            self.chunks.push(HaystackChunk { id: *id, facts: chained.facts });
+            let whole = [Run { start: 0, length: chained.bytes.len() }];
+            self.keep(HaystackChunk { id: *id, facts: chained.facts }, &chained.bytes, &whole);
             read += chained.bytes.len();
             batch.push(Straw { chunk, offset: 0, bytes: chained.bytes });
             if read >= BATCH {
