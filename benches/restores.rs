@@ -13,7 +13,9 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vecsnap::format::manifest::SnapshotKind;
 use vecsnap::id::Stamp;
 use vecsnap::progress::Silent;
-use vecsnap::restore::{self, ChromaChoice, Goal, HardLinkPolicy, OwnerPolicy, PreSnapshot, RestoreOptions};
+use vecsnap::restore::{
+    self, ChromaChoice, Goal, HardLinkPolicy, OthersPolicy, OwnerPolicy, PreSnapshot, RestoreOptions,
+};
 use vecsnap::save::{self, CreateOptions, Effort, LiveSources, Reading};
 use vecsnap::store::{LockWait, Repository};
 
@@ -74,6 +76,7 @@ fn restore(criterion: &mut Criterion) {
         pre_snapshot: PreSnapshot::Skip,
         owner: OwnerPolicy::Restore,
         hard_links: HardLinkPolicy::Refuse,
+        others: OthersPolicy::Refuse,
     };
     let mut group = criterion.benchmark_group("restore of 64 MiB of vectors in place");
     group.throughput(Throughput::Bytes(VECTORS as u64)).sample_size(10);

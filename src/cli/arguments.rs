@@ -276,7 +276,7 @@ pub struct RestoreArguments {
 
     /// Write the snapshot as plain files into this empty directory instead; needs no confirmation
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    #[arg(conflicts_with_all = ["resume", "undo", "dry_run", "chroma", "no_chroma", "no_pre_snapshot", "break_links"])]
+    #[arg(conflicts_with_all = ["resume", "undo", "dry_run", "chroma", "no_chroma", "no_pre_snapshot", "break_links", "force"])]
     pub to: Option<PathBuf>,
 
     /// Do not restore the owner of files
@@ -286,6 +286,10 @@ pub struct RestoreArguments {
     /// Give a target with several hard links a file of its own instead of refusing
     #[arg(long)]
     pub break_links: bool,
+
+    /// Overwrite files even if other processes have them open; those then work on corrupt data
+    #[arg(long)]
+    pub force: bool,
 
     /// Finish the restore that was interrupted
     #[arg(long, conflicts_with = "undo")]

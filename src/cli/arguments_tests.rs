@@ -138,7 +138,7 @@ fn a_restore_without_confirmation_parses_and_is_then_refused() {
 fn a_restore_takes_every_option_of_the_contract() {
     let all = restore(
         "vecsnap restore 20260406T180000Z --confirm-service-stopped --no-pre-snapshot --no-chroma --dry-run --no-owner \
-         --break-links",
+         --break-links --force",
     );
     let expected = RestoreArguments {
         stamp: Some("20260406T180000Z".parse().unwrap()),
@@ -149,6 +149,7 @@ fn a_restore_takes_every_option_of_the_contract() {
         dry_run: true,
         to: None,
         no_owner: true,
+        force: true,
         break_links: true,
         resume: false,
         undo: false,

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::SnapshotKind;
 use crate::progress::Progress;
 use crate::restore::{
-    self, ChromaChoice, Goal, HardLinkPolicy, OwnerPolicy, PreSnapshot, RestoreOptions, RestoreReport,
+    self, ChromaChoice, Goal, HardLinkPolicy, OthersPolicy, OwnerPolicy, PreSnapshot, RestoreOptions, RestoreReport,
 };
 use crate::save::{self, CreateOptions, CreateReport, Effort, Reading};
 use crate::store::Repository;
@@ -134,6 +134,7 @@ fn put_back(
         pre_snapshot: PreSnapshot::Skip,
         owner: OwnerPolicy::Restore,
         hard_links: HardLinkPolicy::Refuse,
+        others: OthersPolicy::Refuse,
     };
     restore::restore(repository, &options, progress)
 }

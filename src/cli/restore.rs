@@ -12,8 +12,8 @@ use crate::disk::LocalStorage;
 use crate::error::{Error, Result};
 use crate::id::Stamp;
 use crate::restore::{
-    self, ChromaChoice, ExportReport, Goal, HardLinkPolicy, Integrity, OwnerPolicy, PlannedSource, PreSnapshot,
-    Rehearsal, RestoreOptions, RestoreReport, gate,
+    self, ChromaChoice, ExportReport, Goal, HardLinkPolicy, Integrity, OthersPolicy, OwnerPolicy, PlannedSource,
+    PreSnapshot, Rehearsal, RestoreOptions, RestoreReport, gate,
 };
 use crate::save::LiveSources;
 use crate::store::{Access, Repository};
@@ -77,6 +77,7 @@ fn in_place(
         pre_snapshot: if arguments.no_pre_snapshot { PreSnapshot::Skip } else { PreSnapshot::Take },
         owner: owner_policy(arguments),
         hard_links: if arguments.break_links { HardLinkPolicy::Break } else { HardLinkPolicy::Refuse },
+        others: if arguments.force { OthersPolicy::Warn } else { OthersPolicy::Refuse },
     };
     if arguments.dry_run {
         let rehearsal = restore::rehearse(repository, &options, session.progress)?;

@@ -16,18 +16,15 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use rustix::fs::OFlags;
 
 use super::sqlite::Sidecar;
-use super::stat::{FileKind, FileStat};
+use super::stat::{FileIdentity, FileKind, FileStat};
 use crate::error::{Error, Result};
-
-/// A file whatever its name: device and inode.
-type Identity = (u64, u64);
 
 #[derive(Default)]
 struct Registry {
     /// Main files that SQLite holds, by identity: path and how many connections.
-    databases: HashMap<Identity, (PathBuf, usize)>,
+    databases: HashMap<FileIdentity, (PathBuf, usize)>,
     /// Files open as plain bytes, and how often.
-    raw: HashMap<Identity, usize>,
+    raw: HashMap<FileIdentity, usize>,
 }
 
 static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
@@ -38,21 +35,17 @@ fn registry() -> MutexGuard<'static, Registry> {
 
 impl Registry {
     /// Sidecars come and go while a database is open, so theirs are looked up at the moment of the question.
-    fn sqlite_holds(&self, file: Identity) -> bool {
+    fn sqlite_holds(&self, file: FileIdentity) -> bool {
         self.databases.contains_key(&file)
             || self.databases.values().any(|(path, _)| sidecar_identities(path).any(|sidecar| sidecar == file))
     }
 }
 
-fn sidecar_identities(database: &Path) -> impl Iterator<Item = Identity> {
+fn sidecar_identities(database: &Path) -> impl Iterator<Item = FileIdentity> {
     Sidecar::ALL
         .into_iter()
         .filter_map(|sidecar| std::fs::metadata(sidecar.of(database)).ok())
-        .map(|data| identity(&FileStat::from(&data)))
-}
-
-fn identity(stat: &FileStat) -> Identity {
-    (stat.device, stat.inode)
+        .map(|data| FileStat::from(&data).identity())
 }
 
 /// The outcome of a raw open.
@@ -98,7 +91,7 @@ impl SourceFile {
 }
 
 #[derive(Debug)]
-struct RawUse(Identity);
+struct RawUse(FileIdentity);
 
 impl Drop for RawUse {
     fn drop(&mut self) {
@@ -124,12 +117,12 @@ pub fn open_source(path: &Path) -> Result<Opened> {
     if seen.kind != FileKind::File {
         return Err(Error::Failed(format!("{} is not a regular file; check the path given for it", path.display())));
     }
-    if registry.sqlite_holds(identity(&seen)) {
+    if registry.sqlite_holds(seen.identity()) {
         return Ok(Opened::HeldBySqlite);
     }
     let file = open_quietly(path).map_err(Error::io("open", path))?;
     let opened = FileStat::from(&file.metadata().map_err(Error::io("look at", path))?);
-    let id = identity(&opened);
+    let id = opened.identity();
     if registry.sqlite_holds(id) {
         // The name was moved onto a held file in between; closing this descriptor would drop SQLite's locks.
         std::mem::forget(file);
@@ -156,7 +149,7 @@ fn open_quietly(path: &Path) -> io::Result<File> {
 
 /// The right to open a database with SQLite; dropped after its connection is closed.
 #[derive(Debug)]
-pub struct SqliteUse(Identity);
+pub struct SqliteUse(FileIdentity);
 
 impl SqliteUse {
     /// Announces that SQLite is about to open the database at `path` (its real path, symlinks resolved).
@@ -165,7 +158,7 @@ impl SqliteUse {
     /// [`Error::Failed`] if the file or a sidecar is open as plain bytes in this process.
     pub fn of(path: &Path) -> Result<Self> {
         let mut registry = registry();
-        let main = identity(&FileStat::from(&std::fs::metadata(path).map_err(Error::io("look at", path))?));
+        let main = FileStat::from(&std::fs::metadata(path).map_err(Error::io("look at", path))?).identity();
         if std::iter::once(main).chain(sidecar_identities(path)).any(|id| registry.raw.contains_key(&id)) {
             let path = path.display();
             return Err(Error::Failed(format!("{path} is being read as a plain file at this moment; try again")));

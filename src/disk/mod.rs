@@ -6,9 +6,12 @@
 pub mod durable;
 pub mod held;
 pub mod holes;
+pub mod lease;
 pub mod local;
 pub mod lock;
 pub mod mount;
+pub mod processes;
+pub mod record_lock;
 pub mod scratch;
 pub mod space;
 pub mod sqlite;

@@ -28,6 +28,15 @@ pub enum FileKind {
     Special,
 }
 
+/// A file whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileIdentity {
+    /// The device that holds the file.
+    pub device: u64,
+    /// The file's number on that device.
+    pub inode: u64,
+}
+
 /// The state of a file as `stat` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileStat {
@@ -53,6 +62,13 @@ pub struct FileStat {
     pub gid: u32,
     /// How many names the file has.
     pub links: u64,
+}
+
+impl FileStat {
+    /// Which file it is.
+    pub fn identity(&self) -> FileIdentity {
+        FileIdentity { device: self.device, inode: self.inode }
+    }
 }
 
 impl From<&Metadata> for FileStat {

@@ -19,10 +19,10 @@ pub(super) enum FoldOutcome {
     Changed,
 }
 
-/// Brings what lies beside the databases of a plan into them.
+/// Brings what lies beside the databases of a plan into them; they must be locked.
 ///
 /// # Errors
-/// [`Error::Refused`] while another process uses a database.
+/// I/O errors, and those of SQLite for lack of room.
 pub(super) fn fold_databases(root: &TargetRoot, plan: &Plan, progress: &dyn Progress) -> Result<FoldOutcome> {
     let mut outcome = FoldOutcome::NothingBeside;
     for step in plan.databases().filter(|step| step.change != Change::Create) {

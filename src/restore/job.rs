@@ -156,7 +156,7 @@ fn aim(repository: &Repository, goal: Goal, pending: Option<&Intent>) -> Result<
         (Goal::Undo, Some(intent)) => match &intent.pre_restore_snapshot {
             Some(before) => Ok((parse(before)?, Direction::Back)),
             None => Err(Error::Refused(format!(
-                "the unfinished restore of {} took no pre-restore snapshot, so there is no way back; finish it with --resume",
+                "the unfinished restore of {} took no pre-restore snapshot, so there is no way back; finish it with --resume --confirm-service-stopped",
                 intent.stamp
             ))),
         },

@@ -13,6 +13,7 @@ mod difference;
 mod export;
 mod fold;
 pub mod gate;
+mod guard;
 mod job;
 mod permission;
 mod plan;
@@ -48,6 +49,7 @@ use scan::Scan;
 
 pub use attributes::OwnerPolicy;
 pub use export::{ExportReport, UnreadableFile, directory_of, export};
+pub use guard::OthersPolicy;
 pub use job::{ChromaChoice, Goal};
 pub use plan::{HardLinkPolicy, Totals};
 pub use report::{Integrity, PlannedSource, Rehearsal, RestoreReport};
@@ -76,21 +78,24 @@ pub struct RestoreOptions {
     pub owner: OwnerPolicy,
     /// What to do about targets with several hard links.
     pub hard_links: HardLinkPolicy,
+    /// What to do about processes that have a target open.
+    pub others: OthersPolicy,
 }
 
 /// Restores a snapshot in place.
 ///
 /// # Errors
-/// Before the first write: [`Error::Refused`] while another restore is unfinished, for hard links and for mount points in
-/// a tree; [`Error::NotValid`] for an invalid snapshot; [`Error::Failed`] for lack of room or
+/// Before the first write: [`Error::Refused`] while another restore is unfinished, while other processes have a target
+/// open, for hard links and for mount points in a tree; [`Error::NotValid`] for an invalid snapshot; [`Error::Failed`] for lack of room or
 /// of permission; [`Error::Busy`]. After it:
 /// [`Error::Failed`] or [`Error::Interrupted`], with the intent standing, so that the restore can be resumed or undone.
 /// A restored database that is not sound is no error: the report says so.
 pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<RestoreReport> {
     let began = Instant::now();
     let _live = repository.lock_live(LockMode::Exclusive)?;
-    // The guard that looks for processes with a target open belongs here, and --accept-invalid into the gate.
+    // --accept-invalid belongs into the gate.
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
+    guard::check(&job, options.others)?;
     gate::check(repository, &job, progress)?;
 
     let plans = plan_all(repository, &job, options, progress)?;
@@ -100,6 +105,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     }
 
     let way_back = keep_present_state(repository, &job, options, &plans, progress)?;
+    let _locks = guard::lock_out(&job, &plans, options.others)?;
     publish_intent(repository, &job, way_back)?;
     let plans = fold(repository, &job, options, plans, progress)?;
     let applied =

@@ -51,9 +51,10 @@ pub fn refuse_pending(repository: &Repository) -> Result<()> {
 /// What can be done about an unfinished restore.
 pub fn ways_on(way_back: Option<Stamp>) -> &'static str {
     if way_back.is_some() {
-        "finish it with `vecsnap restore --resume`, or go back with `vecsnap restore --undo`"
+        "stop the service, then finish it with `vecsnap restore --resume --confirm-service-stopped`, or go back with \
+         `vecsnap restore --undo --confirm-service-stopped`"
     } else {
-        "finish it with `vecsnap restore --resume`"
+        "stop the service, then finish it with `vecsnap restore --resume --confirm-service-stopped`"
     }
 }
 
@@ -72,10 +73,9 @@ pub fn publish(repository: &Repository, intent: &Intent) -> Result<()> {
     object.sync()?;
     match object.publish(name)? {
         Published::New => Ok(()),
-        Published::AlreadyThere => Err(Error::Refused(format!(
-            "another restore left the intent {}; finish it with --resume or go back with --undo",
-            path.display()
-        ))),
+        Published::AlreadyThere => {
+            Err(Error::Refused(format!("another restore left the intent {}; {}", path.display(), ways_on(None))))
+        }
     }
 }
 

@@ -37,6 +37,7 @@ mod cleanup;
 mod bind_mount;
 mod property;
 mod recovery;
+mod restore_guard;
 mod restore_interrupted;
 mod restore_refusals;
 mod restore_room;

@@ -70,10 +70,19 @@ fn a_killed_restore_is_noticed_and_finished() {
     let again = ["restore", it.stamp.as_str(), "--confirm-service-stopped"];
     let refused = it.runtime.vecsnap(&again).run().exits(5).prints_nothing().says(&["--resume", &it.stamp]);
     assert!(!refused.stderr.contains("--undo"), "there is no way back: {refused}");
-    it.runtime.vecsnap(&["create"]).run().exits(5).says(&["--resume"]);
+    for call in [&["create"][..], &["cleanup"], &["cleanup", "--keep-last", "1", "--confirm"]] {
+        it.runtime
+            .vecsnap(call)
+            .run()
+            .exits(5)
+            .prints_nothing()
+            .says(&["--resume --confirm-service-stopped", &it.stamp]);
+    }
     let undo = ["restore", "--undo", "--confirm-service-stopped"];
     it.runtime.vecsnap(&undo).run().exits(5).says(&["no pre-restore snapshot", "--resume"]);
 
+    it.killed(HALF, &["--resume"]);
+    it.runtime.vecsnap(&["create"]).run().exits(5).says(&["--resume"]);
     let document = it.go_on("--resume");
     assert_eq!(document["stamp"], it.stamp.as_str());
     assert_eq!(document["pre_restore_snapshot"], Value::Null);
@@ -86,7 +95,8 @@ fn a_killed_restore_is_noticed_and_finished() {
 fn a_killed_restore_is_undone_even_if_that_is_killed_too() {
     let it = changed();
     it.killed(ONE_MEBIBYTE, &[&it.stamp]);
-    it.runtime.vecsnap(&["create"]).run().exits(5).says(&["--resume", "--undo"]);
+    let ways = ["--resume --confirm-service-stopped", "--undo --confirm-service-stopped"];
+    it.runtime.vecsnap(&["create"]).run().exits(5).says(&ways);
     // Going back has no more to write than what the restore wrote.
     it.killed(HALF, &["--undo"]);
     let document = it.go_on("--resume");

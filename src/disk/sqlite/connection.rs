@@ -24,8 +24,10 @@ pub enum Access {
     QueryOnly,
     /// Read without locks and sidecars, as if nothing could change the file.
     Immutable,
-    /// Everything; for private copies and restore targets.
+    /// Everything; for private copies.
     ReadWrite,
+    /// Everything, without taking locks; for restore targets, from which a lock of our own keeps SQLite out.
+    Unlocked,
 }
 
 /// A connection to a database, registered so that its files are not opened raw meanwhile.
@@ -70,7 +72,7 @@ pub(super) fn check_length(path: &Path) -> Result<()> {
 pub(super) fn open(path: &Path, access: Access) -> rusqlite::Result<Connection> {
     let mode = match access {
         Access::ReadOnly | Access::Immutable => OpenFlags::SQLITE_OPEN_READ_ONLY,
-        Access::QueryOnly | Access::ReadWrite => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        Access::QueryOnly | Access::ReadWrite | Access::Unlocked => OpenFlags::SQLITE_OPEN_READ_WRITE,
     };
     let flags = mode | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri(path, access), flags)?;
@@ -96,9 +98,11 @@ fn uri(path: &Path, access: Access) -> String {
             let _ = write!(uri, "%{byte:02X}");
         }
     }
-    if access == Access::Immutable {
-        uri.push_str("?immutable=1");
-    }
+    uri.push_str(match access {
+        Access::Immutable => "?immutable=1",
+        Access::Unlocked => "?vfs=unix-none",
+        Access::ReadOnly | Access::QueryOnly | Access::ReadWrite => "",
+    });
     uri
 }
 

@@ -1,8 +1,9 @@
 //! Folding: bringing everything that lies beside a restore target into its main file, then removing what lay beside.
 //!
 //! The order matters: a crash after the sidecars are gone but before they were folded in would lose committed data, so
-//! SQLite itself folds first. A stale `-wal` or `-journal` that outlived the restore would be replayed over the restored
-//! file, so they are removed even where SQLite could not read the database.
+//! SQLite itself folds first, without locks of its own: the caller's keep it out like everybody else. A stale `-wal` or
+//! `-journal` that outlived the restore would be replayed over the restored file, so they are removed even where SQLite
+//! could not read the database.
 
 use std::io;
 use std::path::Path;
@@ -27,11 +28,11 @@ pub enum Folded {
 }
 
 /// Folds the sidecars of the database at `path` into it and removes them; on return no `-wal`, `-shm` or `-journal` is
-/// there, which survives a crash. The database may be missing, empty or garbage.
+/// there, which survives a crash. The database may be missing, empty or garbage. The caller sees to it that nobody else
+/// uses it, by a [`DatabaseLock`](crate::disk::record_lock::DatabaseLock) where there are such locks.
 ///
 /// # Errors
-/// [`Error::Refused`] if another process is using the database, with nothing removed; [`Error::Io`] if a sidecar cannot
-/// be removed.
+/// [`Error::Io`] if a sidecar cannot be removed; [`Error::Sqlite`] if there is no room to bring its content in.
 pub fn fold_sidecars(path: &Path) -> Result<Folded> {
     let path = match std::fs::canonicalize(path) {
         Ok(path) => path,
@@ -65,17 +66,13 @@ fn has_content_beside(path: &Path) -> Result<bool> {
 
 fn fold(path: &Path) -> Result<Folded> {
     check_length(path)?;
-    let database = Database::open(path, Access::ReadWrite)?;
+    let database = Database::open(path, Access::Unlocked)?;
     let folded = database.connection().execute_batch(
         "PRAGMA locking_mode = EXCLUSIVE; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE; COMMIT;",
     );
     match folded {
         Ok(()) => Ok(Folded::Done),
         Err(error) => match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Err(Error::Refused(format!(
-                "another process is using the database {}; stop the service and try again",
-                path.display()
-            ))),
             Some(ErrorCode::DiskFull) => Err(Error::sqlite("fold the log into", path)(error)),
             _ => Ok(Folded::NotReadable(error.to_string())),
         },
@@ -85,6 +82,8 @@ fn fold(path: &Path) -> Result<Folded> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::record_lock::{DatabaseLock, DatabaseLocking};
+    use crate::disk::target::TargetRoot;
     use rusqlite::Connection;
     use std::fs;
 
@@ -140,12 +139,16 @@ mod tests {
     }
 
     #[test]
-    fn a_database_in_use_is_refused_with_nothing_removed() {
+    fn a_lock_of_our_own_does_not_keep_our_own_sqlite_out() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("used.db");
-        let service = Connection::open(&path).unwrap();
-        service.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE t(x)").unwrap();
-        assert!(matches!(fold_sidecars(&path), Err(Error::Refused(_))));
-        assert!(Sidecar::Wal.of(&path).exists());
+        let path = unclean(root.path());
+        let target = TargetRoot::open(root.path()).unwrap();
+        let locking = DatabaseLock::take(target.open_file(b"left.db").unwrap()).unwrap();
+        assert!(matches!(locking, DatabaseLocking::Held(_)));
+        assert_eq!(fold_sidecars(&path).unwrap(), Folded::Done);
+        assert_eq!(beside(&path), 0);
+        drop(locking);
+        let rows: i64 = Connection::open(&path).unwrap().query_row("SELECT x FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 7);
     }
 }

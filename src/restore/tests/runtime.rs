@@ -75,6 +75,7 @@ impl Runtime {
             pre_snapshot: PreSnapshot::Take,
             owner: OwnerPolicy::Restore,
             hard_links: HardLinkPolicy::Refuse,
+            others: OthersPolicy::Refuse,
         }
     }
 
