@@ -48,6 +48,7 @@ fn only_blocks_that_differ_are_written() {
     Connection::open(runtime.at("db/a.db")).unwrap().execute_batch("UPDATE t SET x = 'y' WHERE id = 1000").unwrap();
     let data = fs::File::options().write(true).open(runtime.at("chroma/segment/data_level0.bin")).unwrap();
     data.write_all_at(b"changed", 300_000).unwrap();
+    drop(data);
     let new = runtime.picture();
     let differ: u64 = old.iter().map(|(path, seen)| differing_blocks(&seen.bytes, &new[path].bytes)).sum();
     assert!(differ >= 2);
