@@ -25,8 +25,8 @@ fn the_definition_is_sound() {
 #[test]
 fn without_a_command_create_runs_with_its_own_options() {
     let plain = CreateArguments::default();
-    let chroma = CreateArguments { chroma: true, check: false, force_read: false, effort: EffortArgument::None };
-    let both = CreateArguments { chroma: true, check: true, force_read: false, effort: EffortArgument::None };
+    let chroma = CreateArguments { chroma: true, check: false, force_read: false, effort: EffortArgument::default() };
+    let both = CreateArguments { chroma: true, check: true, force_read: false, effort: EffortArgument::default() };
     let table = [
         ("vecsnap", &plain),
         ("vecsnap --quiet", &plain),
