@@ -129,7 +129,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  vecsnap show latest")]
     Show(ShowArguments),
     /// Prove that a snapshot can be restored
-    #[command(after_help = "Example:\n  vecsnap validate latest --json")]
+    #[command(after_help = "Examples:\n  \
+        vecsnap validate latest --json\n  \
+        vecsnap validate --all --sample 5%")]
     Validate(ValidateArguments),
     /// Put a snapshot back in place, or write it elsewhere
     #[command(after_help = "Examples:\n  \
@@ -233,10 +235,23 @@ pub struct ShowArguments {
 }
 
 /// Options of `validate`.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
+#[derive(Args, Clone, Debug, PartialEq)]
 pub struct ValidateArguments {
     /// The snapshot: its stamp, or `latest`
-    pub stamp: StampArgument,
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub stamp: Option<StampArgument>,
+
+    /// Validate every snapshot, reading what several share once
+    #[arg(long)]
+    pub all: bool,
+
+    /// With --all, read only a random part of the contents, such as 5%, and all tables
+    #[arg(long, value_name = "PERCENT", requires = "all", conflicts_with_all = ["quick", "stamp"], value_parser = percent)]
+    pub sample: Option<Percent>,
+
+    /// Draw the same sample as the run that printed this seed
+    #[arg(long, value_name = "N", requires = "sample")]
+    pub seed: Option<u64>,
 
     /// Only check that the manifest is sound and everything it needs is there; reads no content
     #[arg(long)]
@@ -417,6 +432,19 @@ pub struct CompletionsArguments {
 pub struct ManArguments {
     /// The command (default: vecsnap as a whole)
     pub command: Option<String>,
+}
+
+/// A share in percent, above 0 and at most 100.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Percent(pub f64);
+
+/// Parses a share such as `5%` or `0.5`.
+fn percent(text: &str) -> Result<Percent, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().map_err(|fault| fault.to_string())?;
+    match number > 0.0 && number <= 100.0 {
+        true => Ok(Percent(number)),
+        false => Err("a share lies above 0% and is at most 100%".into()),
+    }
 }
 
 /// Parses a whole number of seconds.

@@ -28,3 +28,4 @@ pub mod stamp;
 pub mod stats;
 pub mod text;
 pub mod validate;
+pub mod validate_all;

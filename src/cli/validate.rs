@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::arguments::ValidateArguments;
 use super::exit::Exit;
 use super::session::Session;
+use super::validate_all;
 use crate::error::Result;
 use crate::restore::verify::{Depth, VerifyOptions};
 use crate::store::verdicts::Recheck;
@@ -17,25 +18,32 @@ use crate::upkeep::validate::{Validation, validate};
 /// # Errors
 /// Those of [`validate`]; a snapshot that is not valid is no error but [`Exit::NotValid`].
 pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit> {
+    let Some(stamp) = arguments.stamp.as_ref().filter(|_| !arguments.all) else {
+        return validate_all::run(session, arguments);
+    };
     let root = session.locations().repository()?;
     let repository = Repository::open(&root, Access::Read, session.lock_wait())?;
     let name = match &repository {
-        Some(repository) => arguments.stamp.resolve(repository.storage())?,
+        Some(repository) => stamp.resolve(repository.storage())?,
         None => None,
     };
-    let name = name.unwrap_or_else(|| arguments.stamp.to_string());
-    let options = VerifyOptions {
-        depth: if arguments.quick { Depth::Quick } else { Depth::Full },
-        recheck: if arguments.recheck { Recheck::Always } else { Recheck::IfUnknown },
-    };
-    let validation = validate(&root, repository.as_ref(), &name, options, session.progress)?;
+    let name = name.unwrap_or_else(|| stamp.to_string());
+    let validation = validate(&root, repository.as_ref(), &name, options(arguments), session.progress)?;
     let exit = if validation.is_valid() { Exit::Done } else { Exit::NotValid };
     session.print(&document(&validation), exit)?;
     Ok(exit)
 }
 
+/// How thorough the arguments ask to be.
+pub(super) fn options(arguments: &ValidateArguments) -> VerifyOptions {
+    VerifyOptions {
+        depth: if arguments.quick { Depth::Quick } else { Depth::Full },
+        recheck: if arguments.recheck { Recheck::Always } else { Recheck::IfUnknown },
+    }
+}
+
 /// The result document: the reference's fields in its order.
-fn document(validation: &Validation) -> Value {
+pub(super) fn document(validation: &Validation) -> Value {
     // Where the sources were not looked at, the reference says `false` of the database.
     let db_ok = match validation.sources {
         Some(_) => json!(validation.source_ok("db")),
@@ -61,7 +69,7 @@ fn document(validation: &Validation) -> Value {
 }
 
 /// Another snapshot that the same damage hurts.
-fn hurt(hurt: &HurtSnapshot) -> Value {
+pub(super) fn hurt(hurt: &HurtSnapshot) -> Value {
     json!({ "stamp": hurt.name, "files": hurt.files, "more_files": hurt.more_files })
 }
 

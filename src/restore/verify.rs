@@ -6,6 +6,7 @@
 //! Memory is bounded whatever the size of the snapshot: sets lie in temporary files (`store::temporary`).
 
 mod blobs;
+pub mod census;
 mod files;
 mod finding;
 #[cfg(test)]
@@ -122,8 +123,6 @@ pub fn verify(
     progress: &dyn Progress,
 ) -> Result<Verification> {
     let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
-    let captured = || manifest.sources.iter().filter(|source| source.is_captured());
-
     progress.phase(Phase::Verifying, None);
     let mut needed = NeededChunks::new()?;
     let mut surveys = Vec::with_capacity(manifest.sources.len());
@@ -132,7 +131,19 @@ pub fn verify(
     }
     progress.phase(Phase::Verifying, Some(needed.bytes()));
     let lost = needed.check(repository, options.depth, progress)?;
+    judge(manifest, surveys, &lost, options, &mut reader, progress)
+}
 
+/// Names what lost chunks mean for a snapshot, and checks what its files must be beyond their bytes.
+fn judge(
+    manifest: &Manifest,
+    surveys: Vec<Survey>,
+    lost: &LostChunks,
+    options: VerifyOptions,
+    reader: &mut BlobReader<'_>,
+    progress: &dyn Progress,
+) -> Result<Verification> {
+    let captured = || manifest.sources.iter().filter(|source| source.is_captured());
     let images = captured().filter(|source| source.kind != SourceKind::File).map(|source| source.bytes).sum();
     progress.phase(Phase::CheckingDatabases, Some(images));
     let any_lost = !lost.is_empty()?;
@@ -146,11 +157,11 @@ pub fn verify(
             findings.push(Finding::SnapshotMissing { source: source.name.clone() });
         }
         if any_lost || survey.hidden {
-            findings.extend(name_losses(source, &lost, &mut reader)?);
+            findings.extend(name_losses(source, lost, reader)?);
         }
-        findings.extend(files::check_images(source, options, &mut reader, progress)?);
+        findings.extend(files::check_images(source, options, reader, progress)?);
         if source.name == REGISTRY && options.depth == Depth::Full {
-            findings.extend(check_registry(source, &mut reader)?);
+            findings.extend(check_registry(source, reader)?);
         }
         findings.extend(inconsistency(manifest, source));
         let (name, captured) = (source.name.clone(), source.is_captured());

@@ -55,6 +55,16 @@ pub fn others_hurt(
     lost: &[BlobPrefix],
     progress: &dyn Progress,
 ) -> Result<Vec<HurtSnapshot>> {
+    let mut hurt = all_hurt(repository, lost, progress)?;
+    hurt.retain(|snapshot| snapshot.name != known);
+    Ok(hurt)
+}
+
+/// The snapshots that need one of the blobs `lost`, oldest first. Those without a readable manifest are left out.
+///
+/// # Errors
+/// I/O errors; an interruption.
+pub fn all_hurt(repository: &Repository, lost: &[BlobPrefix], progress: &dyn Progress) -> Result<Vec<HurtSnapshot>> {
     progress.phase(Phase::Marking, None);
     let mut ledger = Ledger::new()?;
     for pack in packs::list(repository.storage())? {
@@ -67,9 +77,7 @@ pub fn others_hurt(
         let mut hurt = Vec::new();
         for manifest in snapshots::manifests(repository)? {
             let name = manifest.stamp().map(|stamp| stamp.to_string()).unwrap_or_default();
-            if name != known {
-                hurt.extend(Some(look.at(&manifest, name)?).filter(HurtSnapshot::is_hurt));
-            }
+            hurt.extend(Some(look.at(&manifest, name)?).filter(HurtSnapshot::is_hurt));
         }
         Ok(hurt)
     })

@@ -4,6 +4,8 @@
 //! for. What keeps a closer look from making sense (no directory, no readable description) ends the validation there.
 //! Works on a repository that cannot be written, and changes nothing but kept verdicts.
 
+pub mod all;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -11,6 +13,7 @@ use serde_json::Value;
 use super::impact::{self, HurtSnapshot};
 use crate::disk::LocalStorage;
 use crate::error::Result;
+use crate::format::manifest::Manifest;
 use crate::progress::Progress;
 use crate::restore::verify::{SourceVerification, Verification, VerifyOptions, verify};
 use crate::store::snapshots::{self, ManifestFault, ManifestResult, MetadataState};
@@ -40,6 +43,11 @@ pub struct Validation {
 }
 
 impl Validation {
+    fn of(path: PathBuf, name: String) -> Self {
+        let (sources, errors, also_hurt, metadata) = (None, Vec::new(), Vec::new(), None);
+        Self { name, path, exists: false, sources, errors, also_hurt, metadata }
+    }
+
     /// Whether the snapshot can be restored as it was captured.
     pub fn is_valid(&self) -> bool {
         self.errors.is_empty()
@@ -63,36 +71,35 @@ pub fn validate(
     options: VerifyOptions,
     progress: &dyn Progress,
 ) -> Result<Validation> {
-    let path = layout::snapshot_directory(root, name);
-    let mut validation = Validation {
-        name: name.into(),
-        path,
-        exists: false,
-        sources: None,
-        errors: Vec::new(),
-        also_hurt: Vec::new(),
-        metadata: None,
-    };
+    let mut validation = Validation::of(layout::snapshot_directory(root, name), name.into());
     let Some(listing) = snapshots::find(&LocalStorage::new(root, None), name)? else {
         validation.errors.push("snapshot_directory_missing".into());
         return Ok(validation);
     };
-    validation.exists = true;
-    validation.errors.extend(listing.metadata.fault());
-    if let MetadataState::Parsed(metadata) = &listing.metadata {
-        validation.metadata = Some(metadata.clone());
-        validate_content(&listing, repository, options, progress, &mut validation)?;
+    look_at(&listing, repository, &mut validation, &mut |manifest| match repository {
+        Some(repository) => verify(repository, manifest, options, progress),
+        None => Ok(Verification::default()),
+    })?;
+    if let (Some(repository), Some(sources)) = (repository, &validation.sources)
+        && !sources.lost_blobs.is_empty()
+    {
+        let lost: Vec<_> = sources.lost_blobs.iter().copied().collect();
+        validation.also_hurt = impact::others_hurt(repository, name, &lost, progress)?;
     }
     Ok(validation)
 }
 
-fn validate_content(
+/// Looks at a snapshot's directory and, if it makes sense, at its content, which `examine` does.
+fn look_at(
     listing: &SnapshotListing,
     repository: Option<&Repository>,
-    options: VerifyOptions,
-    progress: &dyn Progress,
     validation: &mut Validation,
+    examine: &mut dyn FnMut(&Manifest) -> Result<Verification>,
 ) -> Result<()> {
+    validation.exists = true;
+    validation.errors.extend(listing.metadata.fault());
+    let MetadataState::Parsed(metadata) = &listing.metadata else { return Ok(()) };
+    validation.metadata = Some(metadata.clone());
     if listing.format == SnapshotFormat::FullCopy {
         validation.errors.push(FULL_COPY.into());
         return Ok(());
@@ -104,15 +111,11 @@ fn validate_content(
     match manifest_of(listing, repository)? {
         Err(fault) => validation.errors.push(fault.to_string()),
         Ok(manifest) => {
-            let verification = verify(repository, &manifest, options, progress)?;
+            let verification = examine(&manifest)?;
             for warning in verification.warnings() {
                 tracing::warn!(snapshot = %listing.name, "{warning}");
             }
             validation.errors.extend(verification.errors());
-            if !verification.lost_blobs.is_empty() {
-                let lost: Vec<_> = verification.lost_blobs.iter().copied().collect();
-                validation.also_hurt = impact::others_hurt(repository, &listing.name, &lost, progress)?;
-            }
             validation.sources = Some(verification);
         }
     }

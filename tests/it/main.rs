@@ -53,3 +53,4 @@ mod damaged_bases;
 mod index;
 mod permissions;
 mod processes;
+mod validate_all;

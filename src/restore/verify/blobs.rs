@@ -182,6 +182,18 @@ impl LostChunks {
         rows.and_then(Iterator::collect).map_err(temporary::failed("read"))
     }
 
+    /// Hands out the chunks, and the blobs that are in their way.
+    pub(super) fn each(&self, mut take: impl FnMut(BlobPrefix) -> Result<()>) -> Result<()> {
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut query =
+            temporary::prepared(&database, "SELECT substr(id, 1, 8) FROM lost UNION SELECT blob FROM blamed")?;
+        let mut rows = query.query([]).map_err(temporary::failed("read"))?;
+        while let Some(row) = rows.next().map_err(temporary::failed("read"))? {
+            take(BlobPrefix::from_bytes(row.get(0).map_err(temporary::failed("read"))?))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn is_empty(&self) -> Result<bool> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut query = temporary::prepared(&database, "SELECT 1 FROM lost LIMIT 1")?;
