@@ -32,8 +32,8 @@ const PROBE: usize = 8;
 const HOPE: usize = 500;
 /// Bytes of replaced blocks after which a first search decides whether more of them are kept.
 const FIRST_LOOK: u64 = 2 * 1024 * 1024;
-/// Probes in vain read at most this many times the chunks of a file.
-const PROBES: usize = 2;
+/// After so many probes in vain, what was not passed yet is not looked into any more.
+const PROBES: usize = 8;
 
 /// How much time is spent to store less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -98,6 +98,15 @@ impl Changed {
     }
 }
 
+/// What is known of the part of the previous version that was not passed yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// Nothing but that so many probes found little in it.
+    Unread { probes: usize },
+    /// From this slot on it is in the haystack.
+    Kept(u64),
+}
+
 /// Takes the slots of one file in order.
 pub(super) struct ChunkStore<'s, 'f, 'a> {
     writer: &'s mut BlobWriter,
@@ -111,10 +120,7 @@ pub(super) struct ChunkStore<'s, 'f, 'a> {
     haystack: Haystack,
     /// Whether it is decided if that pays.
     looked: bool,
-    /// What stood from this slot on is in the haystack already.
-    kept_ahead: u64,
-    /// Chunks read for probes so far, those read again counted again.
-    probed: usize,
+    ahead: Ahead,
 }
 
 impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
@@ -137,8 +143,7 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
             needles,
             haystack,
             looked: false,
-            kept_ahead: u64::MAX,
-            probed: 0,
+            ahead: Ahead::Unread { probes: 0 },
         }
     }
 
@@ -182,7 +187,7 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
             return self
                 .put(&Changed { id, slot, length: content.len(), base: own, runs, first_needle: None }, content);
         }
-        if let Some(base) = base.as_ref().filter(|_| slot < self.kept_ahead) {
+        if let Some(base) = base.as_ref().filter(|_| !self.is_kept(slot)) {
             self.haystack.keep(HaystackChunk { id: base.id, facts: base.facts }, &base.bytes, &runs);
             self.give_up_hope();
         }
@@ -248,6 +253,10 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         content.ok_or_else(|| Error::Failed(format!("the chunk {} came out wrong while it was stored", waiting.id)))
     }
 
+    fn is_kept(&self, slot: u64) -> bool {
+        matches!(self.ahead, Ahead::Kept(first) if first <= slot)
+    }
+
     /// Once enough was kept for a first look, decides whether content moves in this file at all.
     fn give_up_hope(&mut self) {
         if self.looked || self.effort == Effort::Max || self.haystack.bytes() < FIRST_LOOK {
@@ -266,7 +275,8 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         let Some(previous) = self.previous.as_mut().filter(|_| !self.needles.is_empty()) else { return Ok(()) };
         self.haystack.search_kept(&self.needles);
         let from = if self.effort == Effort::Max { 0 } else { self.tree.slots() };
-        if from >= self.kept_ahead {
+        let Ahead::Unread { probes } = self.ahead else { return Ok(()) };
+        if probes >= PROBES {
             return Ok(());
         }
         let chunks = previous.chunks_from(from)?;
@@ -277,17 +287,13 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
             let before = self.haystack.found();
             let probed = groups().filter(|(number, _)| is_probe(*number));
             self.haystack.search_chunks(&mut previous.reader, &self.needles, probed.flat_map(|(_, group)| group))?;
-            self.probed += chunks.len() / PROBE;
             if (self.haystack.found() - before) * HOPE < self.needles.bytes() {
-                let slots = usize::try_from(Content::slots(previous.content().length)).unwrap_or(usize::MAX);
-                if self.probed > slots.saturating_mul(PROBES) {
-                    self.kept_ahead = 0;
-                }
+                self.ahead = Ahead::Unread { probes: probes + 1 };
                 return Ok(());
             }
         }
         // Content moves all over this file: what was not passed yet is read once, for this search and all further ones.
-        self.kept_ahead = from;
+        self.ahead = Ahead::Kept(from);
         let rest = groups().filter(|(number, _)| !is_probe(*number));
         self.haystack.search_chunks(&mut previous.reader, &self.needles, rest.flat_map(|(_, group)| group))
     }
