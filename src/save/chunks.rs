@@ -298,3 +298,62 @@ impl<'s, 'f, 'a> ChunkStore<'s, 'f, 'a> {
         self.haystack.search_chunks(&mut previous.reader, &self.needles, rest.flat_map(|(_, group)| group))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::{Access, BlobReader, LockWait, Repository};
+
+    fn noise(seed: u8, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// Stores these bytes, read from a file, against a previous version.
+    fn store(repository: &Repository, bytes: &[u8], previous: Option<Content>, given_up: bool) -> Option<Content> {
+        let mut writer = BlobWriter::begin(repository, MetadataRecords::Deltas, Effort::Normal.thoroughness()).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let source = SourceFile { file: file.as_file(), path: file.path(), length: bytes.len() as u64 };
+        let previous = previous.map(|content| PreviousVersion::of(BlobReader::new(repository), content));
+        let mut store = ChunkStore::begin(&mut writer, source, previous, Effort::Normal);
+        for chunk in bytes.chunks(65_536) {
+            store.push_chunk(BlobId::of_chunk(chunk), chunk).unwrap();
+        }
+        // Whatever the file has by then, what was taken is what is stored.
+        std::fs::write(file.path(), b"gone").unwrap();
+        let content = if given_up {
+            store.give_up().unwrap();
+            None
+        } else {
+            Some(store.finish(bytes.len() as u64).unwrap())
+        };
+        writer.finish().unwrap();
+        content
+    }
+
+    #[test]
+    fn chunks_that_wait_are_stored_also_when_their_file_changes_or_is_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let wait = LockWait(Duration::from_secs(1));
+        let repository = Repository::open_or_create(directory.path(), wait).unwrap();
+        let old = noise(1, 300_000);
+        let first = store(&repository, &old, None, false);
+        for (seed, given_up) in [(2, false), (3, true)] {
+            let mut new = old.clone();
+            for place in [1000, 90_000, 250_000] {
+                new[place..place + 5000].copy_from_slice(&noise(seed, 5000));
+            }
+            store(&repository, &new, first, given_up);
+            let repository = Repository::open(directory.path(), Access::Read, wait).unwrap().unwrap();
+            let mut reader = BlobReader::new(&repository);
+            for chunk in new.chunks(65_536) {
+                let id = BlobId::of_chunk(chunk);
+                assert_eq!(&*reader.chunk(&id).unwrap().unwrap(), chunk, "given up: {given_up}");
+            }
+        }
+    }
+}

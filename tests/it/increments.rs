@@ -100,3 +100,26 @@ fn deltas_cost_little_and_every_snapshot_of_the_chain_restores_and_survives_clea
         }
     }
 }
+
+#[test]
+fn a_vacuumed_database_costs_a_fraction_although_every_page_moved() {
+    let runtime = Runtime::new();
+    let connection = runtime.connect();
+    let text = |seed: u32| hex::encode(blake3::hash(&seed.to_le_bytes()).as_bytes()).repeat(3);
+    connection.execute_batch("CREATE TABLE vacuumed(id INTEGER PRIMARY KEY, text TEXT); BEGIN").unwrap();
+    for id in 0..20_000_u32 {
+        connection.execute("INSERT INTO vacuumed VALUES(?, ?)", (id, text(id))).unwrap();
+    }
+    connection.execute_batch("COMMIT; DELETE FROM vacuumed WHERE id % 7 = 3 OR id < 500").unwrap();
+    let whole = stored(&runtime, &[]);
+    connection.execute_batch("VACUUM").unwrap();
+    drop(connection);
+    let state = runtime.live_state();
+    let vacuumed = stored(&runtime, &["--effort", "normal"]);
+    assert!(vacuumed * 5 < whole, "{vacuumed} bytes after VACUUM, {whole} before");
+    let in_place = stored(&runtime, &["--effort", "none", "--force-read"]);
+    assert!(in_place < vacuumed, "what was stored once is known");
+    runtime.remember("after the snapshot");
+    runtime.restore(runtime.snapshots().last().unwrap(), &["--no-pre-snapshot"]);
+    runtime.live_state().assert_same(&state, "vacuumed");
+}
