@@ -20,7 +20,7 @@ use std::io;
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::progress::{Phase, Progress};
+use crate::progress::{Phase, Progress, Silent};
 use crate::store::packs::{self, PackFile};
 use crate::store::{BlobReader, Repository, layout};
 
@@ -53,12 +53,24 @@ impl Collection {
         progress.phase(Phase::Marking, None);
         let catalogue = Catalogue::new()?;
         let mut collection = Self { catalogue, unreadable: Vec::new(), found: BTreeSet::new(), written: 0 };
-        for pack in packs::list(repository.storage())? {
-            progress.check()?;
-            collection.add_pack(repository, &pack, Fate::Stays)?;
-            collection.found.insert(pack);
-        }
+        collection.found = packs::list(repository.storage())?.into_iter().collect();
+        let packs: Vec<_> = collection.found.iter().copied().collect();
+        collection.add_packs(repository, &packs, Fate::Stays, progress)?;
         Ok(collection)
+    }
+
+    fn add_packs(
+        &mut self,
+        repository: &Repository,
+        packs: &[PackFile],
+        fate: Fate,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        for pack in packs {
+            progress.check()?;
+            self.add_pack(repository, pack, fate)?;
+        }
+        self.catalogue.together(|catalogue| catalogue.sort_in())
     }
 
     fn add_pack(&mut self, repository: &Repository, pack: &PackFile, fate: Fate) -> Result<()> {
@@ -149,10 +161,9 @@ impl Collection {
                     let fate = if rewritten.damaged.contains(&pack.key) { Fate::Stays } else { Fate::Dead };
                     self.catalogue.set_fate(pack.key, fate)?;
                 }
-                for pack in &rewritten.packs {
-                    self.written += if self.found.contains(pack) { 0 } else { pack.size };
-                    self.add_pack(repository, pack, Fate::Stays)?;
-                }
+                let new = rewritten.packs.iter().filter(|pack| !self.found.contains(pack));
+                self.written += new.map(|pack| pack.size).sum::<u64>();
+                self.add_packs(repository, &rewritten.packs, Fate::Stays, progress)?;
                 Ok(Rewriting::Done)
             }
             Err(error) if is_out_of_room(&error) => {
@@ -187,14 +198,14 @@ impl Collection {
             Rewriting::Done => Fate::Stays,
             Rewriting::NoRoom => Fate::Dead,
         };
-        let mut changed = self.catalogue.is_surprised();
+        let mut new = Vec::new();
         for pack in packs::list(repository.storage())? {
             if !self.found.contains(&pack) && !self.catalogue.knows_pack(&pack.id)? {
-                self.add_pack(repository, &pack, fate)?;
-                changed = true;
+                new.push(pack);
             }
         }
-        if changed { self.settle() } else { Ok(()) }
+        self.add_packs(repository, &new, fate, &Silent)?;
+        if self.catalogue.is_surprised() || !new.is_empty() { self.settle() } else { Ok(()) }
     }
 
     /// Removes the dead packs and returns by how many bytes the repository shrank. Nobody else may be using it.

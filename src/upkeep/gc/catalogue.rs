@@ -22,11 +22,12 @@ use crate::store::Purpose;
 use crate::store::packs::PackFile;
 use crate::store::temporary::{self, failed, prepared};
 
-/// `links` holds the chosen deltas, bases before what needs them; `needed` the blobs that chosen records of reached ones
+/// `incoming` holds records until they are sorted into `records`; `links` holds the chosen deltas, bases before what needs them; `needed` the blobs that chosen records of reached ones
 /// lead to; `heirs`, `rewrites` and `replaced` what is to be stored anew.
 const SCHEMA: &str = "
 CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, fate INTEGER NOT NULL, rank INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE records(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, length INTEGER, stored INTEGER, PRIMARY KEY(id, pack, number)) WITHOUT ROWID;
+CREATE TABLE incoming(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, length INTEGER, stored INTEGER);
 CREATE TABLE bases(pack INTEGER, number INTEGER, position INTEGER, prefix BLOB, PRIMARY KEY(pack, number, position)) WITHOUT ROWID;
 CREATE TABLE reached(id BLOB PRIMARY KEY, metadata INTEGER, late INTEGER) WITHOUT ROWID;
 CREATE TABLE chained(number INTEGER PRIMARY KEY, id BLOB UNIQUE);
@@ -80,7 +81,7 @@ impl Catalogue {
         outcome
     }
 
-    /// Adds a pack and its records; one that is known only gets the fate.
+    /// Adds a pack and its records, which count after [`Catalogue::sort_in`]; one that is known only gets the fate.
     pub(super) fn add_pack(&self, pack: &PackFile, footer: &Footer, fate: Fate) -> Result<()> {
         if let Some(key) = self.key_of(&pack.id)? {
             return self.set_fate(key, fate);
@@ -89,7 +90,7 @@ impl Catalogue {
             .execute(params![pack.id.as_bytes(), pack.size.cast_signed(), fate as u8])
             .map_err(failed("write"))?;
         let key = self.database.last_insert_rowid();
-        let mut insert_record = prepared(&self.database, "INSERT INTO records VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?;
+        let mut insert_record = prepared(&self.database, "INSERT INTO incoming VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?;
         let mut insert_base = prepared(&self.database, "INSERT INTO bases VALUES(?, ?, ?, ?)")?;
         for (number, record) in (0_i64..).zip(&footer.records) {
             let (whole, portable) = match &record.encoding {
@@ -116,6 +117,13 @@ impl Catalogue {
             }
         }
         Ok(())
+    }
+
+    /// Brings the records of added packs into the order of their ids: sorted on disk, since millions of them, each put at
+    /// its place, would take a page of its own each.
+    pub(super) fn sort_in(&self) -> Result<()> {
+        self.execute("INSERT INTO records SELECT * FROM incoming ORDER BY id, pack, number")?;
+        self.execute("DELETE FROM incoming")
     }
 
     pub(super) fn knows_pack(&self, id: &PackId) -> Result<bool> {

@@ -15,6 +15,10 @@ use crate::store::chain::ChainFacts;
 use crate::store::packs::PackFile;
 use crate::store::{Base, BlobReader, BlobWriter, Company, RecordedDelta, Repository, Stored};
 
+/// Decoded frames kept at one time: whole records are read in the order of packs, and a few frames are enough; those of
+/// deltas that are needed again go to a temporary file.
+const FRAME_CACHE_BYTES: usize = 8 << 20;
+
 /// What a rewriting wrote, and the packs of which it could not read all that is needed.
 pub(super) struct Rewritten {
     pub(super) packs: Vec<PackFile>,
@@ -24,7 +28,8 @@ pub(super) struct Rewritten {
 /// Stores everything anew that the catalogue has planned, in packs that are checked and published on return.
 pub(super) fn rewrite(catalogue: &Catalogue, repository: &Repository, progress: &dyn Progress) -> Result<Rewritten> {
     let writer = BlobWriter::begin_rewriting(repository)?;
-    let mut rewriter = Rewriter { catalogue, reader: BlobReader::new(repository), writer };
+    let reader = BlobReader::with_frame_cache(repository, FRAME_CACHE_BYTES);
+    let mut rewriter = Rewriter { catalogue, reader, writer };
     let mut damaged = BTreeSet::new();
     catalogue.each_rewrite(|rewrite| {
         progress.check()?;

@@ -10,7 +10,7 @@ use crate::format::compression::Codec;
 use crate::format::delta::{self, Instruction};
 use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
 use crate::id::{BlobId, PackId, Stamp};
-use crate::progress::Silent;
+
 pub(super) use crate::restore::verify::fixture::noise;
 use crate::restore::verify::fixture::{Source, create, open, snapshot};
 use crate::restore::verify::{Depth, VerifyOptions, verify};
