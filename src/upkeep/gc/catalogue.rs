@@ -9,6 +9,7 @@ mod links;
 mod rewrites;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -26,8 +27,8 @@ use crate::store::temporary::{self, failed, prepared};
 /// lead to; `heirs`, `rewrites` and `replaced` what is to be stored anew.
 const SCHEMA: &str = "
 CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, fate INTEGER NOT NULL, rank INTEGER NOT NULL DEFAULT 1);
-CREATE TABLE records(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, length INTEGER, stored INTEGER, PRIMARY KEY(id, pack, number)) WITHOUT ROWID;
-CREATE TABLE incoming(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, length INTEGER, stored INTEGER);
+CREATE TABLE records(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, mixed INTEGER, length INTEGER, stored INTEGER, PRIMARY KEY(id, pack, number)) WITHOUT ROWID;
+CREATE TABLE incoming(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, mixed INTEGER, length INTEGER, stored INTEGER);
 CREATE TABLE bases(pack INTEGER, number INTEGER, position INTEGER, prefix BLOB, PRIMARY KEY(pack, number, position)) WITHOUT ROWID;
 CREATE TABLE reached(id BLOB PRIMARY KEY, metadata INTEGER, late INTEGER) WITHOUT ROWID;
 CREATE TABLE chained(number INTEGER PRIMARY KEY, id BLOB UNIQUE);
@@ -90,8 +91,10 @@ impl Catalogue {
             .execute(params![pack.id.as_bytes(), pack.size.cast_signed(), fate as u8])
             .map_err(failed("write"))?;
         let key = self.database.last_insert_rowid();
-        let mut insert_record = prepared(&self.database, "INSERT INTO incoming VALUES(?, ?, ?, ?, ?, ?, ?, ?)")?;
+        let mut insert_record = prepared(&self.database, "INSERT INTO incoming VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
         let mut insert_base = prepared(&self.database, "INSERT INTO bases VALUES(?, ?, ?, ?)")?;
+        let deltas = footer.records.iter().filter(|record| record.encoding != Encoding::Whole);
+        let mixed: BTreeSet<u32> = deltas.map(|record| record.frame).collect();
         for (number, record) in (0_i64..).zip(&footer.records) {
             let (whole, portable) = match &record.encoding {
                 Encoding::Whole => (true, true),
@@ -105,6 +108,7 @@ impl Catalogue {
                     record.kind == BlobKind::ListNode,
                     whole,
                     portable,
+                    mixed.contains(&record.frame),
                     record.length,
                     stored_share(record, footer).cast_signed()
                 ])

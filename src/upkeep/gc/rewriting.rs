@@ -74,6 +74,7 @@ impl Rewriter<'_> {
         if rewrite.group == Group::Metadata {
             self.writer.put_metadata(rewrite.kind, &content, || Ok(record.and_then(first_base)))?;
         } else if self.writer.reserve(rewrite.id) == Stored::New {
+            let company = if rewrite.group == Group::Bulk { Company::Bulk } else { Company::Increment };
             let delta = record.and_then(|record| {
                 let subject = Subject { id: rewrite.id, content: &content, old: &record.delta };
                 let copied = if record.stays { rebased::copy(&subject, &record.offered) } else { None };
@@ -81,7 +82,7 @@ impl Rewriter<'_> {
             });
             match delta {
                 Some(delta) => self.writer.put_delta(delta)?,
-                None => self.writer.put_whole(rewrite.id, &content, Company::Increment)?,
+                None => self.writer.put_whole(rewrite.id, &content, company)?,
             }
         }
         Ok(Outcome::Stored)

@@ -19,14 +19,14 @@ use crate::store::index;
 use crate::store::packs::PackFile;
 use crate::store::temporary::{failed, prepared};
 
-/// Among what a blob is stored anew: each in frames of its own, in this order.
+/// With what a blob is stored anew, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(in crate::upkeep::gc) enum Group {
-    /// File contents, expected to be whole.
-    Whole = 0,
-    /// File contents, expected to be deltas.
-    Delta = 1,
+    /// Chunks of files that are expected to be whole.
+    Bulk = 0,
+    /// What changed in one snapshot: deltas, and whole chunks that stood with them.
+    Increment = 1,
     /// Tables and list nodes.
     Metadata = 2,
 }
@@ -137,7 +137,7 @@ impl Catalogue {
         let estimate = as_delta.map_or(whole, |bytes| bytes.min(whole));
         let length = if lengths.is_empty() { ChainLength::WHOLE } else { ChainLength::after(lengths) };
         let group = match link.group {
-            Group::Delta if length == ChainLength::WHOLE => Group::Whole,
+            Group::Increment if length == ChainLength::WHOLE => Group::Bulk,
             group => group,
         };
         self.add_rewrite(link, group, estimate, length)
@@ -189,7 +189,7 @@ impl Catalogue {
 
     fn copy_whole_records(&self) -> Result<()> {
         self.execute(
-            "INSERT INTO rewrites SELECT n.id, CASE WHEN r.node OR COALESCE(m.metadata, 0) THEN 2 ELSE 0 END, r.stored, 0, 1
+            "INSERT INTO rewrites SELECT n.id, CASE WHEN r.node OR COALESCE(m.metadata, 0) THEN 2 ELSE r.mixed END, r.stored, 0, 1
              FROM packs p JOIN chosen c ON c.pack = p.key AND c.whole JOIN needed n ON n.id = c.id AND n.kept
              JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number
              LEFT JOIN reached m ON m.id = c.id WHERE p.fate = 2",
@@ -203,14 +203,15 @@ impl Catalogue {
         Ok(bytes.cast_unsigned())
     }
 
-    /// Calls `take` with each blob to be stored anew: by groups, and within one in the order in which the whole records of
-    /// their families stand in packs, which is cheap to read.
+    /// Calls `take` with each blob to be stored anew: by groups; bulk in the order in which the whole records of families
+    /// stand in packs, which is cheap to read; all else as it stood, since what came together compresses together.
     pub(in crate::upkeep::gc) fn each_rewrite(&self, mut take: impl FnMut(Rewrite) -> Result<()>) -> Result<()> {
         let sql = "SELECT w.id, r.node, w.part, c.pack, p.id, p.size, c.number
              FROM rewrites w JOIN chosen c ON c.id = w.id JOIN packs p ON p.key = c.pack
              JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number
              LEFT JOIN links l ON l.id = w.id LEFT JOIN chosen root ON root.id = l.root
-             ORDER BY w.part, COALESCE(root.pack, c.pack), COALESCE(root.number, c.number), l.number";
+             ORDER BY w.part, CASE w.part WHEN 0 THEN COALESCE(root.pack, c.pack) ELSE c.pack END,
+               CASE w.part WHEN 0 THEN COALESCE(root.number, c.number) ELSE c.number END";
         let mut query = prepared(&self.database, sql)?;
         let mut rows = query.query([]).map_err(failed("read"))?;
         while let Some(row) = rows.next().map_err(failed("read"))? {
@@ -316,8 +317,8 @@ impl Catalogue {
 
 fn group(row: &Row<'_>, column: usize) -> rusqlite::Result<Group> {
     Ok(match row.get::<_, u8>(column)? {
-        0 => Group::Whole,
-        1 => Group::Delta,
+        0 => Group::Bulk,
+        1 => Group::Increment,
         _ => Group::Metadata,
     })
 }
