@@ -122,15 +122,19 @@ pub fn verify(
     options: VerifyOptions,
     progress: &dyn Progress,
 ) -> Result<Verification> {
-    let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
     progress.phase(Phase::Verifying, None);
     let mut needed = NeededChunks::new()?;
+    let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
     let mut surveys = Vec::with_capacity(manifest.sources.len());
     for source in &manifest.sources {
         surveys.push(survey(source, &mut needed, &mut reader, progress)?);
     }
+    // Its caches make room for those of the threads.
+    drop(reader);
     progress.phase(Phase::Verifying, Some(needed.bytes()));
     let lost = needed.check(repository, options.depth, progress)?;
+    drop(needed);
+    let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
     judge(manifest, surveys, &lost, options, &mut reader, progress)
 }
 

@@ -36,8 +36,8 @@ use search::{RecordPlace, Search};
 const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
 /// Most records in footers kept at one time.
 const FOOTER_CACHE_RECORDS: usize = 25_000;
-/// Rebuilt blobs kept, of at most 64 KiB each.
-const BLOB_CACHE: NonZero<usize> = NonZero::new(256).unwrap();
+/// Rebuilt blobs kept take this part of the bytes of the frames kept.
+const BLOB_SHARE: usize = 2;
 /// Blobs remembered as known.
 const KNOWN_CACHE: NonZero<usize> = NonZero::new(65_536).unwrap();
 /// Most blobs tried for one base prefix.
@@ -137,9 +137,10 @@ impl<'a> BlobReader<'a> {
         Self::with_frame_cache(repository, FRAME_CACHE_BYTES)
     }
 
-    /// A reader that keeps at most `frame_limit` bytes of decoded frames, one frame at least; for several readers side by
-    /// side, and for reading in the order of packs.
+    /// A reader that keeps at most `frame_limit` bytes of decoded frames, one frame at least, and half as many of rebuilt
+    /// blobs; for several readers side by side, and for reading in the order of packs.
     pub fn with_frame_cache(repository: &'a Repository, frame_limit: usize) -> Self {
+        let blobs = NonZero::new(frame_limit / BLOB_SHARE / BLOB_BYTES).unwrap_or(NonZero::<usize>::MIN);
         let spilled_frames = Spill::new(temporary_directory(repository));
         Self {
             repository,
@@ -147,7 +148,7 @@ impl<'a> BlobReader<'a> {
             footer_records: 0,
             frames: Frames::new(repository.storage_shared(), frame_limit, spilled_frames),
             spilled_blobs: Spill::new(temporary_directory(repository)),
-            blobs: LruCache::new(BLOB_CACHE),
+            blobs: LruCache::new(blobs),
             reindexed: false,
             known: LruCache::new(KNOWN_CACHE),
             facts: HashMap::new(),

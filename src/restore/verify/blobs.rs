@@ -18,7 +18,7 @@ use crate::progress::Progress;
 use crate::store::{BlobFault, BlobReader, Repository, temporary};
 
 /// Frames kept decoded by each thread, in bytes.
-pub(super) const FRAME_CACHE: usize = 16 * 1024 * 1024;
+pub(super) const FRAME_CACHE: usize = 8 * 1024 * 1024;
 const THREADS: usize = 2;
 /// Blobs handed to a thread at a time: about as many as a full pack holds.
 const BATCH: usize = 512;
