@@ -14,10 +14,11 @@ use super::packs;
 use super::spill::Spill;
 use crate::disk::Storage;
 use crate::error::Result;
+use crate::format::limits::FRAME_BYTES;
 use crate::format::pack::{Footer, Frame};
 use crate::id::PackId;
 
-/// Frames decoded ahead at one time.
+/// Frames decoded ahead at one time; fewer where fewer are kept.
 const AHEAD: usize = 2;
 /// Frames shorter than this are decoded sooner than handed over.
 const WORTH_IT: u32 = 512 * 1024;
@@ -51,6 +52,8 @@ pub(super) struct Frames {
     limit: usize,
     spilled: Spill<FramePlace>,
     ahead: VecDeque<Ahead>,
+    /// Frames in `ahead` at most; none for a reader of small memory, which has other readers at its side.
+    most_ahead: usize,
 }
 
 /// A frame being decoded.
@@ -62,7 +65,8 @@ struct Ahead {
 impl Frames {
     /// Keeps at most `limit` bytes in memory, one frame at least.
     pub(super) fn new(storage: Arc<dyn Storage>, limit: usize, spilled: Spill<FramePlace>) -> Self {
-        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, ahead: VecDeque::new() }
+        let most_ahead = (limit / FRAME_BYTES).saturating_sub(1).min(AHEAD);
+        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, ahead: VecDeque::new(), most_ahead }
     }
 
     /// Bytes of a frame of the pack with this footer; fewer where the frame ends too early.
@@ -98,7 +102,7 @@ impl Frames {
     }
 
     fn read_ahead(&mut self, place: FramePlace, footer: &Footer) {
-        for number in place.number + 1..=place.number + AHEAD as u32 {
+        for number in (place.number + 1..).take(self.most_ahead) {
             let place = FramePlace { number, ..place };
             let Some(frame) = footer.frames.get(number as usize).filter(|frame| frame.raw_length >= WORTH_IT) else {
                 return;
@@ -107,7 +111,7 @@ impl Frames {
                 continue;
             }
             // One that nobody came for makes room.
-            self.ahead.truncate(AHEAD - 1);
+            self.ahead.truncate(self.most_ahead - 1);
             self.ahead.push_front(decode_elsewhere(&self.storage, place, *frame));
         }
     }
