@@ -152,6 +152,11 @@ pub enum Command {
         Example:\n  vecsnap stats --json | jq '.by_snapshot[] | {stamp, added_bytes, only_bytes}'"
     )]
     Stats(StatsArguments),
+    /// Tell how things stand: ages, verdicts, what is unfinished, room
+    #[command(
+        after_help = "Example, the dead-man check for cron:\n  vecsnap status --max-age 26h --quiet >/dev/null || mail-the-operator"
+    )]
+    Status(StatusArguments),
     /// Make an empty repository; the first `create` does it too
     #[command(after_help = "Example:\n  vecsnap init --repo /srv/backup")]
     Init,
@@ -354,6 +359,14 @@ pub struct StatsArguments {
     /// Which snapshots the cleanup in question keeps.
     #[command(flatten)]
     pub keep: KeepArguments,
+}
+
+/// Options of `status`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusArguments {
+    /// Fail (exit code 1) if the last sound snapshot is older, say 26h, 90m or 2d
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    pub max_age: Option<Duration>,
 }
 
 /// The `--keep` options; any of them replaces the default rules.

@@ -26,6 +26,7 @@ pub mod session;
 pub mod show;
 pub mod stamp;
 pub mod stats;
+pub mod status;
 pub mod text;
 pub mod validate;
 pub mod validate_all;

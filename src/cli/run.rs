@@ -9,7 +9,7 @@ use super::progress::{Bars, Visibility};
 use super::session::Session;
 use super::{
     cleanup, completions, create, demo, drill, init, interrupt, list, logging, man, output, restore, show, stats,
-    validate,
+    status, validate,
 };
 use crate::error::Result;
 use crate::progress::Progress;
@@ -52,6 +52,7 @@ fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Validate(arguments) => validate::run(session, arguments),
         Command::Cleanup(arguments) => cleanup::run(session, arguments),
         Command::Stats(arguments) => stats::run(session, arguments),
+        Command::Status(arguments) => status::run(session, arguments),
         Command::Drill(arguments) => drill::run(session, arguments),
         Command::Init => init::run(session),
         Command::Restore(arguments) => restore::run(session, arguments),

@@ -70,7 +70,7 @@ fn described(manifest: &Manifest) -> Value {
 }
 
 /// What `create` says of a source, and what else its record holds.
-fn source(source: &SourceRecord) -> Value {
+pub(super) fn source(source: &SourceRecord) -> Value {
     let mut told = create::source(source).as_object().cloned().unwrap_or_default();
     let (consistency, doubts) = match &source.consistency {
         Consistency::Unproven => ("unproven", &[][..]),

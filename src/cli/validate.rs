@@ -11,6 +11,7 @@ use crate::restore::verify::{Depth, VerifyOptions};
 use crate::store::verdicts::Recheck;
 use crate::store::{Access, Repository};
 use crate::upkeep::impact::HurtSnapshot;
+use crate::upkeep::validate::record::{Begun, Extent};
 use crate::upkeep::validate::{Validation, validate};
 
 /// Validates a snapshot and shows its document.
@@ -28,7 +29,12 @@ pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit>
         None => None,
     };
     let name = name.unwrap_or_else(|| stamp.to_string());
+    let begun = Begun::now();
     let validation = validate(&root, repository.as_ref(), &name, options(arguments), session.progress)?;
+    if let Some(repository) = repository.as_ref().filter(|_| validation.exists) {
+        let extent = if arguments.quick { Extent::Quick } else { Extent::Full };
+        begun.keep(repository, Some(&name), extent, &validation.errors);
+    }
     let exit = if validation.is_valid() { Exit::Done } else { Exit::NotValid };
     session.print(&document(&validation), exit)?;
     Ok(exit)

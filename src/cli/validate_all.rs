@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::restore::verify::census::Sample;
 use crate::store::{Access, Repository};
 use crate::upkeep::validate::all::{AllValidation, validate_all};
+use crate::upkeep::validate::record::{Begun, Extent};
 
 /// Validates all snapshots and shows the document.
 ///
@@ -32,7 +33,9 @@ pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit>
         tracing::error!(path = %root.display(), "there is no repository to validate");
         return Ok(Exit::NotValid);
     };
+    let begun = Begun::now();
     let found = validate_all(&repository, validate::options(arguments), sample, session.progress)?;
+    begun.keep(&repository, None, extent(arguments, sample), &found.errors());
     let exit = exit_of(&found);
     session.print(&document(&found, sample), exit)?;
     Ok(exit)
@@ -43,6 +46,14 @@ fn exit_of(found: &AllValidation) -> Exit {
         (false, _) => Exit::NotValid,
         (true, false) => Exit::Damaged,
         (true, true) => Exit::Done,
+    }
+}
+
+fn extent(arguments: &ValidateArguments, sample: Option<Sample>) -> Extent {
+    match (arguments.quick, sample) {
+        (true, _) => Extent::Quick,
+        (false, Some(_)) => Extent::Sample,
+        (false, None) => Extent::Full,
     }
 }
 

@@ -9,7 +9,7 @@ use std::io::Write;
 
 use super::layout;
 use super::repository::Repository;
-use crate::disk::{ObjectKind, Published};
+use crate::disk::{ObjectKind, Published, Storage};
 use crate::error::{Error, Result};
 use crate::format::intent::Intent;
 use crate::id::Stamp;
@@ -21,13 +21,21 @@ const INTENT_LIMIT: u64 = 1024 * 1024;
 /// # Errors
 /// [`Error::Damaged`] for an intent that cannot be understood; I/O errors.
 pub fn pending(repository: &Repository) -> Result<Option<Intent>> {
-    let names = names(repository)?;
+    pending_in(repository.storage())
+}
+
+/// [`pending`], without a repository that is open.
+///
+/// # Errors
+/// Those of [`pending`].
+pub fn pending_in(storage: &dyn Storage) -> Result<Option<Intent>> {
+    let names = names(storage)?;
     let Some(name) = names.iter().find(|name| *name == layout::UNDO_INTENT).or(names.first()) else {
         return Ok(None);
     };
-    let bytes = repository.storage().read(name, INTENT_LIMIT)?;
+    let bytes = storage.read(name, INTENT_LIMIT)?;
     Intent::parse(&bytes).map(Some).map_err(|fault| {
-        let path = repository.root().join(name);
+        let path = storage.root().join(name);
         Error::damaged(path, format!("{fault}; remove it only if the live files are known to be whole"))
     })
 }
@@ -84,15 +92,15 @@ pub fn publish(repository: &Repository, intent: &Intent) -> Result<()> {
 /// # Errors
 /// I/O errors.
 pub fn clear(repository: &Repository) -> Result<()> {
-    let names = names(repository)?;
+    let names = names(repository.storage())?;
     // The intent of going back goes last: what is left after a crash in between is what was done last.
     let (undo, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == layout::UNDO_INTENT);
     others.into_iter().chain(undo).try_for_each(|name| repository.storage().delete(name))?;
     repository.storage().sync_directory(layout::INTENTS)
 }
 
-fn names(repository: &Repository) -> Result<Vec<String>> {
-    let objects = repository.storage().list(layout::INTENTS)?;
+fn names(storage: &dyn Storage) -> Result<Vec<String>> {
+    let objects = storage.list(layout::INTENTS)?;
     let files = objects.into_iter().filter(|object| object.kind == ObjectKind::File);
     Ok(files.map(|object| format!("{}/{}", layout::INTENTS, object.name)).collect())
 }

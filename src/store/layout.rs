@@ -18,6 +18,8 @@ pub const INTENT: &str = "intents/restore.json";
 pub const UNDO_INTENT: &str = "intents/undo.json";
 /// The outcomes of drills, one JSON object a line.
 pub const DRILLS: &str = "drills.jsonl";
+/// The outcomes of validations, one JSON object a line.
+pub const VALIDATIONS: &str = "validations.jsonl";
 /// Packs that were found damaged and set aside.
 pub const DAMAGED: &str = "damaged";
 /// The derived index.

@@ -256,6 +256,14 @@ fn fill_random(bytes: &mut [u8]) -> Result<()> {
     file.read_exact(bytes).map_err(Error::io("read", source))
 }
 
+/// Whether there is a repository, of a version that can be read.
+///
+/// # Errors
+/// [`Error::Damaged`] for one that cannot; I/O errors.
+pub fn exists(storage: &dyn Storage) -> Result<bool> {
+    Ok(read_header(storage)?.is_some())
+}
+
 /// The header that `repository.json` tells; `None` if there is no repository.
 fn read_header(storage: &dyn Storage) -> Result<Option<RepositoryHeader>> {
     let path = storage.root().join(layout::REPOSITORY);

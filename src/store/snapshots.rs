@@ -216,6 +216,15 @@ pub fn latest(storage: &dyn Storage) -> Result<Option<SnapshotListing>> {
     Ok(None)
 }
 
+/// Whether vecsnap made the directory of this stamp and took it for no restore, as far as its files still tell.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn is_ours(storage: &dyn Storage, stamp: Stamp) -> Result<bool> {
+    let listing = look_at(storage, stamp.to_string())?;
+    Ok(listing.format == SnapshotFormat::Vecsnap && kind_of(storage, &listing)? == SnapshotKind::Ordinary)
+}
+
 /// Why a snapshot was taken, from its manifest or, where that cannot be read, from its description.
 fn kind_of(storage: &dyn Storage, listing: &SnapshotListing) -> Result<SnapshotKind> {
     if let Some(stamp) = listing.stamp()

@@ -7,17 +7,15 @@
 
 mod proof;
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use chrono::{SecondsFormat, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use crate::disk::{durable, space};
+use super::records;
+use crate::disk::space;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SnapshotKind};
 use crate::id::Stamp;
@@ -30,7 +28,7 @@ const CHROMA: &str = "chroma";
 const OVERHEAD: u64 = 16 * 1024 * 1024;
 
 /// The outcome of one drill, as `drills.jsonl` keeps it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Drill {
     /// When it began, RFC 3339, UTC.
     pub at: String,
@@ -64,7 +62,7 @@ pub fn drill(
     let mut drills = Vec::with_capacity(stamps.len());
     for stamp in stamps {
         let drill = drill_one(repository, stamp, scratch, progress)?;
-        if let Err(cause) = record(repository, &drill) {
+        if let Err(cause) = records::append(repository, layout::DRILLS, &drill) {
             tracing::warn!(%cause, "the outcome of the drill could not be recorded");
         }
         drills.push(drill);
@@ -125,22 +123,6 @@ fn restore_and_prove(
 /// A path in the scratch copy as seen from its top.
 fn shown(path: &Path, directory: &Path) -> String {
     path.strip_prefix(directory).unwrap_or(path).display().to_string()
-}
-
-/// Appends the outcome in one write, durably.
-fn record(repository: &Repository, drill: &Drill) -> Result<()> {
-    let path = repository.root().join(layout::DRILLS);
-    let mut line = serde_json::to_vec(drill)
-        .map_err(|error| Error::Failed(format!("the outcome of a drill cannot be told as JSON: {error}")))?;
-    line.push(b'\n');
-    let mut file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(durable::FILE_MODE)
-        .open(&path)
-        .map_err(Error::io("open", &path))?;
-    file.write_all(&line).and_then(|()| file.sync_all()).map_err(Error::io("append to", &path))?;
-    durable::sync_directory(repository.root())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ pub mod drill;
 mod gc;
 pub mod impact;
 mod ledger;
+mod records;
 pub mod retention;
 pub mod stats;
+pub mod status;
 pub mod validate;

@@ -5,6 +5,7 @@
 //! Works on a repository that cannot be written, and changes nothing but kept verdicts.
 
 pub mod all;
+pub mod record;
 
 use std::path::{Path, PathBuf};
 

@@ -14,6 +14,7 @@ mod support;
 
 // How the code is built.
 mod layers;
+mod promises;
 
 // The repository format.
 mod chains;
@@ -46,6 +47,7 @@ mod targets;
 // Proving it beforehand, and knowing what it costs.
 mod drill;
 mod stats;
+mod status;
 
 // What goes wrong.
 mod bad_input;

@@ -38,6 +38,16 @@ impl AllValidation {
         self.snapshots.iter().filter(|snapshot| snapshot.is_valid()).count()
     }
 
+    /// Everything that is wrong, snapshots first.
+    pub fn errors(&self) -> Vec<String> {
+        let of_snapshots = self
+            .snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.errors.iter().map(move |error| format!("{}: {error}", snapshot.name)));
+        let hurt = self.also_hurt.iter().map(|hurt| format!("{}: it needs a blob that is lost", hurt.name));
+        of_snapshots.chain(hurt).chain(self.damaged_packs.iter().cloned()).collect()
+    }
+
     /// Whether every snapshot can be restored as it was captured, as far as was looked.
     pub fn is_valid(&self) -> bool {
         self.valid() == self.snapshots.len() && self.also_hurt.is_empty()

@@ -1,0 +1,72 @@
+//! What is kept of validations, so that `status` can tell of the last one: `validations.jsonl`, format-spec.md §14.3.
+
+use std::time::Instant;
+
+use chrono::{SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::store::{Repository, layout};
+use crate::upkeep::records;
+
+/// Errors that a record keeps; there may be one for every chunk.
+const MOST_ERRORS: usize = 5;
+
+/// How much a validation read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extent {
+    /// Everything.
+    Full,
+    /// No content.
+    Quick,
+    /// A random sample.
+    Sample,
+}
+
+/// The outcome of one validation, as `validations.jsonl` keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidationRecord {
+    /// When it began, RFC 3339, UTC.
+    pub at: String,
+    /// The snapshot; all of them if none is named.
+    pub stamp: Option<String>,
+    /// How much it read.
+    pub extent: Extent,
+    /// Whether everything was valid, as far as it looked.
+    pub ok: bool,
+    /// The first errors.
+    pub errors: Vec<String>,
+    /// How long it took, in seconds.
+    pub duration_s: f64,
+}
+
+/// A validation that has begun.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    at: String,
+    clock: Instant,
+}
+
+impl Begun {
+    /// Begins one now.
+    pub fn now() -> Self {
+        Self { at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false), clock: Instant::now() }
+    }
+
+    /// Keeps its outcome, if the repository can be written; that it could not be kept is no failure of the validation.
+    pub fn keep(self, repository: &Repository, stamp: Option<&str>, extent: Extent, errors: &[String]) {
+        let record = ValidationRecord {
+            at: self.at,
+            stamp: stamp.map(str::to_owned),
+            extent,
+            ok: errors.is_empty(),
+            errors: errors.iter().take(MOST_ERRORS).cloned().collect(),
+            duration_s: (self.clock.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+        };
+        match records::append(repository, layout::VALIDATIONS, &record) {
+            Err(cause) if records::is_read_only(&cause) => tracing::debug!(%cause, "the outcome is not kept"),
+            Err(cause) => tracing::warn!(%cause, "the outcome of the validation could not be kept"),
+            Ok(()) => {}
+        }
+    }
+}
