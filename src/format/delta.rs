@@ -4,6 +4,8 @@
 //! copy before them, moved along by what was written since, would stand: they need no offset.
 //! Invariant: instructions never read outside a base nor write past the declared length; hostile input is an error.
 
+use std::cmp::Ordering;
+
 use super::Malformed;
 use super::limits::BLOB_BYTES;
 
@@ -109,37 +111,90 @@ pub struct CopiedRun {
     pub offset: u32,
 }
 
-/// The copies of a payload, ascending by their places in the result. Whether the bases have such places is not known here.
+/// Where a stretch of a delta's result comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From this offset in the payload itself, in bytes.
+    Payload(u32),
+    /// From base number `base` at `offset`, in bytes.
+    Base {
+        /// Number of the base.
+        base: u32,
+        /// Where it begins in the base.
+        offset: u32,
+    },
+}
+
+/// A stretch of a delta's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Where it begins in the result, in bytes.
+    pub at: u32,
+    /// Bytes.
+    pub length: u32,
+    /// Where they come from.
+    pub origin: Origin,
+}
+
+impl Run {
+    /// The first byte of the result behind it.
+    pub fn end(&self) -> u32 {
+        self.at + self.length
+    }
+}
+
+/// The stretches that a payload's result consists of, without a gap. Whether the bases have such places is not known here.
 ///
 /// # Errors
-/// [`Malformed`] for instructions that cannot be read, or that lead beyond the longest blob.
-pub fn copies(payload: &[u8]) -> Result<Vec<CopiedRun>, Malformed> {
+/// [`Malformed`] for instructions that cannot be read, that lead beyond the longest blob, or that do not use exactly the
+/// literals that are there.
+pub fn runs(payload: &[u8]) -> Result<Vec<Run>, Malformed> {
     let mut rest = payload;
     let code_length = take_number(&mut rest)? as usize;
-    let mut code = rest.get(..code_length).ok_or(Malformed::Truncated)?;
-    let (mut copies, mut written) = (Vec::new(), 0_u32);
+    let (mut code, literals) = rest.split_at_checked(code_length).ok_or(Malformed::Truncated)?;
+    let mut literal = payload.len() - literals.len();
+    let (mut runs, mut written) = (Vec::new(), 0_u32);
     let mut current = Place { base: 0, displacement: 0 };
     while !code.is_empty() {
-        let length = match take_instruction(&mut code)? {
-            Instruction::Literal { length } => length,
+        let (length, origin) = match take_instruction(&mut code)? {
+            Instruction::Literal { length } => {
+                let offset = literal as u32;
+                literal += length as usize;
+                (length, Origin::Payload(offset))
+            }
             Instruction::CopyAlong { length } => {
                 let offset = u32::try_from(i64::from(written) + current.displacement)
                     .map_err(|_| Malformed::invalid("a copy reads outside its base"))?;
-                copies.push(CopiedRun { at: written, length, base: current.base, offset });
-                length
+                (length, Origin::Base { base: current.base, offset })
             }
             Instruction::CopyFrom { length, base, offset } => {
                 current = Place { base, displacement: i64::from(offset) - i64::from(written) };
-                copies.push(CopiedRun { at: written, length, base, offset });
-                length
+                (length, Origin::Base { base, offset })
             }
         };
+        runs.push(Run { at: written, length, origin });
         written += length;
         if written > LENGTH_LIMIT {
             return Err(Malformed::Limit("delta's output"));
         }
     }
-    Ok(copies)
+    match literal.cmp(&payload.len()) {
+        Ordering::Less => Err(Malformed::Trailing),
+        Ordering::Equal => Ok(runs),
+        Ordering::Greater => Err(Malformed::Truncated),
+    }
+}
+
+/// The copies of a payload, ascending by their places in the result.
+///
+/// # Errors
+/// As [`runs`].
+pub fn copies(payload: &[u8]) -> Result<Vec<CopiedRun>, Malformed> {
+    let copied = |Run { at, length, origin }| match origin {
+        Origin::Payload(_) => None,
+        Origin::Base { base, offset } => Some(CopiedRun { at, length, base, offset }),
+    };
+    Ok(runs(payload)?.into_iter().filter_map(copied).collect())
 }
 
 struct Place {

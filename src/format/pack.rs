@@ -88,7 +88,7 @@ pub struct Record {
 }
 
 /// One frame of a pack.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Frame {
     /// Where its stored bytes begin in the pack.
     pub offset: u64,

@@ -4,18 +4,21 @@
 //! written later is known to be readable. Going back is judged by bytes alone: the state before may well have been
 //! damaged, and it is what the operator asks for.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use crate::disk::Storage;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::id::Stamp;
+use crate::id::{BlobId, Stamp};
 use crate::progress::Progress;
 use crate::save::sources::CHROMA;
 use crate::store::snapshots::{self, ManifestFault, SnapshotFormat};
 use crate::store::verdicts::Recheck;
-use crate::store::{Repository, layout};
+use crate::store::{Repository, StagedBlobs, layout};
 
 use super::job::{ChromaChoice, Direction, Job};
-use super::verify::{Depth, Finding, VerifyOptions, verify};
+use super::verify::{Depth, Finding, Verified, VerifyOptions, verify_keeping};
 
 /// What a missing snapshot is called.
 pub const DIRECTORY_MISSING: &str = "snapshot_directory_missing";
@@ -78,13 +81,18 @@ pub fn refuse_full_copy(storage: &dyn Storage, name: &str) -> Result<Option<()>>
     }
 }
 
-/// Verifies the whole snapshot of a job.
+/// Verifies the whole snapshot of a job; of the chunks in `kept`, which are read again, those that cost most are staged.
 ///
 /// # Errors
 /// [`Error::NotValid`] with everything that is wrong; errors that keep the verification from running.
-pub(super) fn check(repository: &Repository, job: &Job, progress: &dyn Progress) -> Result<()> {
+pub(super) fn check(
+    repository: &Repository,
+    job: &Job,
+    kept: HashSet<BlobId>,
+    progress: &dyn Progress,
+) -> Result<Option<Arc<StagedBlobs>>> {
     let options = VerifyOptions { depth: Depth::Full, recheck: Recheck::IfUnknown };
-    let verification = verify(repository, &job.manifest, options, progress)?;
+    let Verified { verification, staged } = verify_keeping(repository, &job.manifest, options, kept, progress)?;
     for warning in verification.warnings() {
         tracing::warn!(stamp = %job.stamp, %warning, "the snapshot can be restored all the same");
     }
@@ -104,7 +112,7 @@ pub(super) fn check(repository: &Repository, job: &Job, progress: &dyn Progress)
             }
         }
     }
-    if errors.is_empty() { Ok(()) } else { Err(not_valid(&job.stamp.to_string(), &errors)) }
+    if errors.is_empty() { Ok(staged) } else { Err(not_valid(&job.stamp.to_string(), &errors)) }
 }
 
 fn is_loss(finding: &Finding) -> bool {

@@ -25,6 +25,8 @@ mod target;
 mod tests;
 pub mod verify;
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{SecondsFormat, Utc};
@@ -35,16 +37,18 @@ use crate::error::{Error, Result};
 use crate::format::intent::Intent;
 use crate::format::limits::FORMAT_VERSION;
 use crate::format::manifest::{SnapshotKind, SourceKind, SourceState};
-use crate::id::Stamp;
+use crate::id::{BlobId, Stamp};
 use crate::progress::{Phase, Progress};
 use crate::save::sources::{CHROMA, DB, REGISTRY};
 use crate::save::{self, CreateOptions, Effort, LiveSources, Reading};
-use crate::store::{BlobReader, Repository, intents};
+use crate::store::{BlobReader, Repository, StagedBlobs, intents};
 
 use apply::{Applied, Applier};
+use blocks::Selected;
+use content::{Wanted, for_each_piece};
 use fold::{FoldOutcome, fold_databases};
 use job::{Action, Direction, Job, Task};
-use plan::{Plan, Planner};
+use plan::{FileRole, Plan, Planner};
 use scan::Scan;
 
 pub use attributes::OwnerPolicy;
@@ -96,9 +100,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     // --accept-invalid belongs into the gate.
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
     guard::check(&job, options.others)?;
-    gate::check(repository, &job, progress)?;
-
-    let plans = plan_all(repository, &job, options, progress)?;
+    let Prepared { plans, staged } = prepare(repository, &job, options, progress)?;
     for (task, plan) in job.tasks.iter().zip(&plans) {
         room::check_target(task, plan)?;
         task.target.open()?.map_or(Ok(()), |root| permission::check(&root, plan))?;
@@ -109,7 +111,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     publish_intent(repository, &job, way_back)?;
     let plans = fold(repository, &job, options, plans, progress)?;
     let applied =
-        overwrite(repository, &job, options, &plans, progress).map_err(|error| unfinished(error, way_back))?;
+        overwrite(repository, &job, options, &plans, staged, progress).map_err(|error| unfinished(error, way_back))?;
     intents::clear(repository)?;
 
     let integrity = check_database(&job, progress);
@@ -124,8 +126,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
 /// As [`restore`] before the first write.
 pub fn rehearse(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<Rehearsal> {
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
-    gate::check(repository, &job, progress)?;
-    let plans = plan_all(repository, &job, options, progress)?;
+    let Prepared { plans, .. } = prepare(repository, &job, options, progress)?;
     let planned = |(task, plan): (&Task, Plan)| PlannedSource {
         source: task.target.source.clone(),
         path: task.target.path(),
@@ -133,6 +134,48 @@ pub fn rehearse(repository: &Repository, options: &RestoreOptions, progress: &dy
     };
     let sources = job.tasks.iter().zip(plans).map(planned).collect();
     Ok(Rehearsal { stamp: job.stamp, target_db: options.targets.db.clone(), sources })
+}
+
+/// What is known before the first write.
+struct Prepared {
+    plans: Vec<Plan>,
+    /// Verified blobs that will be written.
+    staged: Option<Arc<StagedBlobs>>,
+}
+
+/// Looks at the targets, then verifies the snapshot: so it is known by then which blobs will be read once more.
+fn prepare(repository: &Repository, job: &Job, options: &RestoreOptions, progress: &dyn Progress) -> Result<Prepared> {
+    match plan_all(repository, job, options, progress) {
+        Ok(plans) => {
+            let kept = chunks_to_write(repository, &plans)?;
+            let staged = gate::check(repository, job, kept, progress)?;
+            Ok(Prepared { plans, staged })
+        }
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) => {
+            // What is wrong with the snapshot is the better answer.
+            gate::check(repository, job, HashSet::new(), progress)?;
+            Err(error)
+        }
+    }
+}
+
+fn chunks_to_write(repository: &Repository, plans: &[Plan]) -> Result<HashSet<BlobId>> {
+    let mut reader = BlobReader::new(repository);
+    let mut chunks = HashSet::new();
+    for step in plans.iter().flat_map(|plan| &plan.files) {
+        let mut selected = Selected::of(step.slots());
+        for_each_piece(&step.content, &mut reader, |_, piece| {
+            if let Wanted::Slot(slot) = piece
+                && (selected.contains(slot.offset) || (slot.offset == 0 && step.role == FileRole::Database))
+                && chunks.len() < verify::MOST_KEPT
+            {
+                chunks.insert(slot.id);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(chunks)
 }
 
 fn plan_all(
@@ -261,11 +304,15 @@ fn overwrite(
     job: &Job,
     options: &RestoreOptions,
     plans: &[Plan],
+    staged: Option<Arc<StagedBlobs>>,
     progress: &dyn Progress,
 ) -> Result<Applied> {
     let bytes = plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).sum();
     progress.phase(Phase::Writing, Some(bytes));
     let mut reader = BlobReader::new(repository);
+    if let Some(staged) = staged {
+        reader = reader.with_staged(staged);
+    }
     let mut targets: Vec<(TargetRoot, &Plan)> = Vec::new();
     for (task, plan) in job.tasks.iter().zip(plans) {
         match task.action {

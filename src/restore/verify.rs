@@ -15,17 +15,18 @@ pub(crate) mod fixture;
 mod tests;
 mod walk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
 use crate::format::table::EntryKind;
-use crate::id::BlobPrefix;
+use crate::id::{BlobId, BlobPrefix};
 use crate::progress::{Phase, Progress};
 use crate::store::verdicts::Recheck;
-use crate::store::{BlobFault, BlobReader, Repository};
+use crate::store::{BlobFault, BlobReader, Repository, StagedBlobs, WantedChunk};
 
-use blobs::{LostChunks, NeededChunk, NeededChunks};
+use blobs::{Checked, LostChunks, NeededChunks};
 pub use files::check_registry;
 pub use finding::{FileRange, Finding, file_name};
 pub use walk::{Descent, Step, walk};
@@ -36,6 +37,8 @@ const DATABASE: &str = "db";
 const REGISTRY: &str = "registry";
 /// Lost places named for each source; the rest is counted.
 const MOST_PLACES: usize = 1000;
+/// Chunks remembered that are read again.
+pub(super) const MOST_KEPT: usize = 200_000;
 /// Lost blobs remembered.
 const MOST_LOST: usize = 65_536;
 
@@ -111,6 +114,14 @@ impl Verification {
     }
 }
 
+/// A verification, with what it leaves for those who read the same snapshot next.
+pub struct Verified {
+    /// What was found.
+    pub verification: Verification,
+    /// Blobs that need not be rebuilt once more.
+    pub staged: Option<Arc<StagedBlobs>>,
+}
+
 /// Verifies the snapshot of this manifest.
 ///
 /// # Errors
@@ -122,20 +133,40 @@ pub fn verify(
     options: VerifyOptions,
     progress: &dyn Progress,
 ) -> Result<Verification> {
+    Ok(verify_keeping(repository, manifest, options, HashSet::new(), progress)?.verification)
+}
+
+/// As [`verify`]; the chunks in `kept` are read by the caller afterwards.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_keeping(
+    repository: &Repository,
+    manifest: &Manifest,
+    options: VerifyOptions,
+    mut kept: HashSet<BlobId>,
+    progress: &dyn Progress,
+) -> Result<Verified> {
     progress.phase(Phase::Verifying, None);
     let mut needed = NeededChunks::new()?;
     let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
     let mut surveys = Vec::with_capacity(manifest.sources.len());
     for source in &manifest.sources {
-        surveys.push(survey(source, &mut needed, &mut reader, progress)?);
+        let mut surveyor = Surveyor { options, needed: &mut needed, kept: &mut kept, survey: Survey::default() };
+        surveyor.walk(source, &mut reader, progress)?;
+        surveys.push(surveyor.survey);
     }
     // Its caches make room for those of the threads.
     drop(reader);
     progress.phase(Phase::Verifying, Some(needed.bytes()));
-    let lost = needed.check(repository, options.depth, progress)?;
+    let Checked { lost, staged } = needed.check(repository, options.depth, kept, progress)?;
     drop(needed);
-    let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
-    judge(manifest, surveys, &lost, options, &mut reader, progress)
+    let mut reader = BlobReader::new(repository);
+    if let Some(staged) = &staged {
+        reader = reader.with_staged(Arc::clone(staged));
+    }
+    let verification = judge(manifest, surveys, &lost, options, &mut reader, progress)?;
+    Ok(Verified { verification, staged })
 }
 
 /// Names what lost chunks mean for a snapshot, and checks what its files must be beyond their bytes.
@@ -189,32 +220,44 @@ struct Survey {
 }
 
 /// Gathers the chunks that a source needs.
-fn survey(
-    source: &SourceRecord,
-    needed: &mut NeededChunks,
-    reader: &mut BlobReader<'_>,
-    progress: &dyn Progress,
-) -> Result<Survey> {
-    let mut survey = Survey::default();
-    walk(source, Descent::Chunks, reader, &mut |reader, step| {
-        match step {
-            Step::Entry(entry) => {
-                progress.check()?;
-                survey.entries += 1;
-                survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
-            }
-            Step::Chunk { id, length, .. } => needed.insert(reader.repository(), NeededChunk { id, length })?,
-            Step::Hole { .. } => {}
-            Step::Hidden { .. } => {
-                survey.hidden = true;
-                if survey.lost.len() < MOST_LOST {
-                    survey.lost.extend(reader.blamed());
+struct Surveyor<'s> {
+    options: VerifyOptions,
+    needed: &'s mut NeededChunks,
+    /// Chunks that are read again after the verification.
+    kept: &'s mut HashSet<BlobId>,
+    survey: Survey,
+}
+
+impl Surveyor<'_> {
+    fn walk(&mut self, source: &SourceRecord, reader: &mut BlobReader<'_>, progress: &dyn Progress) -> Result<()> {
+        // Whether the file whose chunks come now is checked as a whole in the end.
+        let mut is_checked = false;
+        let Self { options, needed, kept, survey } = self;
+        walk(source, Descent::Chunks, reader, &mut |reader, step| {
+            match step {
+                Step::Entry(entry) => {
+                    progress.check()?;
+                    survey.entries += 1;
+                    survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
+                    is_checked = files::is_to_be_checked(source, entry, *options, reader.repository().index());
+                }
+                Step::Chunk { id, length, .. } => {
+                    needed.insert(reader.repository(), WantedChunk { id, length })?;
+                    if is_checked && kept.len() < MOST_KEPT {
+                        kept.insert(id);
+                    }
+                }
+                Step::Hole { .. } => {}
+                Step::Hidden { .. } => {
+                    survey.hidden = true;
+                    if survey.lost.len() < MOST_LOST {
+                        survey.lost.extend(reader.blamed());
+                    }
                 }
             }
-        }
-        Ok(())
-    })?;
-    Ok(survey)
+            Ok(())
+        })
+    }
 }
 
 /// Whether the snapshot lacks a source that it should hold. Before a restore, a database may well be absent.
@@ -248,7 +291,7 @@ fn name_losses(source: &SourceRecord, lost: &LostChunks, reader: &mut BlobReader
         match step {
             Step::Entry(_) | Step::Hole { .. } => {}
             Step::Chunk { entry, id, offset, length } => {
-                if let Some(fault) = lost.find(&NeededChunk { id, length })? {
+                if let Some(fault) = lost.find(&WantedChunk { id, length })? {
                     let range = FileRange { file: file_name(&source.name, entry), offset, length };
                     losses.push(range, fault, String::new());
                 }

@@ -24,6 +24,7 @@ use super::index::Place;
 use super::packs;
 use super::repository::Repository;
 use super::spill::Spill;
+use super::staged::StagedBlobs;
 use crate::error::{Error, Result};
 use crate::format::delta;
 use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES};
@@ -65,6 +66,8 @@ pub struct BlobReader<'a> {
     spilled_blobs: Spill<BlobId>,
     /// Of blobs that may have left the memory.
     facts: HashMap<BlobId, KnownChain>,
+    /// Blobs that were verified earlier in this operation.
+    staged: Option<Arc<StagedBlobs>>,
     reindexed: bool,
     known: LruCache<BlobId, ()>,
     /// What was in the way of the blob asked for last.
@@ -117,10 +120,10 @@ struct Rebuilt {
 }
 
 /// A record with the facts of the pack around it.
-struct Found {
-    place: Place,
-    record: Record,
-    footer: Arc<Footer>,
+pub(super) struct Found {
+    pub(super) place: Place,
+    pub(super) record: Record,
+    pub(super) footer: Arc<Footer>,
 }
 
 /// A delta record as its pack holds it.
@@ -149,11 +152,18 @@ impl<'a> BlobReader<'a> {
             frames: Frames::new(repository.storage_shared(), frame_limit, spilled_frames),
             spilled_blobs: Spill::new(temporary_directory(repository)),
             blobs: LruCache::new(blobs),
+            staged: None,
             reindexed: false,
             known: LruCache::new(KNOWN_CACHE),
             facts: HashMap::new(),
             blamed: Vec::new(),
         }
+    }
+
+    /// The same, taking what a [`BulkReader`](super::BulkReader) staged from there.
+    pub fn with_staged(mut self, staged: Arc<StagedBlobs>) -> Self {
+        self.staged = Some(staged);
+        self
     }
 
     /// The repository it reads.
@@ -205,6 +215,10 @@ impl<'a> BlobReader<'a> {
     }
 
     fn read(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
+        let staged = self.staged.as_ref().and_then(|staged| staged.blob(id));
+        if let Some(bytes) = staged.filter(|bytes| kind.id_of(bytes) == *id) {
+            return Ok(Ok(bytes.into()));
+        }
         let first = self.search(id, kind)?;
         if first.is_ok() {
             return Ok(first);
@@ -256,19 +270,11 @@ impl<'a> BlobReader<'a> {
         }
         let mark = search.mark();
         let mut faults = Vec::new();
-        let mut found = Vec::new();
-        for place in self.repository.index().places(id)? {
-            match self.find(&place, id) {
-                Ok(Some(record)) if kind.is_none_or(|kind| kind == record.record.kind) => found.push(record),
-                Ok(_) => {}
-                Err(error) => faults.push(tolerable(error)?),
-            }
-        }
+        let found = self.find_all(id, kind, &mut faults)?;
         if found.is_empty() && faults.is_empty() {
             search.blame(id.prefix(), format!("blob {id}, which no pack holds"));
             return Ok(Resolved::Nowhere);
         }
-        found.sort_by_key(|found| found.record.encoding != Encoding::Whole);
         for record in found {
             let tried = search.mark();
             match self.rebuild(&record, search)? {
@@ -311,6 +317,24 @@ impl<'a> BlobReader<'a> {
         let bytes: Arc<[u8]> = Some(bytes).filter(|bytes| known.kind.id_of(bytes) == *id)?.into();
         self.keep(*id, known.kind, &bytes);
         Some(bytes)
+    }
+
+    /// The records of a blob, whole ones first; packs that cannot be read are passed over.
+    pub(super) fn records(&mut self, id: &BlobId, kind: Option<BlobKind>) -> Result<Vec<Found>> {
+        self.find_all(id, kind, &mut Vec::new())
+    }
+
+    fn find_all(&mut self, id: &BlobId, kind: Option<BlobKind>, faults: &mut Vec<String>) -> Result<Vec<Found>> {
+        let mut found = Vec::new();
+        for place in self.repository.index().places(id)? {
+            match self.find(&place, id) {
+                Ok(Some(record)) if kind.is_none_or(|kind| kind == record.record.kind) => found.push(record),
+                Ok(_) => {}
+                Err(error) => faults.push(tolerable(error)?),
+            }
+        }
+        found.sort_by_key(|found| found.record.encoding != Encoding::Whole);
+        Ok(found)
     }
 
     /// The record at a place, or `None` if the index was wrong about it.

@@ -1,33 +1,26 @@
 //! Reading every blob of a snapshot once, in the order in which packs hold them.
 //!
-//! Invariants: a blob that many files share is read once, and each frame is decoded once as long as no delta chain
-//! leads elsewhere; the set of blobs lies on disk, so memory does not grow with the snapshot. Each of a few threads
-//! reads its own run of packs.
+//! Invariants: a blob that many files share is read once; what cannot be read in bulk is looked for in every other way
+//! before it is called lost; the set of blobs lies on disk, so memory does not grow with the snapshot.
 
-use std::num::NonZero;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Depth;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::Progress;
-use crate::store::{BlobFault, BlobReader, Repository, temporary};
+use crate::store::{BlobFault, BlobReader, BulkReader, Repository, Room, StagedBlobs, WantedChunk, temporary};
 
-/// Frames kept decoded by each thread, in bytes.
+/// Frames kept decoded while tables are read, in bytes.
 pub(super) const FRAME_CACHE: usize = 8 * 1024 * 1024;
-const THREADS: usize = 2;
-/// Blobs handed to a thread at a time: about as many as a full pack holds.
-const BATCH: usize = 512;
 
-/// A chunk with the length that its place in a file demands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NeededChunk {
-    pub(super) id: BlobId,
-    pub(super) length: u64,
+/// What a check of chunks found, and what it leaves for those who read them next.
+pub(super) struct Checked {
+    pub(super) lost: LostChunks,
+    pub(super) staged: Option<Arc<StagedBlobs>>,
 }
 
 /// The distinct chunks of a snapshot.
@@ -43,7 +36,7 @@ impl NeededChunks {
     }
 
     /// Adds a chunk with its place, unless it is there.
-    pub(super) fn insert(&mut self, repository: &Repository, chunk: NeededChunk) -> Result<()> {
+    pub(super) fn insert(&mut self, repository: &Repository, chunk: WantedChunk) -> Result<()> {
         let mut known = temporary::prepared(&self.database, "SELECT 1 FROM needed WHERE id = ? AND length = ?")?;
         let key = params![chunk.id.as_bytes(), chunk.length.cast_signed()];
         if known.exists(key).map_err(temporary::failed("read"))? {
@@ -64,85 +57,83 @@ impl NeededChunks {
         self.bytes
     }
 
-    /// Reads or looks up all chunks and returns those that cannot be had.
-    pub(super) fn check(&self, repository: &Repository, depth: Depth, progress: &dyn Progress) -> Result<LostChunks> {
+    /// Reads or looks up all chunks; those in `kept` that had to be rebuilt from deltas are staged.
+    pub(super) fn check(
+        &self,
+        repository: &Repository,
+        depth: Depth,
+        kept: HashSet<BlobId>,
+        progress: &dyn Progress,
+    ) -> Result<Checked> {
+        match depth {
+            Depth::Full => self.read_all(repository, kept, progress),
+            Depth::Quick => Ok(Checked { lost: self.look_up_all(repository, progress)?, staged: None }),
+        }
+    }
+
+    fn read_all(&self, repository: &Repository, kept: HashSet<BlobId>, progress: &dyn Progress) -> Result<Checked> {
         let lost = LostChunks::new()?;
-        let threads = match depth {
-            Depth::Full => thread::available_parallelism().map_or(1, NonZero::get).min(THREADS),
-            Depth::Quick => 1,
-        };
-        thread::scope(|scope| {
-            let (send, receive) = sync_channel(threads);
-            let receive = Arc::new(Mutex::new(receive));
-            let start = |receive: Arc<_>| {
-                let lost = &lost;
-                scope.spawn(move || check_batches(repository, depth, &receive, lost, progress))
-            };
-            let workers: Vec<_> = (0..threads).map(|_| start(Arc::clone(&receive))).collect();
-            // From here on only the threads hold the receiver, so that sending ends when all of them have failed.
-            drop(receive);
-            let handed_out = self.batches(|batch| send.send(batch).is_ok());
-            drop(send);
-            for worker in workers {
-                worker.join().unwrap_or_else(|_| Err(Error::Failed("reading blobs stopped unexpectedly".into())))?;
+        let mut bulk = BulkReader::keeping(repository, kept);
+        let staged = bulk.staged();
+        let mut single = BlobReader::with_frame_cache(repository, FRAME_CACHE).with_staged(Arc::clone(&staged));
+        let mut read = |bulk: &mut BulkReader<'_>| {
+            let unread = bulk.read(&|_, bytes| {
+                progress.advance(bytes.len() as u64);
+                progress.check()
+            })?;
+            for chunk in unread {
+                progress.check()?;
+                if let Some(fault) = fault_of(&chunk, &mut single)? {
+                    lost.insert(&chunk, &fault, single.blamed())?;
+                }
+                progress.advance(chunk.length);
             }
-            handed_out
+            Ok(())
+        };
+        self.in_order_of_packs(|chunk| match bulk.want(chunk)? {
+            Room::Left => Ok(()),
+            Room::Full => read(&mut bulk),
+        })?;
+        read(&mut bulk)?;
+        Ok(Checked { lost, staged: Some(staged) })
+    }
+
+    fn look_up_all(&self, repository: &Repository, progress: &dyn Progress) -> Result<LostChunks> {
+        let lost = LostChunks::new()?;
+        let mut reader = BlobReader::with_frame_cache(repository, FRAME_CACHE);
+        self.in_order_of_packs(|chunk| {
+            progress.check()?;
+            if let Err(fault) = reader.look_up_chunk(&chunk.id)? {
+                lost.insert(&chunk, &fault, reader.blamed())?;
+            }
+            progress.advance(chunk.length);
+            Ok(())
         })?;
         Ok(lost)
     }
 
-    /// Hands out the chunks in the order of packs for as long as `take` takes them.
-    fn batches(&self, take: impl Fn(Vec<NeededChunk>) -> bool) -> Result<()> {
+    fn in_order_of_packs(&self, mut take: impl FnMut(WantedChunk) -> Result<()>) -> Result<()> {
         let mut query = temporary::prepared(&self.database, "SELECT id, length FROM needed ORDER BY pack, record")?;
         let mut rows = query.query([]).map_err(temporary::failed("read"))?;
-        let mut batch = Vec::with_capacity(BATCH);
         while let Some(row) = rows.next().map_err(temporary::failed("read"))? {
             let id = BlobId::from_bytes(row.get(0).map_err(temporary::failed("read"))?);
             let length = row.get::<_, i64>(1).map_err(temporary::failed("read"))?.cast_unsigned();
-            batch.push(NeededChunk { id, length });
-            if batch.len() == BATCH && !take(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))) {
-                return Ok(());
-            }
+            take(WantedChunk { id, length })?;
         }
-        take(batch);
         Ok(())
     }
 }
 
-fn check_batches(
-    repository: &Repository,
-    depth: Depth,
-    batches: &Mutex<Receiver<Vec<NeededChunk>>>,
-    lost: &LostChunks,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let mut reader = BlobReader::with_frame_cache(repository, FRAME_CACHE);
-    loop {
-        let batch = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(batch) = batch else { return Ok(()) };
-        for chunk in batch {
-            progress.check()?;
-            if let Some(fault) = fault_of(&chunk, depth, &mut reader)? {
-                lost.insert(&chunk, &fault, reader.blamed())?;
-            }
-            progress.advance(chunk.length);
-        }
-    }
-}
-
-fn fault_of(chunk: &NeededChunk, depth: Depth, reader: &mut BlobReader<'_>) -> Result<Option<BlobFault>> {
-    Ok(match depth {
-        Depth::Quick => reader.look_up_chunk(&chunk.id)?.err(),
-        Depth::Full => match reader.chunk(&chunk.id)? {
-            Ok(bytes) if bytes.len() as u64 == chunk.length => None,
-            Ok(bytes) => Some(BlobFault::Corrupt(format!(
-                "blob {} has {} bytes where the file has {}",
-                chunk.id,
-                bytes.len(),
-                chunk.length
-            ))),
-            Err(fault) => Some(fault),
-        },
+fn fault_of(chunk: &WantedChunk, reader: &mut BlobReader<'_>) -> Result<Option<BlobFault>> {
+    Ok(match reader.chunk(&chunk.id)? {
+        Ok(bytes) if bytes.len() as u64 == chunk.length => None,
+        Ok(bytes) => Some(BlobFault::Corrupt(format!(
+            "blob {} has {} bytes where the file has {}",
+            chunk.id,
+            bytes.len(),
+            chunk.length
+        ))),
+        Err(fault) => Some(fault),
     })
 }
 
@@ -158,7 +149,7 @@ impl LostChunks {
         Ok(Self { database: Mutex::new(temporary::database(schema)?) })
     }
 
-    fn insert(&self, chunk: &NeededChunk, fault: &BlobFault, blamed: &[BlobPrefix]) -> Result<()> {
+    fn insert(&self, chunk: &WantedChunk, fault: &BlobFault, blamed: &[BlobPrefix]) -> Result<()> {
         let cause = match fault {
             BlobFault::Missing => None,
             BlobFault::Corrupt(cause) => Some(cause),
@@ -200,7 +191,7 @@ impl LostChunks {
         query.exists([]).map(|any| !any).map_err(temporary::failed("read"))
     }
 
-    pub(super) fn find(&self, chunk: &NeededChunk) -> Result<Option<BlobFault>> {
+    pub(super) fn find(&self, chunk: &WantedChunk) -> Result<Option<BlobFault>> {
         let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut query = temporary::prepared(&database, "SELECT cause FROM lost WHERE id = ? AND length = ?")?;
         let found = query

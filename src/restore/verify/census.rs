@@ -5,12 +5,13 @@
 //! in this census (or, in a sample, only such whose frames were not drawn). Tables and list nodes are always read; of the
 //! frames of contents, a sample draws some by a seed. Sets lie in temporary files.
 
+use std::collections::HashSet;
 use std::num::NonZero;
 
 use lru::LruCache;
 use rusqlite::Connection;
 
-use super::blobs::{self, LostChunks, NeededChunk, NeededChunks};
+use super::blobs::{self, LostChunks, NeededChunks};
 use super::{MOST_LOST, Survey, Verification, VerifyOptions, judge};
 use crate::error::Result;
 use crate::format::content::{Content, Root};
@@ -22,7 +23,7 @@ use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::{TableFault, TableReader};
 use crate::store::packs::{self, PackFile};
 use crate::store::temporary::{self, failed, prepared};
-use crate::store::{BlobReader, Repository};
+use crate::store::{BlobReader, Repository, WantedChunk};
 
 /// Packs whose drawn frames are remembered.
 const DRAWN_PACKS: NonZero<usize> = NonZero::new(256).unwrap();
@@ -130,7 +131,7 @@ impl<'r> Census<'r> {
                 Some(Piece::Chunk { id, length, .. }) => {
                     progress.check()?;
                     if self.is_drawn(&id)? {
-                        self.needed.insert(self.repository, NeededChunk { id, length: length as u64 })?;
+                        self.needed.insert(self.repository, WantedChunk { id, length: length as u64 })?;
                     }
                 }
                 Some(Piece::Hidden { node, .. }) => {
@@ -178,7 +179,7 @@ impl<'r> Census<'r> {
     pub fn read(self, options: VerifyOptions, progress: &dyn Progress) -> Result<Losses<'r>> {
         let bytes = self.needed.bytes();
         progress.phase(Phase::Verifying, Some(bytes));
-        let chunks = self.needed.check(self.repository, options.depth, progress)?;
+        let chunks = self.needed.check(self.repository, options.depth, HashSet::new(), progress)?.lost;
         Ok(Losses { reader: self.reader, chunks, marks: self.marks, options, bytes })
     }
 }

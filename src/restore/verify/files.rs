@@ -22,6 +22,7 @@ use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry};
 use crate::progress::Progress;
 use crate::store::content::{Piece, Pieces};
+use crate::store::index::Index;
 use crate::store::verdicts::{self, Recheck};
 use crate::store::{BlobReader, Repository, layout};
 
@@ -48,6 +49,14 @@ pub(super) fn check_images(
     Ok(findings)
 }
 
+/// Whether a verdict on this entry is still to be reached, which takes all of its bytes.
+pub(super) fn is_to_be_checked(source: &SourceRecord, entry: &Entry, options: VerifyOptions, index: &Index) -> bool {
+    matches!(&entry.kind, EntryKind::File(file) if file.capture == Capture::SqliteImage
+        && file.content != Content::EMPTY
+        && options.depth == Depth::Full
+        && !is_final(known_verdict(source, file, options, index).as_ref()))
+}
+
 /// The verdict on an image; `None` if there is none and none can or shall be reached.
 fn verdict_on(
     source: &SourceRecord,
@@ -60,21 +69,28 @@ fn verdict_on(
         return Ok(None);
     }
     let index = reader.repository().index();
-    // The manifest holds the verdict on the only image of a database source.
-    let recorded = (source.kind == SourceKind::Sqlite && source.verdict != Verdict::Unchecked)
-        .then(|| source.verdict.clone())
-        .filter(|_| options.recheck == Recheck::IfUnknown);
-    let known = verdicts::kept(index, &file.content, options.recheck).or(recorded);
-    match (known, options.depth) {
-        (known, Depth::Quick) => Ok(known),
-        (Some(known), Depth::Full) if !matches!(known, Verdict::Unknown(_)) => Ok(Some(known)),
-        (_, Depth::Full) => {
-            let room = ImageRoom::find(reader.repository(), file.content.length, &file_name(&source.name, entry))?;
-            let path = room.path().join("image");
-            let written = write_content(&file.content, reader, &path)?;
-            Ok((written == Written::Whole).then(|| verdicts::check_image(index, &file.content, &path)))
-        }
+    let known = known_verdict(source, file, options, index);
+    if options.depth == Depth::Quick || is_final(known.as_ref()) {
+        return Ok(known);
     }
+    let room = ImageRoom::find(reader.repository(), file.content.length, &file_name(&source.name, entry))?;
+    let path = room.path().join("image");
+    let written = write_content(&file.content, reader, &path)?;
+    Ok((written == Written::Whole).then(|| verdicts::check_image(index, &file.content, &path)))
+}
+
+/// The verdict that was reached before, if it counts.
+fn known_verdict(source: &SourceRecord, file: &FileEntry, options: VerifyOptions, index: &Index) -> Option<Verdict> {
+    verdicts::kept(index, &file.content, options.recheck).or_else(|| {
+        // The manifest holds the verdict on the only image of a database source.
+        let counts = source.kind == SourceKind::Sqlite && options.recheck == Recheck::IfUnknown;
+        (counts && source.verdict != Verdict::Unchecked).then(|| source.verdict.clone())
+    })
+}
+
+/// Whether a verdict would not be another one today.
+fn is_final(verdict: Option<&Verdict>) -> bool {
+    verdict.is_some_and(|verdict| !matches!(verdict, Verdict::Unknown(_)))
 }
 
 /// What a verdict means for the source: a database inside a tree makes the tree inconsistent.

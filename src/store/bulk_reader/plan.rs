@@ -1,0 +1,170 @@
+//! Which records many chunks need, and where they lie: from footers alone.
+//!
+//! Invariants: each blob stands in a plan once; a plan holds a bounded number of them; what cannot be planned simply
+//! (several blobs with one prefix, a chain beyond the limits, a record that is not there) is unplanned, and its reader
+//! looks for another way.
+
+use std::collections::HashMap;
+
+use crate::error::Result;
+use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
+use crate::format::pack::{BlobKind, Encoding, Frame};
+use crate::id::{BlobId, BlobPrefix, PackId};
+use crate::store::blob_reader::{BlobReader, Found};
+use crate::store::staged::Span;
+
+/// Most blobs of one plan, of about 200 bytes each.
+const MOST_NODES: usize = 200_000;
+
+/// Number of a blob in a plan.
+pub(super) type NodeNumber = u32;
+
+/// A blob that is needed.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: BlobId,
+    pub(super) kind: BlobKind,
+    /// Bytes of the blob.
+    pub(super) length: u32,
+    pub(super) record: RecordPlace,
+    pub(super) form: Form,
+    /// Whether it was asked for itself.
+    pub(super) is_wanted: bool,
+    /// Whether a delta needs it.
+    pub(super) is_base: bool,
+    /// Where its payload was staged.
+    pub(super) payload: Option<Span>,
+    /// Deltas on the longest way to a whole record.
+    depth: usize,
+    /// Records that it needs, shared ones counted once for each way to them.
+    records: usize,
+}
+
+/// How a blob is recorded.
+#[derive(Debug)]
+pub(super) enum Form {
+    Whole,
+    Delta { bases: Box<[NodeNumber]> },
+    Unplanned,
+}
+
+/// Where a record's payload lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordPlace {
+    pub(super) pack: PackId,
+    pub(super) frame: Frame,
+    pub(super) start: u32,
+    pub(super) length: u32,
+}
+
+/// The records that are needed next.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) nodes: Vec<Node>,
+    numbers: HashMap<BlobId, NodeNumber>,
+    prefixes: HashMap<BlobPrefix, Option<NodeNumber>>,
+}
+
+impl Plan {
+    pub(super) fn is_full(&self) -> bool {
+        self.nodes.len() >= MOST_NODES
+    }
+
+    pub(super) fn node(&self, number: NodeNumber) -> Option<&Node> {
+        self.nodes.get(number as usize)
+    }
+
+    /// Plans for a chunk of `length` bytes; `false` if it is to be read in another way.
+    pub(super) fn want(&mut self, id: &BlobId, length: u64, reader: &mut BlobReader<'_>) -> Result<bool> {
+        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, reader)? else { return Ok(false) };
+        let Some(node) = self.nodes.get_mut(number as usize) else { return Ok(false) };
+        let fits = node.kind == BlobKind::Chunk && u64::from(node.length) == length;
+        node.is_wanted |= fits;
+        Ok(fits)
+    }
+
+    /// The number of a blob that can be planned for, with all that it needs.
+    fn number_of(
+        &mut self,
+        id: &BlobId,
+        kind: Option<BlobKind>,
+        depth: usize,
+        reader: &mut BlobReader<'_>,
+    ) -> Result<Option<NodeNumber>> {
+        let number = match self.numbers.get(id) {
+            Some(&number) => number,
+            None if depth > CHAIN_DEPTH => return Ok(None),
+            None => {
+                let Some(found) = reader.records(id, kind)?.into_iter().next() else { return Ok(None) };
+                self.add(&found, depth, reader)?
+            }
+        };
+        Ok(self.node(number).filter(|node| !matches!(node.form, Form::Unplanned)).map(|_| number))
+    }
+
+    fn add(&mut self, found: &Found, depth: usize, reader: &mut BlobReader<'_>) -> Result<NodeNumber> {
+        let number = self.nodes.len() as NodeNumber;
+        let record = &found.record;
+        self.numbers.insert(record.id, number);
+        // Until its bases are known it is unplanned, and so is whoever comes back to it on a circle.
+        self.nodes.push(Node {
+            id: record.id,
+            kind: record.kind,
+            length: record.length,
+            record: RecordPlace {
+                pack: found.place.pack.id,
+                frame: found.footer.frames.get(record.frame as usize).copied().unwrap_or_default(),
+                start: record.offset,
+                length: record.payload_length,
+            },
+            form: Form::Unplanned,
+            is_wanted: false,
+            is_base: false,
+            payload: None,
+            depth: 0,
+            records: 1,
+        });
+        let form = match &record.encoding {
+            Encoding::Whole => Form::Whole,
+            Encoding::Delta { id_table: true, .. } => Form::Unplanned,
+            Encoding::Delta { bases, .. } => self.bases_of(bases, depth, reader)?,
+        };
+        let (mut deepest, mut records) = (0, 1);
+        if let Form::Delta { bases } = &form {
+            for base in bases {
+                let Some(base) = self.nodes.get_mut(*base as usize) else { continue };
+                base.is_base = true;
+                deepest = deepest.max(base.depth + 1);
+                records += base.records;
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(number as usize) {
+            let within_limits = deepest <= CHAIN_DEPTH && records <= CHAIN_RECORDS;
+            (node.depth, node.records) = (deepest, records);
+            node.form = if within_limits { form } else { Form::Unplanned };
+        }
+        Ok(number)
+    }
+
+    fn bases_of(&mut self, prefixes: &[BlobPrefix], depth: usize, reader: &mut BlobReader<'_>) -> Result<Form> {
+        let mut bases = Vec::with_capacity(prefixes.len());
+        for prefix in prefixes {
+            let known = match self.prefixes.get(prefix) {
+                Some(&known) => known,
+                None => {
+                    let known = match reader.repository().index().with_prefix(prefix, 2)?.as_slice() {
+                        [id] => self.number_of(id, None, depth + 1, reader)?,
+                        _ => None,
+                    };
+                    self.prefixes.insert(*prefix, known);
+                    known
+                }
+            };
+            match known {
+                Some(base) => bases.push(base),
+                None => return Ok(Form::Unplanned),
+            }
+        }
+        Ok(Form::Delta { bases: bases.into() })
+    }
+}
