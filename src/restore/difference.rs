@@ -3,6 +3,8 @@
 //! Invariant: a slot that is not named in a [`Difference`] has the wanted bytes, and a wanted hole that is not named takes
 //! no space; so nothing else of the file need be touched. Memory grows with the number of runs, not with the file.
 
+use rayon::prelude::*;
+
 use crate::disk::holes::{self, Extent, ExtentKind, Extents};
 use crate::disk::target::TargetFile;
 use crate::error::{Error, Result};
@@ -13,6 +15,11 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::content::{Range, Wanted, WantedSlot, for_each_piece};
+
+/// Slots looked at between two looks for an interruption.
+const SLOTS_AT_ONCE: usize = 256;
+/// Slots that one core looks at before it takes others.
+const SLOTS_A_TASK: usize = 16;
 
 /// What must be written into an existing file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +41,26 @@ impl Difference {
     /// Bytes of the slots that differ.
     pub(super) fn bytes(&self) -> u64 {
         self.slots.iter().map(|run| run.length).sum()
+    }
+
+    /// Looks at these slots on all cores, and adds those that differ.
+    fn push_differing(
+        &mut self,
+        file: &TargetFile,
+        slots: &mut Vec<WantedSlot>,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        progress.check()?;
+        let looks = slots.par_iter().with_min_len(SLOTS_A_TASK).map_init(
+            || vec![0; CHUNK_SIZE],
+            |buffer, slot| {
+                progress.advance(slot.length as u64);
+                holds(file, slot, buffer)
+            },
+        );
+        let right: Vec<bool> = looks.collect::<Result<_>>()?;
+        slots.drain(..).zip(right).filter(|(_, right)| !right).for_each(|(slot, _)| self.push_slot(&slot));
+        Ok(())
     }
 
     fn push_slot(&mut self, slot: &WantedSlot) {
@@ -61,15 +88,14 @@ pub(super) fn compare(
     let size = file.stat()?.size;
     let mut difference = Difference { resized: size != content.length, ..Difference::default() };
     let mut data = DataRuns::of(file, size);
-    let mut buffer = vec![0; CHUNK_SIZE];
+    let mut slots = Vec::with_capacity(SLOTS_AT_ONCE);
     for_each_piece(content, reader, |_, piece| {
-        progress.check()?;
         match piece {
             Wanted::Slot(slot) => {
-                if !holds(file, &slot, &mut buffer)? {
-                    difference.push_slot(&slot);
+                slots.push(slot);
+                if slots.len() == SLOTS_AT_ONCE {
+                    difference.push_differing(file, &mut slots, progress)?;
                 }
-                progress.advance(slot.length as u64);
             }
             Wanted::Hole(hole) => {
                 data.inside(&hole, |run| push(&mut difference.holes, run))?;
@@ -78,11 +104,12 @@ pub(super) fn compare(
         }
         Ok(())
     })?;
+    difference.push_differing(file, &mut slots, progress)?;
     Ok(difference)
 }
 
 /// Whether the file has the bytes of the slot.
-fn holds(file: &TargetFile, slot: &WantedSlot, buffer: &mut [u8]) -> Result<bool> {
+pub(super) fn holds(file: &TargetFile, slot: &WantedSlot, buffer: &mut [u8]) -> Result<bool> {
     let Some(part) = buffer.get_mut(..slot.length) else { return Ok(false) };
     let read = file.read_at(slot.offset, part)?;
     Ok(read == slot.length && BlobId::of_chunk(part) == slot.id)

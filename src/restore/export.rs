@@ -3,10 +3,12 @@
 //! Invariant: nothing that exists is overwritten; a file is there with all its bytes or not at all, and those that could
 //! not be read are named. No verdict on the content stops it, since this is how a damaged snapshot is looked at.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::disk::durable;
@@ -20,13 +22,14 @@ use crate::progress::{Phase, Progress};
 use crate::save::report;
 use crate::save::sources::{CHROMA, DB, REGISTRY};
 use crate::store::file_table::TableReader;
-use crate::store::{BlobReader, Repository, layout};
+use crate::store::{BlobReader, BulkReader, Repository, Room, StagedBlobs, layout};
 
 use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials};
 use super::blocks::{BlockWriter, Written};
 use super::gate;
 use super::plan::{Change, FileRole, FileStep};
 use super::target;
+use super::verify::{Descent, Step, walk};
 
 const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
@@ -79,7 +82,8 @@ pub fn export(
     check_outside(&directory, repository)?;
     let root = open_empty(&directory)?;
     progress.phase(Phase::Writing, Some(manifest.sources.iter().map(|source| source.bytes).sum()));
-    let mut reader = BlobReader::new(repository);
+    let staged = stage_rebuilt(repository, &manifest, progress)?;
+    let mut reader = BlobReader::new(repository).with_staged(staged);
     let blocks = BlockWriter { reader: &mut reader, progress, written: Written::default() };
     let mut exporter = Exporter { root: &root, owner, blocks, files: 0, not_permitted: 0, unreadable: Vec::new() };
     for source in manifest.sources.iter().filter(|source| source.is_captured()) {
@@ -91,6 +95,24 @@ pub fn export(
     let metadata = write_metadata(&manifest, stamp, &directory)?;
     root.sync_directory(b"")?;
     Ok(ExportReport { stamp, directory, metadata, files, bytes_written, unreadable, duration: began.elapsed() })
+}
+
+/// Rebuilds what is recorded as deltas, in the order of packs: file by file the same bases would be read again and again.
+fn stage_rebuilt(repository: &Repository, manifest: &Manifest, progress: &dyn Progress) -> Result<Arc<StagedBlobs>> {
+    let mut bulk = BulkReader::keeping(repository, HashSet::new());
+    let mut reader = BlobReader::new(repository);
+    let read = |bulk: &mut BulkReader<'_>| bulk.read(&|_, _| progress.check()).map(drop);
+    for source in manifest.sources.iter().filter(|source| source.is_captured()) {
+        walk(source, Descent::Chunks, &mut reader, &mut |_, step| match step {
+            Step::Chunk { id, .. } => {
+                progress.check()?;
+                if bulk.stage(&id)? == Room::Full { read(&mut bulk) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        })?;
+    }
+    read(&mut bulk)?;
+    Ok(bulk.staged())
 }
 
 /// Plain files do not belong among those of a repository, where they would be taken for its own.

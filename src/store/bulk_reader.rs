@@ -8,6 +8,8 @@
 
 mod plan;
 mod splice;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -89,7 +91,22 @@ impl<'a> BulkReader<'a> {
         } else {
             self.unread.push(chunk);
         }
-        Ok(if self.plan.is_full() { Room::Full } else { Room::Left })
+        Ok(self.room())
+    }
+
+    /// Asks for a chunk to be staged if it takes more than reading it; one recorded whole does not even come out.
+    ///
+    /// # Errors
+    /// I/O errors of the index.
+    pub fn stage(&mut self, id: &BlobId) -> Result<Room> {
+        if self.plan.want_rebuilt(id, &mut self.footers)? {
+            self.kept.insert(*id);
+        }
+        Ok(self.room())
+    }
+
+    fn room(&self) -> Room {
+        if self.plan.is_full() { Room::Full } else { Room::Left }
     }
 
     /// Reads what was asked for since the last time, hands it out in no particular order, and returns what could not be

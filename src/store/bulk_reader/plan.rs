@@ -83,6 +83,15 @@ impl Plan {
         Ok(fits)
     }
 
+    /// Plans for a chunk if it is recorded as a delta; `false` if it is not, or cannot be planned for.
+    pub(super) fn want_rebuilt(&mut self, id: &BlobId, reader: &mut BlobReader<'_>) -> Result<bool> {
+        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, reader)? else { return Ok(false) };
+        let node = self.nodes.get_mut(number as usize);
+        let Some(node) = node.filter(|node| matches!(node.form, Form::Delta { .. })) else { return Ok(false) };
+        node.is_wanted = true;
+        Ok(true)
+    }
+
     /// The number of a blob that can be planned for, with all that it needs.
     fn number_of(
         &mut self,

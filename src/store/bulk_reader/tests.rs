@@ -1,0 +1,289 @@
+//! Many chunks at once, over packs made by hand: chains, damage, limits.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::compression::Codec;
+use crate::format::delta::{self, Instruction};
+use crate::format::limits::CHAIN_DEPTH;
+use crate::format::pack::{self, Encoding, Footer, Record, Step};
+use crate::store::{LockWait, layout};
+
+const WAIT: LockWait = LockWait(Duration::from_secs(2));
+
+/// A record to be put into a pack by hand: a content, and unless it is whole its bases and instructions.
+type Handmade = (Vec<u8>, Option<(Vec<Vec<u8>>, Vec<Instruction>)>);
+
+fn noise(seed: u32, length: usize) -> Vec<u8> {
+    let blocks = (0_u32..).flat_map(|n| *blake3::hash(&[seed.to_le_bytes(), n.to_le_bytes()].concat()).as_bytes());
+    blocks.take(length).collect()
+}
+
+fn whole(content: &[u8]) -> Handmade {
+    (content.to_vec(), None)
+}
+
+/// A delta that copies all but the last eight bytes.
+fn successor(base: &[u8], number: u64) -> Handmade {
+    let kept = base.len() - 8;
+    let content = [&base[..kept], &number.to_le_bytes()].concat();
+    let steps = vec![Instruction::CopyAlong { length: kept as u32 }, Instruction::Literal { length: 8 }];
+    (content, Some((vec![base.to_vec()], steps)))
+}
+
+fn payload_of(content: &[u8], bases: &[Vec<u8>], steps: &[Instruction]) -> Vec<u8> {
+    let (mut literals, mut at) = (Vec::new(), 0);
+    for step in steps {
+        let (Instruction::Literal { length }
+        | Instruction::CopyAlong { length }
+        | Instruction::CopyFrom { length, .. }) = *step;
+        if matches!(step, Instruction::Literal { .. }) {
+            literals.extend_from_slice(&content[at..at + length as usize]);
+        }
+        at += length as usize;
+    }
+    let payload = delta::encode(steps, &literals);
+    let bases: Vec<&[u8]> = bases.iter().map(Vec::as_slice).collect();
+    assert_eq!(delta::apply(&payload, &bases, content.len()).unwrap(), content);
+    payload
+}
+
+fn write_pack(repository: &Repository, records: &[Handmade]) {
+    let mut bytes = pack::encode_header(repository.header()).unwrap();
+    let mut footer = Footer::default();
+    for (number, (content, delta)) in (0..).zip(records) {
+        let (payload, encoding) = match delta {
+            None => (content.clone(), Encoding::Whole),
+            Some((bases, steps)) => {
+                let prefixes = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
+                let encoding = Encoding::Delta { bases: prefixes, id_table: false, step: Step::One };
+                (payload_of(content, bases, steps), encoding)
+            }
+        };
+        let length = payload.len() as u32;
+        footer.frames.push(Frame::new(bytes.len() as u64, length, length, 1, Codec::Raw));
+        footer.records.push(Record {
+            id: BlobId::of_chunk(content),
+            kind: BlobKind::Chunk,
+            length: content.len() as u32,
+            frame: number,
+            offset: 0,
+            payload_length: length,
+            encoding,
+        });
+        bytes.extend(payload);
+    }
+    bytes.extend(footer.encode(bytes.len() as u64).unwrap());
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bytes);
+    let path = repository.root().join(layout::pack(&PackId::of_hasher(&hasher)));
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+    repository.reindex().unwrap();
+}
+
+fn repository(root: &Path, records: &[Handmade]) -> Repository {
+    let repository = Repository::open_or_create(root, WAIT).unwrap();
+    write_pack(&repository, records);
+    repository
+}
+
+fn wanted(content: &[u8]) -> WantedChunk {
+    WantedChunk { id: BlobId::of_chunk(content), length: content.len() as u64 }
+}
+
+/// What comes out by id, and what does not.
+fn read(bulk: &mut BulkReader<'_>, chunks: &[WantedChunk]) -> (HashMap<BlobId, Vec<u8>>, Vec<WantedChunk>) {
+    for chunk in chunks {
+        bulk.want(*chunk).unwrap();
+    }
+    let came_out = Mutex::new(HashMap::new());
+    let unread = bulk.read(&|id, bytes| {
+        came_out.lock().unwrap().insert(*id, bytes.to_vec());
+        Ok(())
+    });
+    (came_out.into_inner().unwrap(), unread.unwrap())
+}
+
+fn chain(length: u64) -> Vec<Handmade> {
+    let mut records = vec![whole(&noise(1, 3000))];
+    for number in 1..=length {
+        records.push(successor(&records[records.len() - 1].0, number));
+    }
+    records
+}
+
+#[test]
+fn every_version_of_a_long_chain_comes_out_and_what_is_kept_is_staged() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = chain(100);
+    let repository = repository(directory.path(), &records);
+    let last = wanted(&records[100].0);
+    let mut bulk = BulkReader::keeping(&repository, HashSet::from([last.id]));
+    let chunks: Vec<_> = records.iter().map(|(content, _)| wanted(content)).collect();
+    let (came_out, unread) = read(&mut bulk, &chunks);
+    assert_eq!(unread, []);
+    assert_eq!(came_out, records.iter().map(|(content, _)| (BlobId::of_chunk(content), content.clone())).collect());
+    assert_eq!(bulk.staged().blob(&last.id).unwrap(), records[100].0);
+    assert_eq!(bulk.staged().blob(&chunks[50].id), None, "nobody wanted it kept");
+    let (came_out, unread) = read(&mut bulk, &chunks[7..9]);
+    assert_eq!((came_out.len(), unread.len()), (2, 0), "a reader can be used again");
+}
+
+#[test]
+fn only_what_must_be_rebuilt_is_staged() {
+    let directory = tempfile::tempdir().unwrap();
+    let records = chain(1);
+    let repository = repository(directory.path(), &records);
+    let mut bulk = BulkReader::keeping(&repository, HashSet::new());
+    for (content, _) in &records {
+        bulk.stage(&BlobId::of_chunk(content)).unwrap();
+    }
+    let handed_out = Mutex::new(0);
+    assert_eq!(
+        bulk.read(&|_, _| {
+            *handed_out.lock().unwrap() += 1;
+            Ok(())
+        })
+        .unwrap(),
+        []
+    );
+    assert_eq!(*handed_out.lock().unwrap(), 1);
+    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[0].0)), None);
+    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[1].0)).unwrap(), records[1].0);
+}
+
+#[test]
+fn a_damaged_record_takes_those_with_it_that_need_it_and_no_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let [other, lone] = [noise(7, 500), noise(8, 500)];
+    let mut records = chain(3);
+    records.push(whole(&other));
+    let repository = repository(directory.path(), &records);
+    write_pack(&repository, &[whole(&lone)]);
+    let path = crate::store::packs::list(repository.storage()).unwrap();
+    for pack in path.iter().map(|pack| directory.path().join(layout::pack(&pack.id))) {
+        let mut bytes = fs::read(&pack).unwrap();
+        if let Some(at) = bytes.windows(64).position(|window| window == &records[0].0[..64]) {
+            bytes[at] ^= 1;
+            fs::write(pack, bytes).unwrap();
+        }
+    }
+    let mut bulk = BulkReader::keeping(&repository, HashSet::new());
+    let absent = wanted(b"in no pack");
+    let too_long = WantedChunk { length: 501, ..wanted(&lone) };
+    let chain: Vec<_> = records[..4].iter().map(|(content, _)| wanted(content)).collect();
+    let (came_out, mut unread) = read(&mut bulk, &[&chain[..], &[wanted(&other), absent, too_long]].concat());
+    assert_eq!(came_out.into_keys().collect::<Vec<_>>(), [wanted(&other).id]);
+    let mut expected = [&chain[..], &[absent, too_long]].concat();
+    unread.sort_by_key(|chunk| chunk.id);
+    expected.sort_by_key(|chunk| chunk.id);
+    assert_eq!(unread, expected);
+}
+
+#[test]
+fn chains_beyond_the_limits_and_circles_are_left_to_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut records = chain(CHAIN_DEPTH as u64 + 1);
+    // Two that need each other.
+    let [one, two] = [noise(20, 900), noise(21, 900)];
+    let all = vec![Instruction::CopyFrom { length: 900, base: 0, offset: 0 }];
+    let circle = |content: &[u8], base: &[u8]| (content.to_vec(), Some((vec![base.to_vec()], all.clone())));
+    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+    let deepest = records.pop().unwrap();
+    write_pack(&repository, &records);
+    write_pack(&repository, &[deepest.clone()]);
+    let mut bulk = BulkReader::keeping(&repository, HashSet::new());
+    let (came_out, unread) = read(&mut bulk, &[wanted(&deepest.0)]);
+    assert_eq!((came_out.len(), unread), (0, vec![wanted(&deepest.0)]));
+    let (came_out, _) = read(&mut bulk, &[wanted(&records[CHAIN_DEPTH].0)]);
+    assert_eq!(came_out.len(), 1, "as deep as the format allows");
+    write_circle(&repository, &circle(&one, &two), &circle(&two, &one));
+    let (came_out, unread) = read(&mut bulk, &[wanted(&one), wanted(&two)]);
+    assert_eq!((came_out.len(), unread.len()), (0, 2));
+}
+
+/// Two records that no content could have: their payloads lead back to each other.
+fn write_circle(repository: &Repository, one: &Handmade, two: &Handmade) {
+    for (content, delta) in [one, two] {
+        let (bases, steps) = delta.as_ref().unwrap();
+        let payload = delta::encode(steps, &[]);
+        let mut bytes = pack::encode_header(repository.header()).unwrap();
+        let length = payload.len() as u32;
+        let frames = vec![Frame::new(bytes.len() as u64, length, length, 1, Codec::Raw)];
+        let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
+        let record = Record {
+            id: BlobId::of_chunk(content),
+            kind: BlobKind::Chunk,
+            length: content.len() as u32,
+            frame: 0,
+            offset: 0,
+            payload_length: length,
+            encoding: Encoding::Delta { bases, id_table: false, step: Step::One },
+        };
+        bytes.extend(payload);
+        let footer = Footer { frames, records: vec![record] };
+        bytes.extend(footer.encode(bytes.len() as u64).unwrap());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&bytes);
+        let path = repository.root().join(layout::pack(&PackId::of_hasher(&hasher)));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    repository.reindex().unwrap();
+}
+
+/// A stretch of the next content: from which earlier content (none: new bytes), from where, how long.
+type Stretch = (Option<prop::sample::Index>, prop::sample::Index, usize);
+
+/// Contents each of which is spliced from earlier ones and new bytes.
+fn spliced(plans: &[Vec<Stretch>]) -> Vec<Handmade> {
+    let mut records = vec![whole(&noise(1, 5000)), whole(&noise(2, 700))];
+    for (number, plan) in (0_u32..).zip(plans) {
+        let (mut content, mut bases, mut steps) = (noise(100 + number, 9), Vec::new(), vec![]);
+        steps.push(Instruction::Literal { length: 9 });
+        for (from, start, length) in plan {
+            let Some(from) = from else {
+                content.extend(noise(content.len() as u32, *length));
+                steps.push(Instruction::Literal { length: *length as u32 });
+                continue;
+            };
+            let base = &records[from.index(records.len())].0;
+            let start = start.index(base.len());
+            let taken = &base[start..base.len().min(start + length)];
+            let number = bases.iter().position(|known| known == base).unwrap_or_else(|| {
+                bases.push(base.clone());
+                bases.len() - 1
+            });
+            let length = taken.len() as u32;
+            steps.push(Instruction::CopyFrom { length, base: number as u32, offset: start as u32 });
+            content.extend_from_slice(taken);
+        }
+        records.push((content, Some((bases, steps))));
+    }
+    records
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn whatever_is_spliced_from_whatever_comes_out(
+        plans in prop::collection::vec(prop::collection::vec((any::<Option<prop::sample::Index>>(), any::<prop::sample::Index>(), 1_usize..2000), 0..3), 1..9),
+    ) {
+        let directory = tempfile::tempdir().unwrap();
+        let records = spliced(&plans);
+        let repository = repository(directory.path(), &records);
+        let mut bulk = BulkReader::keeping(&repository, HashSet::new());
+        let chunks: Vec<_> = records.iter().map(|(content, _)| wanted(content)).collect();
+        let (came_out, unread) = read(&mut bulk, &chunks);
+        prop_assert_eq!(unread, []);
+        for (content, _) in &records {
+            prop_assert_eq!(came_out.get(&BlobId::of_chunk(content)), Some(content));
+        }
+    }
+}
