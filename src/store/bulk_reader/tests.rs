@@ -166,8 +166,8 @@ fn a_damaged_record_takes_those_with_it_that_need_it_and_no_others() {
     records.push(whole(&other));
     let repository = repository(directory.path(), &records);
     write_pack(&repository, &[whole(&lone)]);
-    let path = crate::store::packs::list(repository.storage()).unwrap();
-    for pack in path.iter().map(|pack| directory.path().join(layout::pack(&pack.id))) {
+    let packs = packs::list(repository.storage()).unwrap();
+    for pack in packs.iter().map(|pack| directory.path().join(layout::pack(&pack.id))) {
         let mut bytes = fs::read(&pack).unwrap();
         if let Some(at) = bytes.windows(64).position(|window| window == &records[0].0[..64]) {
             bytes[at] ^= 1;
@@ -197,7 +197,7 @@ fn chains_beyond_the_limits_and_circles_are_left_to_others() {
     let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
     let deepest = records.pop().unwrap();
     write_pack(&repository, &records);
-    write_pack(&repository, &[deepest.clone()]);
+    write_pack(&repository, std::slice::from_ref(&deepest));
     let mut bulk = BulkReader::keeping(&repository, HashSet::new());
     let (came_out, unread) = read(&mut bulk, &[wanted(&deepest.0)]);
     assert_eq!((came_out.len(), unread), (0, vec![wanted(&deepest.0)]));
