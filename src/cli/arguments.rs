@@ -157,6 +157,14 @@ pub enum Command {
         after_help = "Example, the dead-man check for cron:\n  vecsnap status --max-age 26h --quiet >/dev/null || mail-the-operator"
     )]
     Status(StatusArguments),
+    /// Put back what damage took, as far as it can be had; a dry run without --confirm
+    #[command(
+        after_help = "Reads everything. What damaged packs still give is stored anew, they go to damaged/, and lost contents are \
+        looked for in the live sources. No snapshot is deleted.\n\nExamples:\n  \
+        vecsnap repair --json\n  \
+        vecsnap repair --confirm --json | jq '.invalid_snapshots'"
+    )]
+    Repair(RepairArguments),
     /// Make an empty repository; the first `create` does it too
     #[command(after_help = "Example:\n  vecsnap init --repo /srv/backup")]
     Init,
@@ -408,6 +416,18 @@ impl KeepArguments {
             monthly: self.keep_monthly,
         })
     }
+}
+
+/// Options of `repair`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct RepairArguments {
+    /// Really repair
+    #[arg(long)]
+    pub confirm: bool,
+
+    /// Only tell what would be repaired (the default)
+    #[arg(long, conflicts_with = "confirm")]
+    pub dry_run: bool,
 }
 
 /// Options of `drill`.

@@ -79,6 +79,7 @@ fn wrong_calls_exit_with_2() {
         "vecsnap validate --all --sample 101",
         "vecsnap validate --all --sample x",
         "vecsnap validate --all --seed 1",
+        "vecsnap repair --confirm --dry-run",
         "vecsnap restore",
         "vecsnap restore ../x --confirm-service-stopped",
         "vecsnap restore latest --chroma --no-chroma",

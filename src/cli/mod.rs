@@ -20,6 +20,7 @@ pub mod man;
 pub mod output;
 pub mod paths;
 pub mod progress;
+pub mod repair;
 pub mod restore;
 pub mod run;
 pub mod session;

@@ -8,8 +8,8 @@ use super::exit::Exit;
 use super::progress::{Bars, Visibility};
 use super::session::Session;
 use super::{
-    cleanup, completions, create, demo, drill, init, interrupt, list, logging, man, output, restore, show, stats,
-    status, validate,
+    cleanup, completions, create, demo, drill, init, interrupt, list, logging, man, output, repair, restore, show,
+    stats, status, validate,
 };
 use crate::error::Result;
 use crate::progress::Progress;
@@ -53,6 +53,7 @@ fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Cleanup(arguments) => cleanup::run(session, arguments),
         Command::Stats(arguments) => stats::run(session, arguments),
         Command::Status(arguments) => status::run(session, arguments),
+        Command::Repair(arguments) => repair::run(session, arguments),
         Command::Drill(arguments) => drill::run(session, arguments),
         Command::Init => init::run(session),
         Command::Restore(arguments) => restore::run(session, arguments),

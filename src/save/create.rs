@@ -107,7 +107,7 @@ fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileL
     Ok(Some(lock))
 }
 
-fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
+pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
     let path = &options.sources.db;
     let mut record = sources::record(DB, SourceKind::Sqlite, SourceState::Absent, path, sources::now());
     if stat::stat(path)?.is_none() {
@@ -148,7 +148,7 @@ fn fill_record(record: &mut SourceRecord, stored: &StoredDatabase) {
     }
 }
 
-fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
+pub(super) fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
     if !options.include_chroma {
         let path = options.sources.chroma.as_deref().unwrap_or(Path::new(""));
         return Ok(sources::record(CHROMA, SourceKind::Tree, SourceState::NotRequested, path, sources::now()));

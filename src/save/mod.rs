@@ -13,6 +13,7 @@ mod previous;
 mod reading;
 mod registry;
 pub mod report;
+pub mod retake;
 pub mod sources;
 pub mod sqlite;
 pub mod tree;

@@ -60,6 +60,11 @@ impl<'a> Predecessors<'a> {
         Ok(Self { repository, newest, older })
     }
 
+    /// As if there were none.
+    pub(super) fn none(repository: &'a Repository) -> Self {
+        Self { repository, newest: None, older: Vec::new() }
+    }
+
     /// The stamp of the newest that can be read.
     pub(super) fn newest(&self) -> Option<Stamp> {
         self.newest.as_ref().and_then(Manifest::stamp)

@@ -18,6 +18,7 @@ use super::pack_builder::{PackBuilder, WaitingRecord};
 use super::packs::PackFile;
 use super::repository::Repository;
 use super::upload::{InFlight, Upload};
+use super::wanted::WantedBlobs;
 use crate::chunk::compress::Thoroughness;
 use crate::disk::Storage;
 use crate::error::Result;
@@ -96,8 +97,7 @@ impl WriterReport {
 /// Takes blobs and publishes them in packs.
 pub struct BlobWriter {
     storage: Arc<dyn Storage>,
-    /// Where blobs are looked up that need not be stored again; `None` while packs are rewritten.
-    known: Option<Arc<Index>>,
+    admission: Admission,
     header: RepositoryHeader,
     root: PathBuf,
     bulk: RawFrame,
@@ -120,13 +120,34 @@ enum Taken {
     Nothing,
 }
 
+/// Which blobs a writer stores.
+enum Admission {
+    /// Those that the index does not know.
+    Unknown(Arc<Index>),
+    /// All of them.
+    All,
+    /// Those that are looked for.
+    Wanted(Arc<WantedBlobs>),
+}
+
+impl Admission {
+    fn admits(&self, id: &BlobId) -> bool {
+        match self {
+            // An index that cannot be read costs a second copy of the blob, never the blob.
+            Self::Unknown(index) => !index.contains(id).unwrap_or(false),
+            Self::All => true,
+            Self::Wanted(wanted) => wanted.offer(id),
+        }
+    }
+}
+
 impl BlobWriter {
     /// Begins to write into a repository that was opened for writing. All but bulk is compressed as thoroughly as told.
     ///
     /// # Errors
     /// When threads cannot be started.
     pub fn begin(repository: &Repository, metadata: MetadataRecords, thoroughness: Thoroughness) -> Result<Self> {
-        Self::start(repository, Some(repository.index_shared()), metadata, thoroughness)
+        Self::start(repository, Admission::Unknown(repository.index_shared()), metadata, thoroughness)
     }
 
     /// Begins to store blobs once more that the repository has already, so that the packs that hold them can go.
@@ -134,12 +155,20 @@ impl BlobWriter {
     /// # Errors
     /// When threads cannot be started.
     pub fn begin_rewriting(repository: &Repository) -> Result<Self> {
-        Self::start(repository, None, MetadataRecords::Deltas, Thoroughness::Thorough)
+        Self::start(repository, Admission::All, MetadataRecords::Deltas, Thoroughness::Thorough)
+    }
+
+    /// Begins to store those blobs that are looked for, whatever the repository has already.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub fn begin_wanted(repository: &Repository, wanted: Arc<WantedBlobs>) -> Result<Self> {
+        Self::start(repository, Admission::Wanted(wanted), MetadataRecords::Whole, Thoroughness::Thorough)
     }
 
     fn start(
         repository: &Repository,
-        known: Option<Arc<Index>>,
+        admission: Admission,
         how: MetadataRecords,
         thoroughness: Thoroughness,
     ) -> Result<Self> {
@@ -150,7 +179,7 @@ impl BlobWriter {
             root: storage.root().to_path_buf(),
             header: repository.header().clone(),
             storage,
-            known,
+            admission,
             bulk: RawFrame::default(),
             increment: RawFrame::default(),
             metadata: Vec::new(),
@@ -271,9 +300,7 @@ impl BlobWriter {
     /// Whether the blob must be stored; from now on it counts as stored.
     fn take_up(&mut self, id: BlobId) -> Stored {
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        // An index that cannot be read costs a second copy of the blob, never the blob.
-        let known = || self.known.as_ref().is_some_and(|index| index.contains(&id).unwrap_or(false));
-        if in_flight.contains(&id) || known() {
+        if in_flight.contains(&id) || !self.admission.admits(&id) {
             return Stored::Reused;
         }
         in_flight.insert(id);

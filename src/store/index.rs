@@ -99,6 +99,27 @@ impl Index {
         Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: None })
     }
 
+    /// Removes the index file and its sidecars; whoever opens it next builds it from the packs.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn remove(path: &Path) -> Result<()> {
+        remove_files(path)
+    }
+
+    /// How many records of a pack have no row.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the index cannot be read.
+    pub fn lacks(&self, pack: &PackFile, footer: &Footer) -> Result<u64> {
+        let mut lacking = 0;
+        for (record, known) in (0..).zip(&footer.records) {
+            let place = Place { pack: *pack, record };
+            lacking += u64::from(!self.places(&known.id)?.contains(&place));
+        }
+        Ok(lacking)
+    }
+
     /// Learns which packs exist and returns those whose footers must be adopted.
     ///
     /// # Errors

@@ -27,6 +27,7 @@ mod staged;
 pub mod temporary;
 mod upload;
 pub mod verdicts;
+pub mod wanted;
 
 pub use base::{Base, PreviousVersion, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader, RecordedDelta};

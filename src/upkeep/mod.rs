@@ -6,6 +6,7 @@ mod gc;
 pub mod impact;
 mod ledger;
 mod records;
+pub mod repair;
 pub mod retention;
 pub mod stats;
 pub mod status;

@@ -55,4 +55,5 @@ mod damaged_bases;
 mod index;
 mod permissions;
 mod processes;
+mod repair;
 mod validate_all;

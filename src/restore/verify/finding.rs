@@ -86,6 +86,14 @@ pub enum Finding {
 }
 
 impl Finding {
+    /// The bytes that it is about, if it names lost ones.
+    pub fn lost_range(&self) -> Option<&FileRange> {
+        match self {
+            Self::ChunkMissing { range, .. } | Self::ChunkCorrupt { range, .. } => Some(range),
+            _ => None,
+        }
+    }
+
     /// Whether it leaves the snapshot valid.
     pub fn is_warning(&self) -> bool {
         matches!(self, Self::IntegrityUnknown { .. })

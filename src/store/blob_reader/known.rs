@@ -20,8 +20,16 @@ impl BlobReader<'_> {
     /// # Errors
     /// As [`BlobReader::knows_chunk`].
     pub fn look_up_chunk(&mut self, id: &BlobId) -> Result<std::result::Result<(), BlobFault>> {
+        self.look_up(id, BlobKind::Chunk)
+    }
+
+    /// As [`BlobReader::look_up_chunk`], for a blob of either kind.
+    ///
+    /// # Errors
+    /// As [`BlobReader::knows_chunk`].
+    pub fn look_up(&mut self, id: &BlobId, kind: BlobKind) -> Result<std::result::Result<(), BlobFault>> {
         let mut search = Search::default();
-        let recorded = self.knows(id, Some(BlobKind::Chunk), &mut search)?;
+        let recorded = self.knows(id, Some(kind), &mut search)?;
         self.blamed = search.culprits();
         Ok(match recorded {
             Recorded::Readable => Ok(()),
