@@ -55,6 +55,7 @@ fn create(repository: &Repository, sources: &LiveSources) -> Stamp {
         check_trees: false,
         reading: Reading::All,
         effort: Effort::Normal,
+        writers: Default::default(),
         kind: SnapshotKind::Ordinary,
     };
     save::create(repository, &options, &Silent).unwrap().stamp
@@ -77,6 +78,7 @@ fn restore(criterion: &mut Criterion) {
         owner: OwnerPolicy::Restore,
         hard_links: HardLinkPolicy::Refuse,
         others: OthersPolicy::Refuse,
+        suspect: Default::default(),
     };
     let mut group = criterion.benchmark_group("restore of 64 MiB of vectors in place");
     group.throughput(Throughput::Bytes(VECTORS as u64)).sample_size(10);

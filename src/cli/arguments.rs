@@ -198,6 +198,18 @@ pub struct CreateArguments {
     #[arg(long)]
     pub force_read: bool,
 
+    /// Hold the writers of Chroma off while its files are read
+    #[arg(long)]
+    pub freeze: bool,
+
+    /// Hold no writer off for longer than this; a source that would take longer is left out, with exit code 4 [default: 4]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_and_parts)]
+    pub max_block: Option<Duration>,
+
+    /// Lock this file while sources are read, as a service that cooperates does while it ingests
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub ingest_lock: Option<PathBuf>,
+
     /// How much time to spend to store less of what changed
     #[arg(long, value_name = "EFFORT", default_value = "normal")]
     pub effort: EffortArgument,
@@ -235,6 +247,9 @@ impl CreateArguments {
             chroma: self.chroma || other.chroma,
             check: self.check || other.check,
             force_read: self.force_read || other.force_read,
+            freeze: self.freeze || other.freeze,
+            max_block: self.max_block.or(other.max_block),
+            ingest_lock: self.ingest_lock.or(other.ingest_lock),
             effort: if self.effort == EffortArgument::default() { other.effort } else { self.effort },
         }
     }
@@ -318,6 +333,10 @@ pub struct RestoreArguments {
     /// Overwrite files even if other processes have them open; those then work on corrupt data
     #[arg(long)]
     pub force: bool,
+
+    /// Restore a snapshot whose vector store is known to have lost vectors
+    #[arg(long)]
+    pub accept_suspect: bool,
 
     /// Finish the restore that was interrupted
     #[arg(long, conflicts_with = "undo")]
@@ -478,6 +497,12 @@ fn percent(text: &str) -> Result<Percent, String> {
         true => Ok(Percent(number)),
         false => Err("a share lies above 0% and is at most 100%".into()),
     }
+}
+
+/// Parses a number of seconds that need not be whole.
+fn seconds_and_parts(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 /// Parses a whole number of seconds.

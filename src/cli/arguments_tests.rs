@@ -25,8 +25,8 @@ fn the_definition_is_sound() {
 #[test]
 fn without_a_command_create_runs_with_its_own_options() {
     let plain = CreateArguments::default();
-    let chroma = CreateArguments { chroma: true, check: false, force_read: false, effort: EffortArgument::default() };
-    let both = CreateArguments { chroma: true, check: true, force_read: false, effort: EffortArgument::default() };
+    let chroma = CreateArguments { chroma: true, ..CreateArguments::default() };
+    let both = CreateArguments { chroma: true, check: true, ..CreateArguments::default() };
     let table = [
         ("vecsnap", &plain),
         ("vecsnap --quiet", &plain),
@@ -158,6 +158,7 @@ fn a_restore_takes_every_option_of_the_contract() {
         no_owner: true,
         force: true,
         break_links: true,
+        accept_suspect: false,
         resume: false,
         undo: false,
     };

@@ -1,5 +1,7 @@
 //! `vecsnap create`: the default command, made for cron.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::arguments::CreateArguments;
@@ -7,9 +9,13 @@ use super::exit::Exit;
 use super::session::Session;
 use crate::disk::stat;
 use crate::error::{Error, Result};
-use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState, Verdict};
-use crate::save::{self, CreateOptions, CreateReport, Reading};
+use crate::format::manifest::{Consistency, SnapshotKind, SourceRecord, SourceState, Verdict};
+use crate::save::{self, CreateOptions, CreateReport, Freeze, IngestLock, Reading, WriterPolicy};
 use crate::store::Repository;
+
+/// How long writers may be held off unless the operator says otherwise: a service that waits 5 s for a lock, as most do,
+/// does not notice.
+const MAX_BLOCK: Duration = Duration::from_secs(4);
 
 /// Takes a snapshot and shows its document.
 ///
@@ -34,12 +40,29 @@ pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
         check_trees: arguments.check,
         reading: if arguments.force_read { Reading::All } else { Reading::Changed },
         effort: arguments.effort.into(),
+        writers: writers(session, arguments)?,
         kind: SnapshotKind::Ordinary,
     };
     let report = save::create(&repository, &options, session.progress)?;
     let exit = exit_of(&report);
     session.print(&document(&report)?, exit)?;
     Ok(exit)
+}
+
+/// How the capture gets along with writers.
+fn writers(session: &Session<'_>, arguments: &CreateArguments) -> Result<WriterPolicy> {
+    if arguments.freeze && !arguments.chroma {
+        return Err(Error::Usage(
+            "--freeze holds off the writers of Chroma, which is only captured with --chroma".into(),
+        ));
+    }
+    let lock = |path| std::path::absolute(path).map_err(Error::io("find the present directory for", path));
+    let ingest_lock = arguments.ingest_lock.as_ref().map(lock).transpose()?;
+    Ok(WriterPolicy {
+        freeze: if arguments.freeze { Freeze::Yes } else { Freeze::No },
+        max_block: Some(arguments.max_block.unwrap_or(MAX_BLOCK)),
+        ingest_lock: ingest_lock.map(|path| IngestLock { path, wait: session.lock_wait().0 }),
+    })
 }
 
 /// A source that was left out weighs more than a verdict: the next create may well capture it.
@@ -59,7 +82,7 @@ pub fn document(report: &CreateReport) -> Result<Value> {
     let metadata = serde_json::to_value(&report.metadata)
         .map_err(|fault| Error::Failed(format!("the result cannot be told as JSON: {fault}")))?;
     let mut document = metadata.as_object().cloned().unwrap_or_default();
-    for own in ["stamp", "format", "format_version", "kind"] {
+    for own in ["stamp", "format", "format_version", "kind", "chroma_consistency"] {
         document.shift_remove(own);
     }
     let sources: Vec<Value> = report.manifest.sources.iter().map(source).collect();
@@ -96,6 +119,11 @@ pub(super) fn source(source: &SourceRecord) -> Value {
         Verdict::Unknown(cause) => ("unknown", Some(cause)),
         Verdict::OpenFailed(cause) => ("open_failed", Some(cause)),
     };
+    let (consistency, doubts) = match &source.consistency {
+        Consistency::Unproven => ("unproven", &[][..]),
+        Consistency::Proven => ("proven", &[][..]),
+        Consistency::Suspect(causes) => ("suspect", causes.as_slice()),
+    };
     json!({
         "name": source.name,
         "state": state,
@@ -103,6 +131,8 @@ pub(super) fn source(source: &SourceRecord) -> Value {
         "bytes": source.bytes,
         "integrity": verdict,
         "integrity_error": cause,
+        "consistency": consistency,
+        "consistency_doubts": doubts,
         "writer_blocked_s": source.writer_blocked_microseconds as f64 / 1e6,
     })
 }

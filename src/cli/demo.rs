@@ -110,6 +110,7 @@ fn snapshot(repository: &Repository, workload: &Workload, progress: &dyn Progres
         check_trees: false,
         reading: Reading::Changed,
         effort: Effort::default(),
+        writers: Default::default(),
         kind: SnapshotKind::Ordinary,
     };
     save::create(repository, &options, progress)
@@ -135,6 +136,7 @@ fn put_back(
         owner: OwnerPolicy::Restore,
         hard_links: HardLinkPolicy::Refuse,
         others: OthersPolicy::Refuse,
+        suspect: Default::default(),
     };
     restore::restore(repository, &options, progress)
 }

@@ -138,7 +138,8 @@ fn holds(listing: &SnapshotListing) -> String {
     let sources =
         [("db", "db_snapshot_path"), ("registry", "registry_snapshot_path"), ("chroma", "chroma_snapshot_path")];
     let names: Vec<_> = sources.into_iter().filter(|(_, path)| held(path)).map(|(name, _)| name).collect();
-    names.join(", ")
+    let suspect = metadata_field(listing, "chroma_consistency").and_then(Value::as_str) == Some("suspect");
+    names.join(", ") + if suspect { " (suspect)" } else { "" }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::id::Stamp;
 use crate::restore::{
     self, ChromaChoice, ExportReport, Goal, HardLinkPolicy, Integrity, OthersPolicy, OwnerPolicy, PlannedSource,
-    PreSnapshot, Rehearsal, RestoreOptions, RestoreReport, gate,
+    PreSnapshot, Rehearsal, RestoreOptions, RestoreReport, SuspectPolicy, gate,
 };
 use crate::save::LiveSources;
 use crate::store::{Access, Repository};
@@ -78,6 +78,7 @@ fn in_place(
         owner: owner_policy(arguments),
         hard_links: if arguments.break_links { HardLinkPolicy::Break } else { HardLinkPolicy::Refuse },
         others: if arguments.force { OthersPolicy::Warn } else { OthersPolicy::Refuse },
+        suspect: if arguments.accept_suspect { SuspectPolicy::Accept } else { SuspectPolicy::Refuse },
     };
     if arguments.dry_run {
         let rehearsal = restore::rehearse(repository, &options, session.progress)?;

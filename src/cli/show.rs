@@ -14,7 +14,7 @@ use super::list::format_name;
 use super::session::Session;
 use crate::disk::{LocalStorage, Storage};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord};
 use crate::format::table::Time;
 use crate::store::SnapshotListing;
 use crate::store::snapshots::{self, ManifestFault, MetadataState};
@@ -72,11 +72,6 @@ fn described(manifest: &Manifest) -> Value {
 /// What `create` says of a source, and what else its record holds.
 pub(super) fn source(source: &SourceRecord) -> Value {
     let mut told = create::source(source).as_object().cloned().unwrap_or_default();
-    let (consistency, doubts) = match &source.consistency {
-        Consistency::Unproven => ("unproven", &[][..]),
-        Consistency::Proven => ("proven", &[][..]),
-        Consistency::Suspect(causes) => ("suspect", causes.as_slice()),
-    };
     let more = json!({
         "kind": match source.kind {
             SourceKind::Sqlite => "sqlite",
@@ -85,8 +80,6 @@ pub(super) fn source(source: &SourceRecord) -> Value {
         },
         "path": Path::new(OsStr::from_bytes(&source.path)).display().to_string(),
         "started_at": moment(source.started),
-        "consistency": consistency,
-        "consistency_doubts": doubts.join("; "),
     });
     told.extend(more.as_object().cloned().unwrap_or_default());
     Value::Object(told)

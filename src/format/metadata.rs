@@ -39,6 +39,9 @@ pub struct SnapshotMetadata {
     pub format_version: u32,
     /// `ordinary` or `pre-restore`.
     pub kind: String,
+    /// `proven`, `suspect` or `unproven`; none where the tree was not captured.
+    #[serde(default)]
+    pub chroma_consistency: Option<String>,
 }
 
 /// Whether a parsed `backup-metadata.json` was written by vecsnap and not by the tool that it replaced.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
 use crate::id::{BlobId, Stamp};
 use crate::progress::Progress;
+use crate::save::chroma::is_loss as is_loss_of_vectors;
 use crate::save::sources::CHROMA;
 use crate::store::snapshots::{self, ManifestFault, SnapshotFormat};
 use crate::store::verdicts::Recheck;
@@ -81,6 +82,16 @@ pub fn refuse_full_copy(storage: &dyn Storage, name: &str) -> Result<Option<()>>
     }
 }
 
+/// What to do about a vector store that is known to have lost vectors when it was captured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SuspectPolicy {
+    /// It is not restored.
+    #[default]
+    Refuse,
+    /// It is restored all the same.
+    Accept,
+}
+
 /// Verifies the whole snapshot of a job; of the chunks in `kept`, which are read again, those that cost most are staged.
 ///
 /// # Errors
@@ -88,6 +99,7 @@ pub fn refuse_full_copy(storage: &dyn Storage, name: &str) -> Result<Option<()>>
 pub(super) fn check(
     repository: &Repository,
     job: &Job,
+    suspect: SuspectPolicy,
     kept: HashSet<BlobId>,
     progress: &dyn Progress,
 ) -> Result<Option<Arc<StagedBlobs>>> {
@@ -105,14 +117,30 @@ pub(super) fn check(
     for source in &verification.sources {
         let wrong = source.findings.iter().filter(|finding| !finding.is_warning());
         for finding in wrong.filter(|finding| job.direction == Direction::Forward || is_loss(finding)) {
-            if source.name == CHROMA && job.chroma == ChromaChoice::Skip {
+            if let Finding::Suspect { reason, .. } = finding
+                && !(is_loss_of_vectors(reason) && suspect == SuspectPolicy::Refuse && job.restores(&source.name))
+            {
+                tracing::warn!(stamp = %job.stamp, doubt = %finding, "the snapshot is restored in spite of this doubt");
+            } else if source.name == CHROMA && job.chroma == ChromaChoice::Skip {
                 tracing::warn!(stamp = %job.stamp, error = %finding, "Chroma in the snapshot is damaged; it is not restored");
             } else {
                 errors.push(finding.to_string());
             }
         }
     }
-    if errors.is_empty() { Ok(staged) } else { Err(not_valid(&job.stamp.to_string(), &errors)) }
+    if errors.is_empty() {
+        return Ok(staged);
+    }
+    if verification.sources.iter().flat_map(|source| &source.findings).any(|finding| {
+        matches!(finding, Finding::Suspect { reason, .. } if is_loss_of_vectors(reason))
+            && errors.contains(&finding.to_string())
+    }) {
+        errors.push(
+            "restored, the vector store would lack these vectors; choose another snapshot, or give --accept-suspect"
+                .into(),
+        );
+    }
+    Err(not_valid(&job.stamp.to_string(), &errors))
 }
 
 fn is_loss(finding: &Finding) -> bool {

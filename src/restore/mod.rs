@@ -40,7 +40,7 @@ use crate::format::manifest::{SnapshotKind, SourceKind, SourceState};
 use crate::id::{BlobId, Stamp};
 use crate::progress::{Phase, Progress};
 use crate::save::sources::{CHROMA, DB, REGISTRY};
-use crate::save::{self, CreateOptions, Effort, LiveSources, Reading};
+use crate::save::{self, CreateOptions, Effort, LiveSources, Reading, WriterPolicy};
 use crate::store::{BlobReader, Repository, StagedBlobs, intents};
 
 use apply::{Applied, Applier};
@@ -53,6 +53,7 @@ use scan::Scan;
 
 pub use attributes::OwnerPolicy;
 pub use export::{ExportReport, UnreadableFile, directory_of, export};
+pub use gate::SuspectPolicy;
 pub use guard::OthersPolicy;
 pub use job::{ChromaChoice, Goal};
 pub use plan::{HardLinkPolicy, Totals};
@@ -84,6 +85,8 @@ pub struct RestoreOptions {
     pub hard_links: HardLinkPolicy,
     /// What to do about processes that have a target open.
     pub others: OthersPolicy,
+    /// What to do about a vector store that is known to have lost vectors.
+    pub suspect: SuspectPolicy,
 }
 
 /// Restores a snapshot in place.
@@ -148,13 +151,13 @@ fn prepare(repository: &Repository, job: &Job, options: &RestoreOptions, progres
     match plan_all(repository, job, options, progress) {
         Ok(plans) => {
             let kept = chunks_to_write(repository, &plans)?;
-            let staged = gate::check(repository, job, kept, progress)?;
+            let staged = gate::check(repository, job, options.suspect, kept, progress)?;
             Ok(Prepared { plans, staged })
         }
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => {
             // What is wrong with the snapshot is the better answer.
-            gate::check(repository, job, HashSet::new(), progress)?;
+            gate::check(repository, job, options.suspect, HashSet::new(), progress)?;
             Err(error)
         }
     }
@@ -238,6 +241,7 @@ fn keep_present_state(
         reading: Reading::All,
         // It should be over soon, and is seldom kept for long.
         effort: Effort::Fast,
+        writers: WriterPolicy::default(),
         kind: SnapshotKind::PreRestore,
     };
     let report =

@@ -156,6 +156,7 @@ fn while_a_restore_is_unfinished_no_database_can_be_read() {
         check_trees: false,
         reading: Reading::All,
         effort: Effort::default(),
+        writers: Default::default(),
         kind: SnapshotKind::Ordinary,
     };
     assert!(matches!(save::create(&repository, &options, &Silent), Err(Error::Refused(_))));

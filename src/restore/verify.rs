@@ -198,7 +198,7 @@ fn judge(
         if source.name == REGISTRY && options.depth == Depth::Full {
             findings.extend(check_registry(source, reader)?);
         }
-        findings.extend(inconsistency(manifest, source));
+        findings.extend(inconsistencies(manifest, source));
         let (name, captured) = (source.name.clone(), source.is_captured());
         verification.sources.push(SourceVerification { name, captured, findings });
     }
@@ -273,15 +273,18 @@ fn is_missing(manifest: &Manifest, source: &SourceRecord, survey: &Survey) -> bo
 }
 
 /// What the capture itself said against a source. Before a restore, raw bytes are the way back and nothing is wrong.
-fn inconsistency(manifest: &Manifest, source: &SourceRecord) -> Option<Finding> {
-    let detail = match (&source.consistency, source.state) {
-        (Consistency::Suspect(causes), _) => causes.join("; "),
-        (_, SourceState::CapturedRaw) if manifest.kind == SnapshotKind::Ordinary => {
-            "it was captured as raw bytes, since SQLite cannot read it".into()
+fn inconsistencies(manifest: &Manifest, source: &SourceRecord) -> Vec<Finding> {
+    let suspect = |reason: &String| Finding::Suspect { source: source.name.clone(), reason: reason.clone() };
+    match (&source.consistency, source.state) {
+        (Consistency::Suspect(reasons), state) if state != SourceState::Changing => {
+            reasons.iter().map(suspect).collect()
         }
-        _ => return None,
-    };
-    Some(Finding::Inconsistent { source: source.name.clone(), detail })
+        (_, SourceState::CapturedRaw) if manifest.kind == SnapshotKind::Ordinary => vec![Finding::Inconsistent {
+            source: source.name.clone(),
+            detail: "it was captured as raw bytes, since SQLite cannot read it".into(),
+        }],
+        _ => Vec::new(),
+    }
 }
 
 /// Names every place of a source whose bytes are lost; neighbours with one cause are one place.

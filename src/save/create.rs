@@ -9,17 +9,19 @@ use std::time::Instant;
 
 use chrono::Utc;
 
+use super::capturing::{Capturing, Patience};
 use super::chunks::Effort;
-use super::database::{self, Capturing, CheckImage, DatabaseRequest, StoredDatabase};
+use super::database::{self, CheckImage, DatabaseRequest, StoredDatabase};
 use super::previous::{Predecessors, Reading};
 use super::registry;
 use super::report::{self, CreateReport};
 use super::sources::{self, CHROMA, DB, LiveSources};
 use super::sqlite::DamagedSource;
-use super::tree::{self, TreeOutcome};
+use super::tree::{self, TreeOptions, TreeOutcome};
+use super::writers::{IngestLock, WriterPolicy};
 use crate::disk::{FileLock, LockMode, stat};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
 use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
@@ -39,6 +41,8 @@ pub struct CreateOptions {
     pub reading: Reading,
     /// How much time is spent to store less.
     pub effort: Effort,
+    /// How it gets along with those who write meanwhile.
+    pub writers: WriterPolicy,
     /// Why the snapshot is taken. Before a restore, sources that are missing or damaged are recorded as they are, and
     /// the caller holds the live lock.
     pub kind: SnapshotKind,
@@ -48,8 +52,9 @@ pub struct CreateOptions {
 ///
 /// # Errors
 /// [`Error::Usage`] where Chroma is asked for and not named; [`Error::Failed`] for a database that is missing or no
-/// SQLite file; [`Error::Refused`] while a restore is pending;
-/// [`Error::Busy`] while one runs; I/O errors. A tree that kept changing, or an image that is damaged, is no error: the
+/// SQLite file; [`Error::Changing`] where the database could not be read within the time that its writers may be held
+/// off; [`Error::Refused`] while a restore is pending;
+/// [`Error::Busy`] while one runs, or while the service ingests; I/O errors. A tree that kept changing, or an image that is damaged, is no error: the
 /// report says so, and the snapshot stays.
 pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn Progress) -> Result<CreateReport> {
     let began = Instant::now();
@@ -63,14 +68,18 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     let predecessors = Predecessors::of(repository, first_stamp)?;
     manifest.set_parent(predecessors.newest());
 
+    let ingestion = options.writers.ingest_lock.as_ref().map(IngestLock::take).transpose()?;
     progress.phase(Phase::Reading, None);
     let mut writer = BlobWriter::begin(repository, options.effort.metadata(), options.effort.thoroughness())?;
     let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
-    let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors };
+    let patience = Patience::new(progress, options.writers.max_block);
+    let mut capturing =
+        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience };
     manifest.sources.push(capture_db(&mut capturing, options)?);
     let registry = registry::capture(&mut capturing, &options.sources.registry)?;
     manifest.sources.push(registry.record);
     manifest.sources.push(capture_chroma(&mut capturing, options)?);
+    drop(ingestion);
 
     progress.phase(Phase::Checking, None);
     let written = writer.finish()?;
@@ -121,7 +130,7 @@ pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions)
     }
     let damaged = match options.kind {
         SnapshotKind::PreRestore => DamagedSource::TakeRaw,
-        SnapshotKind::Ordinary => DamagedSource::Refuse,
+        SnapshotKind::Ordinary => DamagedSource::TakeDatabaseRaw,
     };
     let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
     let mut previous = capturing.previous(DB)?;
@@ -137,7 +146,11 @@ pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions)
 }
 
 fn fill_record(record: &mut SourceRecord, stored: &StoredDatabase) {
-    record.state = if stored.raw_because.is_some() { SourceState::CapturedRaw } else { SourceState::Captured };
+    match &stored.raw_because {
+        // The backup API and the stats of a file both mean one moment.
+        None => (record.state, record.consistency) = (SourceState::Captured, Consistency::Proven),
+        Some(_) => record.state = SourceState::CapturedRaw,
+    }
     record.verdict = stored.verdict.clone();
     record.writer_blocked_microseconds = u64::try_from(stored.writer_blocked.as_micros()).unwrap_or(u64::MAX);
     for entry in &stored.entries {
@@ -170,10 +183,11 @@ pub(super) fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOpti
         Some(_) => {}
     }
     let check = if options.check_trees { CheckImage::Now } else { CheckImage::Later };
-    match tree::store(capturing, path, check)? {
-        TreeOutcome::KeptChanging => {
-            tracing::warn!(path = %path.display(), "the Chroma directory kept changing and is not in this snapshot");
+    match tree::store(capturing, path, TreeOptions { check, freeze: options.writers.freeze })? {
+        TreeOutcome::LeftOut(reason) => {
+            tracing::warn!(path = %path.display(), %reason, "the Chroma directory is not in this snapshot");
             record.state = SourceState::Changing;
+            record.consistency = Consistency::Suspect(vec![reason]);
         }
         TreeOutcome::Stored(stored) => {
             if !stored.raw.is_empty() {
@@ -183,6 +197,7 @@ pub(super) fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOpti
             record.files = stored.files;
             record.bytes = stored.bytes;
             record.verdict = stored.verdict;
+            record.consistency = stored.consistency;
             record.writer_blocked_microseconds = u64::try_from(stored.writer_blocked.as_micros()).unwrap_or(u64::MAX);
         }
     }

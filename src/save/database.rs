@@ -8,11 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::chunks::Effort;
+use super::capturing::Capturing;
 use super::file::{self, ReadOutcome};
-use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
+use super::previous::Previous;
 use super::sources::{table_stat, time};
-use super::sqlite::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
+use super::sqlite::{CapturedDatabase, DamagedSource, DatabaseContent, ImageOptions, RawDatabase, capture_image};
 use crate::disk::held::open_source;
 use crate::disk::scratch::delete_beside;
 use crate::disk::sqlite::DatabaseStats;
@@ -21,15 +21,16 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
-use crate::progress::{Phase, Progress};
-use crate::store::file_table::TableWriter;
+use crate::progress::Phase;
 use crate::store::verdicts::{self, Recheck};
-use crate::store::{BlobReader, BlobWriter, PreviousVersion, Repository};
 
 /// How long the capture of one database may take.
 pub const DEADLINE: Duration = Duration::from_secs(600);
 /// How long writers may wait before it is worth a warning: the usual busy timeout of a service is 5 s.
 const LONG_BLOCK: Duration = Duration::from_secs(4);
+
+/// How often a file that changes while it is read as plain bytes is read.
+const ATTEMPTS: usize = 4;
 
 /// Whether an image is checked when no verdict on it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,70 +54,94 @@ pub struct StoredDatabase {
     pub writer_blocked: Duration,
 }
 
-/// Everything a capture needs beside the source.
-pub(super) struct Capturing<'a> {
-    pub(super) repository: &'a Repository,
-    pub(super) writer: &'a mut BlobWriter,
-    pub(super) progress: &'a dyn Progress,
-    pub(super) reading: Reading,
-    pub(super) effort: Effort,
-    pub(super) predecessors: &'a Predecessors<'a>,
+/// A database that was captured and is not in the store yet.
+pub(super) enum HeldDatabase {
+    /// It is that of the previous version, which the store has.
+    TakenOver(StoredDatabase),
+    /// Its image, or its files, and the content to store them against.
+    Captured { captured: CapturedDatabase, previous: Option<Content> },
 }
 
-/// Decoded frames kept for reading previous contents, in bytes.
-const VERSION_CACHE: usize = 24 * 1024 * 1024;
-
-impl<'a> Capturing<'a> {
-    /// The previous version of a source.
-    pub(super) fn previous(&self, name: &str) -> Result<Option<Previous<'a>>> {
-        let record = self.predecessors.record(name)?;
-        Ok(record.map(|record| Previous::of(self.repository, record, self.reading)))
-    }
-
-    /// A writer for the table of a source, which is stored against the previous one where deltas are wanted.
-    pub(super) fn table(&self, name: &str) -> Result<TableWriter<'a>> {
-        if self.effort == Effort::None {
-            return Ok(TableWriter::default());
+impl HeldDatabase {
+    /// Stores it.
+    ///
+    /// # Errors
+    /// Errors of the store; [`Error::Changing`] for files taken raw that kept changing.
+    pub(super) fn store(self, capturing: &mut Capturing<'_>, request: &DatabaseRequest<'_>) -> Result<StoredDatabase> {
+        match self {
+            Self::TakenOver(stored) => Ok(stored),
+            Self::Captured { captured, previous } => store(capturing, request, captured, previous),
         }
-        let record = self.predecessors.record(name)?;
-        let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
-        Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
-    }
-
-    /// A previous content to store the next one against, where deltas are wanted.
-    pub(super) fn version(&self, content: Content) -> Option<PreviousVersion<'a>> {
-        let reader = || BlobReader::with_frame_cache(self.repository, VERSION_CACHE);
-        (self.effort != Effort::None).then(|| PreviousVersion::of(reader(), content))
     }
 }
 
-/// Stores a database, or takes it over from the previous version if its stats say that it is unchanged and no check of it
-/// is due.
+/// What the previous version says of a database.
+pub(super) enum Known {
+    /// It is the same, and stays closed.
+    Unchanged(StoredDatabase),
+    /// It is new, changed, or due for a check; the content to store it against.
+    Changed { previous: Option<Content> },
+}
+
+/// Compares the stats of a database with those of the previous version.
 ///
 /// # Errors
-/// As [`store`].
-pub(super) fn store_or_take_over(
+/// I/O errors, a missing database among them.
+pub(super) fn compare(
     capturing: &mut Capturing<'_>,
     previous: Option<&mut Previous<'_>>,
     request: &DatabaseRequest<'_>,
-) -> Result<StoredDatabase> {
-    let Some(previous) = previous else { return store(capturing, request, None) };
-    let Some(file) = previous.file(request.name)? else { return store(capturing, request, None) };
+) -> Result<Known> {
+    let Some(previous) = previous else { return Ok(Known::Changed { previous: None }) };
+    let Some(file) = previous.file(request.name)? else { return Ok(Known::Changed { previous: None }) };
+    let changed = Known::Changed { previous: Some(file.content) };
     let real = std::fs::canonicalize(request.source).map_err(Error::io("resolve", request.source))?;
     let found = DatabaseStats::of(&real)?;
     if !previous.holds(&file, &source_stats(&found), Capture::SqliteImage)? {
-        return store(capturing, request, Some(file.content));
+        return Ok(changed);
     }
     let kept = verdicts::kept(capturing.repository.index(), &file.content, Recheck::IfUnknown);
     let verdict = match (kept.or_else(|| previous.verdict()), request.check) {
         (Some(verdict), _) => verdict,
         (None, CheckImage::Later) => Verdict::Unchecked,
-        (None, CheckImage::Now) => return store(capturing, request, Some(file.content)),
+        (None, CheckImage::Now) => return Ok(changed),
     };
     capturing.writer.count_reused(Content::slots(file.content.length));
     capturing.progress.advance(file.content.length);
     let entries = vec![file_entry(request.name, &found.main, file)];
-    Ok(StoredDatabase { entries, verdict, raw_because: None, writer_blocked: Duration::ZERO })
+    Ok(Known::Unchanged(StoredDatabase { entries, verdict, raw_because: None, writer_blocked: Duration::ZERO }))
+}
+
+/// Captures a database, to be stored against a previous content.
+///
+/// # Errors
+/// As [`capture_image`].
+pub(super) fn capture(
+    capturing: &Capturing<'_>,
+    request: &DatabaseRequest<'_>,
+    previous: Option<Content>,
+) -> Result<HeldDatabase> {
+    let scratch = capturing.repository.scratch()?;
+    let options =
+        ImageOptions { deadline: DEADLINE, max_block: capturing.patience.max_block, damaged: request.damaged };
+    let captured = capture_image(request.source, scratch, options)?;
+    Ok(HeldDatabase::Captured { captured, previous })
+}
+
+/// Captures a database and stores it, or takes it over from the previous version if its stats say that it is unchanged and
+/// no check of it is due.
+///
+/// # Errors
+/// As [`compare`], [`capture`] and [`HeldDatabase::store`].
+pub(super) fn store_or_take_over(
+    capturing: &mut Capturing<'_>,
+    previous: Option<&mut Previous<'_>>,
+    request: &DatabaseRequest<'_>,
+) -> Result<StoredDatabase> {
+    match compare(capturing, previous, request)? {
+        Known::Unchanged(stored) => Ok(stored),
+        Known::Changed { previous } => capture(capturing, request, previous)?.store(capturing, request),
+    }
 }
 
 /// A database to be captured.
@@ -139,18 +164,13 @@ fn source_stats(stats: &DatabaseStats) -> SourceStats {
     }
 }
 
-/// Stores a database against its previous content.
-///
-/// # Errors
-/// As [`capture_image`]; errors of the store.
 fn store(
     capturing: &mut Capturing<'_>,
     request: &DatabaseRequest<'_>,
+    captured: CapturedDatabase,
     previous: Option<Content>,
 ) -> Result<StoredDatabase> {
-    let &DatabaseRequest { source, name, damaged, check } = request;
-    let scratch = capturing.repository.scratch()?;
-    let captured = capture_image(source, scratch, ImageOptions { deadline: DEADLINE, damaged })?;
+    let &DatabaseRequest { source, name, check, .. } = request;
     let stats = source_stats(&captured.stats);
     let main = captured.stats.main;
     let entry = |content, capture| file_entry(name, &main, FileEntry { content, capture, sparse: false, stats });
@@ -174,8 +194,7 @@ fn store(
         }
         DatabaseContent::Raw(raw) => {
             tracing::warn!(path = %source.display(), cause = %raw.reason, "the database is captured as raw bytes");
-            let entries = raw.files.iter().map(|path| store_raw(capturing, path, source, name));
-            let mut entries = entries.collect::<Result<Vec<_>>>()?;
+            let mut entries = store_raw_settled(capturing, &raw, source, name)?;
             entries.sort_by(|left, right| compare_paths(&left.path, &right.path));
             Ok(StoredDatabase {
                 entries,
@@ -208,6 +227,27 @@ fn verdict(capturing: &Capturing<'_>, content: &Content, image: &Path, check: Ch
             verdict
         }
     }
+}
+
+/// Stores the files of a damaged database as they are at one moment.
+fn store_raw_settled(
+    capturing: &mut Capturing<'_>,
+    raw: &RawDatabase,
+    source: &Path,
+    name: &[u8],
+) -> Result<Vec<Entry>> {
+    let look = || raw.files.iter().map(|path| stat::stat(path)).collect::<Result<Vec<_>>>();
+    for _ in 0..ATTEMPTS {
+        let before = look()?;
+        let entries = raw.files.iter().map(|path| store_raw(capturing, path, source, name)).collect::<Result<_>>()?;
+        if look()? == before {
+            return Ok(entries);
+        }
+    }
+    Err(Error::Changing(format!(
+        "the damaged database {} kept changing while its bytes were captured; stop what writes to it and try again",
+        source.display()
+    )))
 }
 
 /// Stores one file of a damaged database: the main file, or a sidecar, which keeps its suffix.
@@ -250,7 +290,6 @@ pub(super) fn entry(path: &[u8], stat: &FileStat, kind: EntryKind) -> Entry {
 /// # Errors
 /// [`Error::Changing`] if it never stood still; I/O errors.
 pub(super) fn store_plain(capturing: &mut Capturing<'_>, path: &Path, name: &[u8]) -> Result<Entry> {
-    const ATTEMPTS: usize = 4;
     let real = std::fs::canonicalize(path).map_err(Error::io("resolve", path))?;
     for _ in 0..ATTEMPTS {
         let file = open_source(&real)?.or_fail(&real)?;

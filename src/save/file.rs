@@ -6,10 +6,10 @@
 use std::fs::File;
 use std::path::Path;
 
+use super::capturing::Capturing;
 use super::chunks::ChunkStore;
-use super::database::Capturing;
 use super::reading::{Part, Reached, SourceFile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 
@@ -42,9 +42,9 @@ pub(super) fn store(
     let previous = previous.and_then(|content| capturing.version(content));
     let source = SourceFile { file, path, length };
     let mut store = ChunkStore::begin(capturing.writer, source, previous, capturing.effort);
-    let mut sparse = false;
+    let (mut sparse, patience) = (false, capturing.patience);
     let reached = source.read(|part| {
-        capturing.progress.check()?;
+        patience.check()?;
         match part {
             Part::Chunks { bytes, ids } => {
                 for (chunk, id) in bytes.chunks(CHUNK_SIZE).zip(ids) {
@@ -58,9 +58,11 @@ pub(super) fn store(
                 store.push_holes(count)
             }
         }
-    })?;
+    });
     match reached {
-        Reached::TooEarly => store.give_up().map(|()| ReadOutcome::Shrank),
-        Reached::TheEnd => Ok(ReadOutcome::Stored(StoredFile { content: store.finish(length)?, sparse })),
+        Err(error @ Error::Changing(_)) => store.give_up().and(Err(error)),
+        Err(error) => Err(error),
+        Ok(Reached::TooEarly) => store.give_up().map(|()| ReadOutcome::Shrank),
+        Ok(Reached::TheEnd) => Ok(ReadOutcome::Stored(StoredFile { content: store.finish(length)?, sparse })),
     }
 }

@@ -3,6 +3,8 @@
 //! Invariant: no byte, name or lock of a source changes; what could not be captured is said, never left out silently.
 //! [`create::create`] tells the whole story; the other modules read one kind of thing each.
 
+mod capturing;
+pub mod chroma;
 mod chunks;
 pub mod create;
 pub mod database;
@@ -18,9 +20,11 @@ pub mod sources;
 pub mod sqlite;
 pub mod tree;
 mod walk;
+pub mod writers;
 
 pub use chunks::Effort;
 pub use create::{CreateOptions, create};
 pub use previous::Reading;
 pub use report::CreateReport;
 pub use sources::LiveSources;
+pub use writers::{Freeze, IngestLock, WriterPolicy};

@@ -10,13 +10,14 @@ use std::path::Path;
 
 use serde::de::IgnoredAny;
 
-use super::database::{self, Capturing};
+use super::capturing::Capturing;
+use super::database;
 use super::previous::is_settled;
 use super::sources::{self, REGISTRY, table_stat};
 use crate::disk::stat;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
-use crate::format::manifest::{SourceKind, SourceRecord, SourceState};
+use crate::format::manifest::{Consistency, SourceKind, SourceRecord, SourceState};
 use crate::format::table::{Capture, Entry, EntryKind, SourceStats, Time};
 use crate::store::verdicts::{self, JsonVerdict};
 
@@ -51,7 +52,7 @@ pub(super) fn capture(capturing: &mut Capturing<'_>, path: &Path) -> Result<Capt
     let mut table = capturing.table(REGISTRY)?;
     table.push(&stored.entry, capturing.writer)?;
     record.table = table.finish(capturing.writer)?;
-    record.state = SourceState::Captured;
+    (record.state, record.consistency) = (SourceState::Captured, Consistency::Proven);
     Ok(CapturedRegistry { record, verdict: stored.verdict })
 }
 

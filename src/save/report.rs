@@ -11,7 +11,7 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::sources::{CHROMA, DB, REGISTRY};
 use crate::format::limits::FORMAT_VERSION;
-use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState, Verdict};
+use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceRecord, SourceState, Verdict};
 use crate::format::metadata::{FORMAT_NAME, SnapshotMetadata};
 use crate::id::Stamp;
 use crate::store::layout;
@@ -69,6 +69,9 @@ pub(super) fn validation_errors(manifest: &Manifest, registry: JsonVerdict) -> V
             }
             Verdict::Ok | Verdict::Unchecked => {}
         }
+        if let (Consistency::Suspect(reasons), true) = (&source.consistency, source.is_captured()) {
+            errors.extend(reasons.iter().map(|reason| format!("{}_inconsistent: {reason}", source.name)));
+        }
         if source.state == SourceState::CapturedRaw && manifest.kind == SnapshotKind::Ordinary {
             errors.push(format!(
                 "{}_inconsistent: it was captured as raw bytes, since SQLite cannot read it",
@@ -112,6 +115,11 @@ pub fn metadata(manifest: &Manifest, root: &Path, stamp: Stamp) -> SnapshotMetad
             SnapshotKind::Ordinary => "ordinary".into(),
             SnapshotKind::PreRestore => "pre-restore".into(),
         },
+        chroma_consistency: chroma.map(|source| match source.consistency {
+            Consistency::Unproven => "unproven".into(),
+            Consistency::Proven => "proven".into(),
+            Consistency::Suspect(_) => "suspect".into(),
+        }),
     }
 }
 
@@ -127,14 +135,23 @@ fn vector_store_note(manifest: &Manifest) -> String {
     };
     let path = Path::new(OsStr::from_bytes(&chroma.path)).display();
     match chroma.state {
-        SourceState::Captured => "Chroma snapshot included; no file of it changed while it was captured.".into(),
+        SourceState::Captured => match &chroma.consistency {
+            Consistency::Proven => "Chroma snapshot included; database and vectors are of one moment.".into(),
+            Consistency::Unproven => "Chroma snapshot included; no file of it changed while it was captured.".into(),
+            Consistency::Suspect(reasons) => {
+                format!("Chroma snapshot included, but there is doubt about it: {}.", reasons.join("; "))
+            }
+        },
         SourceState::CapturedRaw => {
             "Chroma snapshot included; a SQLite database in it is damaged and was captured as raw bytes.".into()
         }
         SourceState::Absent => format!("Chroma hot backup is not included; the directory {path} does not exist."),
         SourceState::NotRequested => "Chroma hot backup is not included; it was not asked for (--chroma).".into(),
-        SourceState::Changing => {
-            format!("Chroma hot backup is not included; {path} kept changing while it was captured.")
-        }
+        SourceState::Changing => match &chroma.consistency {
+            Consistency::Suspect(reasons) => format!("Chroma hot backup is not included; {}.", reasons.join("; ")),
+            Consistency::Unproven | Consistency::Proven => {
+                format!("Chroma hot backup is not included; {path} kept changing while it was captured.")
+            }
+        },
     }
 }

@@ -24,11 +24,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rusqlite::Connection;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tempfile::TempPath;
 
 use crate::disk::sqlite::{
-    Access, DatabaseStats, HeaderMode, ImageCopy, PinnedSource, Sidecar, Sniffed, SourceTrouble, is_wal_live, sniff,
+    Access, DatabaseStats, Frozen, HeaderMode, ImageCopy, PinnedSource, Sidecar, Sniffed, SourceTrouble, WriteLock,
+    is_wal_live, sniff,
 };
 use crate::error::{Error, Result};
 
@@ -38,6 +40,8 @@ pub struct ImageOptions {
     /// How long the whole capture may take, waiting for locks included. In rollback mode the service's writers wait
     /// meanwhile.
     pub deadline: Duration,
+    /// How long writers may be held off, where the copy does that; `None` for no limit but the deadline.
+    pub max_block: Option<Duration>,
     /// What to do about a source too damaged for SQLite.
     pub damaged: DamagedSource,
 }
@@ -45,9 +49,10 @@ pub struct ImageOptions {
 /// What to do about a source too damaged for SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DamagedSource {
-    /// Fail: there is nothing worth a snapshot.
-    Refuse,
-    /// Take its files as raw bytes: a restore is about to overwrite them, and there must be a way back.
+    /// Take its files as raw bytes if it begins as a database does, so that what is left of it is kept; refuse a file of
+    /// another kind, which somebody named by mistake.
+    TakeDatabaseRaw,
+    /// Take its files as raw bytes, whatever they are: a restore is about to overwrite them, and there must be a way back.
     TakeRaw,
 }
 
@@ -105,8 +110,9 @@ impl From<Error> for Obstacle {
 /// image, or for an image and a copy of the source where the source needs recovery.
 ///
 /// # Errors
-/// [`Error::Changing`] if the source stays locked, or keeps changing, until the deadline; [`Error::Failed`] if it is no
-/// SQLite file; [`Error::Sqlite`] if it is damaged and that is not accepted; [`Error::Io`] if it is missing or unreadable.
+/// [`Error::Changing`] if the source stays locked, or keeps changing, until the deadline, or writers would have to wait
+/// for longer than they may; [`Error::Failed`] if it is no
+/// SQLite file and that is not accepted; [`Error::Io`] if it is missing or unreadable.
 pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
     let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;
     let deadline = Instant::now() + options.deadline;
@@ -119,18 +125,20 @@ pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Re
             warn_of_wal(&source, &stats);
             return Ok(CapturedDatabase { stats, content: DatabaseContent::Empty });
         }
+        Sniffed::Other(start) if options.damaged == DamagedSource::TakeDatabaseRaw => {
+            return Err(Error::Failed(not_sqlite(&source, &start)));
+        }
         Sniffed::Other(start) => Err(Obstacle::Damaged(not_sqlite(&source, &start))),
         // What SQLite holds here already is in use, so that reading it takes no more than one more reader.
-        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, scratch, deadline),
-        Sniffed::Sqlite(mode) => take_image(&source, mode, scratch, deadline),
+        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, scratch, deadline, options.max_block),
+        Sniffed::Sqlite(mode) => take_image(&source, mode, scratch, deadline, options.max_block),
     };
     match captured {
         Ok(captured) => Ok(captured),
-        Err(Obstacle::Damaged(reason)) if options.damaged == DamagedSource::TakeRaw => {
+        Err(Obstacle::Damaged(reason)) => {
             let content = DatabaseContent::Raw(RawDatabase { reason, files: files_with_bytes(&source, &stats) });
             Ok(CapturedDatabase { stats, content })
         }
-        Err(Obstacle::Damaged(reason)) => Err(Error::Failed(reason)),
         Err(Obstacle::Failed(error)) => Err(error),
     }
 }
@@ -140,13 +148,14 @@ fn take_image(
     mode: HeaderMode,
     scratch: &Path,
     deadline: Instant,
+    max_block: Option<Duration>,
 ) -> Result<CapturedDatabase, Obstacle> {
     let Some(access) = access_in_place(source, mode)? else {
         return recovery::image_of_copy(source, scratch, deadline);
     };
-    match image_in_place(source, access, scratch, deadline) {
+    match image_in_place(source, access, scratch, deadline, max_block) {
         Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, scratch, deadline),
-        outcome => outcome.map_err(|trouble| obstacle(source, trouble)),
+        outcome => outcome.map_err(|trouble| obstacle(source, max_block, trouble)),
     }
 }
 
@@ -168,8 +177,9 @@ fn image_in_place(
     access: Access,
     scratch: &Path,
     deadline: Instant,
+    max_block: Option<Duration>,
 ) -> Result<CapturedDatabase, SourceTrouble> {
-    let captured = image_through(source, access, scratch, deadline)?;
+    let captured = image_through(source, access, scratch, deadline, max_block)?;
     // Another mount of the same file may be writable, and an immutable read takes no lock.
     if access == Access::Immutable && DatabaseStats::of(source)? != captured.stats {
         return Err(SourceTrouble::NeedsWriting("it changed while it was read without locks".into()));
@@ -182,6 +192,7 @@ fn image_through(
     access: Access,
     scratch: &Path,
     deadline: Instant,
+    max_block: Option<Duration>,
 ) -> Result<CapturedDatabase, SourceTrouble> {
     let pinned = PinnedSource::open(database, access, deadline)?;
     // The name alone is wanted here: the copy makes the file.
@@ -190,12 +201,18 @@ fn image_through(
     });
     let file = name.map_err(Error::io("create an image in", scratch))?.into_temp_path();
     let stats = pinned.stats();
-    let copy = pinned.copy_to(&file, deadline)?;
+    let copy = pinned.copy_to(&file, deadline, max_block)?;
     Ok(CapturedDatabase { stats, content: DatabaseContent::Image(DatabaseImage { file, copy }) })
 }
 
-fn obstacle(source: &Path, trouble: SourceTrouble) -> Obstacle {
+fn obstacle(source: &Path, max_block: Option<Duration>, trouble: SourceTrouble) -> Obstacle {
     match trouble {
+        SourceTrouble::BlockedTooLong => Obstacle::Failed(Error::Changing(format!(
+            "copying the database {} would have held its writers off for longer than {} s; \
+             raise --max-block, or put the database into WAL mode, where nobody waits",
+            source.display(),
+            max_block.unwrap_or_default().as_secs_f64()
+        ))),
         SourceTrouble::Deadline => Obstacle::Failed(Error::Changing(format!(
             "the database {} stayed in use by a writer until the time for its capture was up; \
              try again when the service is less busy",
@@ -206,6 +223,52 @@ fn obstacle(source: &Path, trouble: SourceTrouble) -> Obstacle {
             source.display()
         )),
         SourceTrouble::Other(error) => Obstacle::Failed(error),
+    }
+}
+
+/// Reads something of the live database at `source` as it is now; `None` if that takes recovery, and so a copy: no service
+/// is using it then.
+///
+/// # Errors
+/// [`Error::Changing`] if it stays locked until the deadline; what `read` fails with.
+pub fn read_live<T>(
+    source: &Path,
+    deadline: Duration,
+    read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> Result<Option<T>> {
+    let mode = match sniff(source)? {
+        Sniffed::Sqlite(mode) => mode,
+        Sniffed::HeldBySqlite => HeaderMode::Rollback,
+        Sniffed::Empty | Sniffed::Other(_) => return Ok(None),
+    };
+    let Some(access) = access_in_place(source, mode)? else { return Ok(None) };
+    let pinned = PinnedSource::open(source, access, Instant::now() + deadline);
+    match pinned.and_then(|pinned| pinned.read(read)) {
+        Ok(value) => Ok(Some(value)),
+        Err(SourceTrouble::NeedsWriting(_) | SourceTrouble::Damaged(_)) => Ok(None),
+        Err(trouble) => match obstacle(source, None, trouble) {
+            Obstacle::Failed(error) => Err(error),
+            Obstacle::Damaged(_) => Ok(None),
+        },
+    }
+}
+
+/// Holds the writers of the live database at `source` off; `None` where there can be none: it is on a read-only mount, or
+/// needs recovery, which taking its lock would do in place.
+///
+/// # Errors
+/// [`Error::Changing`] if writers leave no gap until the deadline; [`Error::Sqlite`] if it may not be written.
+pub fn freeze(source: &Path, deadline: Duration) -> Result<Option<WriteLock>> {
+    if is_on_read_only_mount(source)? || read_live(source, deadline, |_| Ok(()))?.is_none() {
+        return Ok(None);
+    }
+    match WriteLock::take(source, Instant::now() + deadline)? {
+        Frozen::Held(lock) => Ok(Some(lock)),
+        Frozen::Busy => Err(Error::Changing(format!(
+            "the writers of {} left no gap of a moment in {} s, so it could not be frozen; try again when the service is less busy",
+            source.display(),
+            deadline.as_secs()
+        ))),
     }
 }
 

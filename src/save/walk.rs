@@ -3,6 +3,7 @@
 //! Invariant: entries come component by component in the order of names, directories before what they hold, links not
 //! followed; so memory is one directory, not the tree. A tree of one moment gives the same [`Fingerprint`] twice.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,21 @@ pub(super) struct Found {
 /// All that is found in the tree at `root`, which is a real path. A name that vanishes during the walk is passed over:
 /// the fingerprints will differ.
 pub(super) fn walk(root: &Path) -> impl Iterator<Item = Result<Found>> {
-    WalkDir::new(root).sort_by_file_name().into_iter().filter_map(move |entry| match entry {
+    walk_from(root, WalkDir::new(root))
+}
+
+/// The root itself and what lies right below it.
+pub(super) fn walk_top(root: &Path) -> impl Iterator<Item = Result<Found>> {
+    walk_from(root, WalkDir::new(root).max_depth(1))
+}
+
+/// The part of such a walk that lies in the directory `name` right below the root; nothing if that does not exist.
+pub(super) fn walk_below(root: &Path, name: &[u8]) -> impl Iterator<Item = Result<Found>> {
+    walk_from(root, WalkDir::new(root.join(OsStr::from_bytes(name))))
+}
+
+fn walk_from(root: &Path, things: WalkDir) -> impl Iterator<Item = Result<Found>> {
+    things.sort_by_file_name().into_iter().filter_map(move |entry| match entry {
         Ok(entry) => found(root, entry.path()).transpose(),
         Err(error) => {
             let path = error.path().unwrap_or(root).to_path_buf();
@@ -44,11 +59,17 @@ fn found(root: &Path, absolute: &Path) -> Result<Option<Found>> {
     Ok(Some(Found { path, absolute: absolute.to_path_buf(), stat }))
 }
 
+impl Found {
+    /// When it changed last, in nanoseconds since 1970; directories, whose times do not count, never did.
+    pub(super) fn changed(&self) -> i128 {
+        if self.stat.kind == FileKind::Directory { 0 } else { self.stat.ctime }
+    }
+}
+
 /// What the stats of a tree's files say together; equal before and after means that nothing changed in between.
 #[derive(Default)]
 pub(super) struct Fingerprint {
     hasher: blake3::Hasher,
-    youngest_change: i128,
 }
 
 impl Fingerprint {
@@ -63,13 +84,7 @@ impl Fingerprint {
             self.hasher.update(&stat.size.to_le_bytes());
             self.hasher.update(&stat.mtime.to_le_bytes());
             self.hasher.update(&stat.ctime.to_le_bytes());
-            self.youngest_change = self.youngest_change.max(stat.ctime);
         }
-    }
-
-    /// The latest ctime seen, in nanoseconds since 1970.
-    pub(super) fn youngest_change(&self) -> i128 {
-        self.youngest_change
     }
 
     /// The value to compare.

@@ -31,6 +31,8 @@ const POLL: Duration = Duration::from_millis(5);
 pub enum SourceTrouble {
     /// Other processes kept it locked, or the copy took longer, until the deadline.
     Deadline,
+    /// The copy would have held writers off for longer than it may.
+    BlockedTooLong,
     /// It cannot be read without writing: a journal to roll back, a log to index, or missing permissions.
     NeedsWriting(String),
     /// Its bytes are damaged beyond what SQLite reads.
@@ -106,20 +108,50 @@ impl PinnedSource {
         self.stats
     }
 
-    /// Copies the pinned state into the new file `image`, then lets the source go.
+    /// Copies the pinned state into the new file `image`, then lets the source go. Where writers wait meanwhile, they do
+    /// so for `max_block` at most.
     ///
     /// The image is not synced; after an error the file may be there, incomplete.
-    pub fn copy_to(self, image: &Path, deadline: Instant) -> Result<ImageCopy, SourceTrouble> {
-        let source = self.database.connection();
-        let copied = copy(source, &self.path, image, deadline);
+    pub fn copy_to(
+        self,
+        image: &Path,
+        deadline: Instant,
+        max_block: Option<Duration>,
+    ) -> Result<ImageCopy, SourceTrouble> {
         let others_wait = self.mode == HeaderMode::Rollback && self.access != Access::Immutable;
+        let limit = max_block.filter(|_| others_wait).map(|limit| self.pinned_at + limit);
+        let within = limit.map_or(deadline, |limit| limit.min(deadline));
+        let copied = copy(self.database.connection(), &self.path, image, within);
+        let pinned_at = self.pinned_at;
+        self.let_go();
+        let (page_size, pages) = copied.map_err(|trouble| match trouble {
+            SourceTrouble::Deadline if limit.is_some_and(|limit| limit < deadline) => SourceTrouble::BlockedTooLong,
+            other => other,
+        })?;
+        Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| pinned_at.elapsed()) })
+    }
+
+    /// Reads something of the pinned state, then lets the source go.
+    pub fn read<T>(self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SourceTrouble> {
+        let outcome = read(self.database.connection()).map_err(|error| SourceTrouble::of(error, "read", &self.path));
+        self.let_go();
+        outcome
+    }
+
+    fn let_go(self) {
         if self.access == Access::QueryOnly {
             self.database.leave_wal_alone(&self.path);
         }
-        drop(self.database);
-        let (page_size, pages) = copied?;
-        Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| self.pinned_at.elapsed()) })
     }
+}
+
+/// Reads something of an image that no process uses.
+///
+/// # Errors
+/// [`Error::Sqlite`].
+pub fn read_image<T>(image: &Path, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    let connection = open(image, Access::Immutable).map_err(Error::sqlite("open", image))?;
+    read(&connection).map_err(Error::sqlite("read", image))
 }
 
 fn pin_until(connection: &Connection, path: &Path, deadline: Instant) -> Result<(), SourceTrouble> {

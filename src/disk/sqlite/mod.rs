@@ -7,6 +7,7 @@
 mod check;
 mod connection;
 mod fold;
+mod freeze;
 mod image;
 mod sidecar;
 mod sniff;
@@ -14,7 +15,8 @@ mod sniff;
 pub use check::{Verdict, integrity_check};
 pub use connection::Access;
 pub use fold::{Folded, fold_sidecars};
-pub use image::{ImageCopy, PinnedSource, SourceTrouble};
+pub use freeze::{Frozen, WriteLock};
+pub use image::{ImageCopy, PinnedSource, SourceTrouble, read_image};
 pub use sidecar::{DatabaseStats, Sidecar, is_wal_live};
 pub use sniff::{HeaderMode, Sniffed, is_sqlite, sniff};
 

@@ -62,6 +62,7 @@ impl Runtime {
             check_trees: false,
             reading: Reading::All,
             effort: Effort::default(),
+            writers: Default::default(),
             kind: SnapshotKind::Ordinary,
         };
         save::create(&self.repository(), &options, &Silent).unwrap().stamp
@@ -76,6 +77,7 @@ impl Runtime {
             owner: OwnerPolicy::Restore,
             hard_links: HardLinkPolicy::Refuse,
             others: OthersPolicy::Refuse,
+            suspect: Default::default(),
         }
     }
 

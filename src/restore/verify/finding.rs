@@ -76,7 +76,14 @@ pub enum Finding {
         /// How many more.
         places: u64,
     },
-    /// A tree holds a damaged database, or files that may not be of one moment.
+    /// The capture itself found a reason for doubt: files that do not go with one another.
+    Suspect {
+        /// The source.
+        source: String,
+        /// The reason, which begins with a code.
+        reason: String,
+    },
+    /// A tree holds a damaged database, or a source was captured as raw bytes.
     Inconsistent {
         /// The source.
         source: String,
@@ -112,6 +119,7 @@ impl fmt::Display for Finding {
             Self::ChunkMissing { range, detail } => write!(f, "chunk_missing: {range}: {detail}"),
             Self::ChunkCorrupt { range, detail } => write!(f, "chunk_corrupt: {range}: {detail}"),
             Self::MoreChunks { places } => write!(f, "chunk_corrupt: {places} more places are missing or corrupt"),
+            Self::Suspect { source, reason } => write!(f, "{source}_inconsistent: {reason}"),
             Self::Inconsistent { source, detail } => write!(f, "{source}_inconsistent: {detail}"),
         }
     }

@@ -33,8 +33,8 @@ pub(super) fn image_of_copy(source: &Path, scratch: &Path, deadline: Instant) ->
         .map_err(Error::io("create a directory in", scratch))?;
     let copy = directory.path().join("copy.db");
     let stats = copy_settled(source, &copy, deadline)?;
-    let mut captured =
-        image_through(&copy, Access::ReadWrite, scratch, deadline).map_err(|trouble| obstacle(source, trouble))?;
+    let mut captured = image_through(&copy, Access::ReadWrite, scratch, deadline, None)
+        .map_err(|trouble| obstacle(source, None, trouble))?;
     captured.stats = stats;
     if let DatabaseContent::Image(image) = &mut captured.content {
         // Nobody waits for a private copy.

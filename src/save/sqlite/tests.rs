@@ -16,7 +16,8 @@ use crate::disk::held::{Opened, open_source};
 use crate::disk::sqlite::{Verdict, integrity_check};
 use crate::disk::stat::{FileStat, lstat};
 
-const OPTIONS: ImageOptions = ImageOptions { deadline: Duration::from_secs(20), damaged: DamagedSource::Refuse };
+const OPTIONS: ImageOptions =
+    ImageOptions { deadline: Duration::from_secs(20), max_block: None, damaged: DamagedSource::TakeDatabaseRaw };
 
 /// A directory for sources and one for scratch files.
 struct Place {
@@ -193,15 +194,47 @@ fn what_is_no_database_is_named_by_how_it_starts_and_taken_raw_only_on_request()
 }
 
 #[test]
-fn a_damaged_header_behind_the_right_magic_is_taken_raw_on_request() {
+fn a_damaged_header_behind_the_right_magic_is_taken_raw() {
     let place = Place::new();
     drop(make(&place.path("a.db"), ""));
     let mut bytes = fs::read(place.path("a.db")).unwrap();
     bytes[16..100].fill(0xEE);
     fs::write(place.path("a.db"), &bytes).unwrap();
-    assert!(matches!(place.capture("a.db", OPTIONS), Err(Error::Failed(_))));
-    let raw = place.capture("a.db", ImageOptions { damaged: DamagedSource::TakeRaw, ..OPTIONS }).unwrap();
-    assert!(matches!(raw.content, DatabaseContent::Raw(_)));
+    for damaged in [DamagedSource::TakeDatabaseRaw, DamagedSource::TakeRaw] {
+        let raw = place.capture("a.db", ImageOptions { damaged, ..OPTIONS }).unwrap();
+        assert!(matches!(raw.content, DatabaseContent::Raw(_)));
+    }
+}
+
+#[test]
+fn a_copy_that_would_hold_writers_off_for_too_long_is_given_up_with_advice_in_rollback_mode_alone() {
+    for (mode, refused) in [("delete", true), ("wal", false)] {
+        let place = Place::new();
+        let service = make(&place.path("a.db"), &format!("PRAGMA journal_mode={mode};"));
+        service.execute_batch("CREATE TABLE many(x); INSERT INTO many VALUES(zeroblob(5000000))").unwrap();
+        let options = ImageOptions { max_block: Some(Duration::ZERO), ..OPTIONS };
+        let outcome = capture_image(&place.path("a.db"), place.scratch.path(), options);
+        match (outcome, refused) {
+            (Err(Error::Changing(message)), true) => assert!(message.contains("--max-block"), "{message}"),
+            (Ok(captured), false) => assert!(matches!(captured.content, DatabaseContent::Image(_))),
+            other => panic!("{mode}: {other:?}"),
+        }
+        drop(service);
+    }
+}
+
+#[test]
+fn a_database_that_needs_recovery_is_neither_read_live_nor_frozen() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let live = elsewhere.path().join("live.db");
+    let service = make(&live, "PRAGMA cache_size=5;");
+    service.execute_batch("BEGIN; UPDATE t SET x = x + 1").unwrap();
+    let place = Place::new();
+    leave_behind(&live, &place.path("a.db"), &[Sidecar::Journal]);
+    let before = picture(place.sources.path());
+    assert!(read_live(&place.path("a.db"), Duration::from_secs(5), |_| Ok(())).unwrap().is_none());
+    assert!(freeze(&place.path("a.db"), Duration::from_secs(5)).unwrap().is_none());
+    assert_unchanged(&before, place.sources.path());
 }
 
 #[test]

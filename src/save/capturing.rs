@@ -1,0 +1,104 @@
+//! What every capture shares: the store it writes to, what came before, and for how long it may go on.
+
+use std::time::{Duration, Instant};
+
+use super::chunks::Effort;
+use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
+use crate::error::{Error, Result};
+use crate::format::content::Content;
+use crate::progress::Progress;
+use crate::store::file_table::TableWriter;
+use crate::store::{BlobReader, BlobWriter, PreviousVersion, Repository};
+
+/// Decoded frames kept for reading previous contents, in bytes.
+const VERSION_CACHE: usize = 24 * 1024 * 1024;
+
+/// Everything a capture needs beside the source.
+pub(super) struct Capturing<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) writer: &'a mut BlobWriter,
+    pub(super) progress: &'a dyn Progress,
+    pub(super) reading: Reading,
+    pub(super) effort: Effort,
+    pub(super) predecessors: &'a Predecessors<'a>,
+    pub(super) patience: Patience<'a>,
+}
+
+impl<'a> Capturing<'a> {
+    /// The previous version of a source.
+    pub(super) fn previous(&self, name: &str) -> Result<Option<Previous<'a>>> {
+        let record = self.predecessors.record(name)?;
+        Ok(record.map(|record| Previous::of(self.repository, record, self.reading)))
+    }
+
+    /// A writer for the table of a source, which is stored against the previous one where deltas are wanted.
+    pub(super) fn table(&self, name: &str) -> Result<TableWriter<'a>> {
+        if self.effort == Effort::None {
+            return Ok(TableWriter::default());
+        }
+        let record = self.predecessors.record(name)?;
+        let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
+        Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
+    }
+
+    /// A previous content to store the next one against, where deltas are wanted.
+    pub(super) fn version(&self, content: Content) -> Option<PreviousVersion<'a>> {
+        let reader = || BlobReader::with_frame_cache(self.repository, VERSION_CACHE);
+        (self.effort != Effort::None).then(|| PreviousVersion::of(reader(), content))
+    }
+}
+
+/// For how long a capture may go on: until the operator stops it, and no longer than writers may be held off.
+#[derive(Clone, Copy)]
+pub(super) struct Patience<'a> {
+    progress: &'a dyn Progress,
+    /// How long writers may be held off; `None` for no limit.
+    pub(super) max_block: Option<Duration>,
+    let_go: Option<Instant>,
+}
+
+impl<'a> Patience<'a> {
+    pub(super) fn new(progress: &'a dyn Progress, max_block: Option<Duration>) -> Self {
+        Self { progress, max_block, let_go: None }
+    }
+
+    /// Since this moment writers are held off; `None` once they are not.
+    pub(super) fn hold_writers(&mut self, since: Option<Instant>) {
+        self.let_go = since.and_then(|since| Some(since + self.max_block?));
+    }
+
+    /// Gives up, where the operator asked to stop or writers have been held off for as long as they may.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`]; [`Error::Changing`] with advice.
+    pub(super) fn check(&self) -> Result<()> {
+        self.progress.check()?;
+        match self.let_go {
+            Some(let_go) if Instant::now() >= let_go => Err(Error::Changing(format!(
+                "reading its files would have held its writers off for longer than {} s; take one snapshot without \
+                 --freeze first, so that the next one reads only what changed since, or raise --max-block",
+                self.max_block.unwrap_or_default().as_secs_f64()
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+
+    #[test]
+    fn patience_ends_when_writers_have_waited_for_long_enough_and_not_once_they_are_let_go() {
+        let mut patience = Patience::new(&Silent, Some(Duration::from_millis(5)));
+        let since = Instant::now();
+        assert!(patience.check().is_ok());
+        patience.hold_writers(Some(since));
+        std::thread::sleep(Duration::from_millis(6));
+        let Err(Error::Changing(advice)) = patience.check() else { panic!() };
+        assert!(advice.contains("--max-block") && advice.contains("0.005 s"), "{advice}");
+        patience.hold_writers(None);
+        assert!(patience.check().is_ok());
+    }
+}

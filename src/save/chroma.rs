@@ -1,0 +1,476 @@
+//! Capturing a Chroma store while it is being written: a seqlock for each segment.
+//!
+//! A store is a SQLite database and, for each persisted segment, a directory of HNSW files that are written in place; when
+//! they are, the database notes how far they reach (see [`records`]). A segment is of one moment with the image if its
+//! files' stats before the image and after its files were read are equal, and its watermark before, in the image and
+//! after is the same. The image is taken first, then the files: the other way round, what Chroma purged from its queue in
+//! between would be in neither. Only what moved is read again, and the image, which is not stored before all segments
+//! are proved: that keeps the time short in which nothing may move. Directories that the database does not know
+//! (dropped collections) and segments without a directory (never persisted) are normal.
+//! Memory: an entry for each file, of which a segment has five.
+
+mod pickle;
+mod records;
+mod segment;
+mod suspicion;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::capturing::Capturing;
+use super::database::{self, DatabaseRequest, HeldDatabase, Known};
+use super::previous::Previous;
+use super::sources::CHROMA;
+use super::sqlite::{self, DamagedSource, DatabaseContent};
+use super::tree::entry::{EntryRead, read_entry};
+use super::tree::look::{Cut, Look, SETTLED, is_sidecar, look, look_at_directory, look_now};
+use super::tree::{PAUSE, RETRIES, StoredTree, TreeOptions, TreeOutcome, TreeTable, kept_changing};
+use super::walk::{Fingerprint, Found, walk_below, walk_top};
+use super::writers::Freeze;
+use crate::disk::sqlite::{DatabaseStats, WriteLock, read_image};
+use crate::disk::stat::{self, FileKind, FileStat};
+use crate::error::{Error, Result};
+use crate::format::manifest::Consistency;
+use crate::format::table::{Entry, EntryKind, compare_paths};
+use records::{Records, SegmentRecord, Watermarks};
+use segment::SegmentFiles;
+use suspicion::Suspicion;
+pub use suspicion::is_loss;
+
+/// The database of a store, in its root.
+const DATABASE: &[u8] = b"chroma.sqlite3";
+/// How long to wait for locks of the database.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// How often the store is frozen anew because it was being persisted at that moment.
+const FREEZES: usize = 20;
+
+/// Stores the Chroma store at `root`, which is a real path; `None` if the tree there is none.
+///
+/// # Errors
+/// [`Error::Changing`] where locks could not be had, or would have been held for too long.
+pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOptions) -> Result<Option<TreeOutcome>> {
+    let database = root.join(OsStr::from_bytes(DATABASE));
+    if stat::lstat(&database)?.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
+        return Ok(None);
+    }
+    let judged = capturing.predecessors.record(CHROMA)?.map(|record| record.consistency);
+    let judged = judged.filter(|consistency| *consistency != Consistency::Unproven);
+    let mut capture = StoreCapture {
+        root,
+        database,
+        options,
+        examine: judged.is_none(),
+        judged,
+        read: HashMap::new(),
+        writer_blocked: Duration::ZERO,
+    };
+    let mut retries = RETRIES;
+    loop {
+        match capture.attempt(capturing)? {
+            Attempt::Stored(stored) => return Ok(Some(TreeOutcome::Stored(stored))),
+            Attempt::NoStore => return Ok(None),
+            Attempt::ToBeExamined => {}
+            Attempt::Moved(part) if retries == 0 => {
+                tracing::debug!(part, "moved once more");
+                return Ok(Some(TreeOutcome::LeftOut(kept_changing(root))));
+            }
+            Attempt::Moved(part) => {
+                tracing::debug!(path = %root.display(), part, retries, "a part of the store changed while it was read");
+                retries -= 1;
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// The outcome of one attempt.
+enum Attempt {
+    Stored(StoredTree),
+    /// Something moved; the first part that did.
+    Moved(String),
+    /// Files changed although the database did not, so that the earlier verdict does not hold.
+    ToBeExamined,
+    /// This is no Chroma store.
+    NoStore,
+}
+
+/// What became of a part of the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stillness {
+    Still,
+    Moved,
+}
+
+/// A file that this run has read.
+struct ReadFile {
+    stat: FileStat,
+    entry: Entry,
+}
+
+/// A store under capture.
+struct StoreCapture<'a> {
+    root: &'a Path,
+    database: PathBuf,
+    options: TreeOptions,
+    /// The verdict on the previous version.
+    judged: Option<Consistency>,
+    /// Whether a verdict is reached even if the database is unchanged.
+    examine: bool,
+    /// What need not be read again unless it moves.
+    read: HashMap<Vec<u8>, ReadFile>,
+    writer_blocked: Duration,
+}
+
+/// What was captured in one attempt, before it is in the store.
+struct Reading {
+    databases: Vec<HeldPath>,
+    /// Of all that is not a database, in the order of the walk.
+    entries: Vec<Entry>,
+    /// Whether a file was read that is not that of the previous version.
+    any_read: bool,
+    /// What the database knows; `None` where the earlier verdict is enough.
+    records: Option<Records>,
+    /// The watermarks before the image; `None` where the database is unchanged or nobody uses it.
+    before: Option<Watermarks>,
+    /// Those after the last segment that was read, and the states of the database they belong to.
+    after: Option<(DatabaseStats, Watermarks)>,
+    files: BTreeMap<String, SegmentFiles>,
+}
+
+/// A captured database and its path in the table.
+struct HeldPath {
+    path: Vec<u8>,
+    held: HeldDatabase,
+}
+
+impl StoreCapture<'_> {
+    /// Captures the store; the image and the table are stored once everything is proved and writers are let go.
+    fn attempt(&mut self, capturing: &mut Capturing<'_>) -> Result<Attempt> {
+        let frozen = match self.options.freeze {
+            Freeze::Yes => self.freeze(capturing)?,
+            Freeze::No => None,
+        };
+        capturing.patience.hold_writers(frozen.as_ref().map(WriteLock::since));
+        let reading = self.read(capturing);
+        capturing.patience.hold_writers(None);
+        if let Some(lock) = frozen {
+            let since = lock.since();
+            drop(lock);
+            self.writer_blocked = self.writer_blocked.max(since.elapsed());
+        }
+        match reading? {
+            Ok(reading) => self.finish(capturing, reading),
+            Err(attempt) => Ok(attempt),
+        }
+    }
+
+    /// Takes the database's write lock at a moment at which no segment is being persisted: that ends with a row in the
+    /// database, which the lock would keep from being written.
+    fn freeze(&mut self, capturing: &Capturing<'_>) -> Result<Option<WriteLock>> {
+        let mut previous = capturing.previous(CHROMA)?;
+        for freeze in 1.. {
+            let Some(lock) = sqlite::freeze(&self.database, LOCK_WAIT)? else {
+                tracing::warn!(path = %self.database.display(), "nothing can write to this database now, so nothing is frozen");
+                return Ok(None);
+            };
+            let look = look_now(self.root, Cut::Directories, previous.as_mut())?;
+            if look.age() >= SETTLED || freeze >= FREEZES {
+                return Ok(Some(lock));
+            }
+            drop(lock);
+            std::thread::sleep(PAUSE);
+        }
+        Ok(None)
+    }
+
+    /// Takes the images, then reads and proves part after part.
+    fn read(&mut self, capturing: &mut Capturing<'_>) -> Result<Result<Reading, Attempt>> {
+        let mut previous = capturing.previous(CHROMA)?;
+        let Some(before) = look(self.root, Cut::Directories, previous.as_mut())? else {
+            return Ok(Err(Attempt::Moved(String::new())));
+        };
+        let mut reading = match self.capture_databases(capturing, previous.as_mut(), &before)? {
+            Ok(reading) => reading,
+            Err(attempt) => return Ok(Err(attempt)),
+        };
+        previous.iter_mut().for_each(Previous::rewind);
+        let mut moved = None;
+        let mut beside = Fingerprint::default();
+        let mut directories = 0;
+        for found in walk_top(self.root) {
+            let found = found?;
+            if is_captured_by_sqlite(self.root, &found, &before.databases)? {
+                continue;
+            }
+            let part = Cut::Directories.part(&found).to_vec();
+            let stillness = if part.is_empty() {
+                beside.add(&found);
+                self.read_one(capturing, previous.as_mut(), &found, &mut reading)?
+            } else if let Some(print) = before.parts.get(&part) {
+                directories += 1;
+                self.read_directory(capturing, previous.as_mut(), &part, (*print, &before), &mut reading)?
+            } else {
+                // It came after the image, which knows nothing of it.
+                Stillness::Still
+            };
+            if stillness == Stillness::Moved {
+                moved.get_or_insert_with(|| String::from_utf8_lossy(&part).into_owned());
+            }
+        }
+        let beside_before = before.parts.get(&b""[..]);
+        let beside_still = beside_before == Some(&beside.value()) && beside_before == Some(&self.look_beside(&before)?);
+        if moved.is_none() && (!beside_still || directories + 1 != before.parts.len()) {
+            moved = Some(String::new());
+        }
+        Ok(moved.map_or(Ok(reading), |part| Err(Attempt::Moved(part))))
+    }
+
+    /// Captures all databases, with the watermarks of that of the store before and in its image.
+    fn capture_databases(
+        &self,
+        capturing: &mut Capturing<'_>,
+        mut previous: Option<&mut Previous<'_>>,
+        look: &Look,
+    ) -> Result<Result<Reading, Attempt>> {
+        let mut reading = Reading {
+            databases: Vec::new(),
+            entries: Vec::new(),
+            any_read: false,
+            records: None,
+            before: None,
+            after: None,
+            files: BTreeMap::new(),
+        };
+        let mut is_store = false;
+        previous.iter_mut().for_each(|previous| previous.rewind());
+        for path in &look.databases {
+            let source = self.absolute(path);
+            let request = self.request(&source, path);
+            let outcome = match database::compare(capturing, previous.as_deref_mut(), &request) {
+                Ok(Known::Unchanged(stored)) => Ok(HeldDatabase::TakenOver(stored)),
+                Ok(Known::Changed { previous }) => {
+                    if path == DATABASE {
+                        reading.before = self.live(records::watermarks)?;
+                    }
+                    database::capture(capturing, &request, previous)
+                }
+                Err(error) => Err(error),
+            };
+            let held = match outcome {
+                Ok(held) => held,
+                Err(error) if error.is_not_found() => {
+                    return Ok(Err(Attempt::Moved(String::from_utf8_lossy(path).into_owned())));
+                }
+                Err(error) => return Err(error),
+            };
+            if path == DATABASE {
+                reading.records = self.query(&held, records::records)?;
+                is_store = reading.records.is_some()
+                    || (matches!(held, HeldDatabase::TakenOver(_)) && self.judged.is_some() && !self.examine);
+            }
+            reading.databases.push(HeldPath { path: path.clone(), held });
+        }
+        Ok(if is_store { Ok(reading) } else { Err(Attempt::NoStore) })
+    }
+
+    /// Reads one directory and proves that it stood still, and its segment with it, since before the image.
+    fn read_directory(
+        &mut self,
+        capturing: &mut Capturing<'_>,
+        mut previous: Option<&mut Previous<'_>>,
+        name: &[u8],
+        (before, look): (blake3::Hash, &Look),
+        reading: &mut Reading,
+    ) -> Result<Stillness> {
+        let mut print = Fingerprint::default();
+        let mut stillness = Stillness::Still;
+        for found in walk_below(self.root, name) {
+            let found = found?;
+            if is_captured_by_sqlite(self.root, &found, &look.databases)? {
+                continue;
+            }
+            print.add(&found);
+            if self.read_one(capturing, previous.as_deref_mut(), &found, reading)? == Stillness::Moved {
+                stillness = Stillness::Moved;
+            }
+        }
+        if stillness == Stillness::Moved || print.value() != before {
+            return Ok(Stillness::Moved);
+        }
+        let segment = std::str::from_utf8(name).ok();
+        let known = segment.and_then(|id| Some((id, reading.records.as_ref()?.get(id)?.watermark)));
+        if let Some((id, in_image)) = known {
+            let files = segment::examine(&self.absolute(name), id)?;
+            reading.files.insert(id.to_owned(), files);
+            if !self.watermark_stood(id, in_image, reading)? {
+                return Ok(Stillness::Moved);
+            }
+        }
+        let after = look_at_directory(self.root, name, &look.databases)?;
+        Ok(if after == Some(before) { Stillness::Still } else { Stillness::Moved })
+    }
+
+    /// Whether the watermark of a segment is the same before, in the image and now.
+    fn watermark_stood(&self, id: &str, in_image: Option<u64>, reading: &mut Reading) -> Result<bool> {
+        let Some(before) = &reading.before else { return Ok(true) };
+        if before.get(id).copied() != in_image {
+            return Ok(false);
+        }
+        let stats = DatabaseStats::of(&self.database)?;
+        if reading.after.as_ref().is_none_or(|(known, _)| *known != stats) {
+            let Some(watermarks) = self.live(records::watermarks)? else { return Ok(false) };
+            reading.after = Some((stats, watermarks));
+        }
+        Ok(reading.after.as_ref().is_some_and(|(_, after)| after.get(id).copied() == in_image))
+    }
+
+    /// Reads one thing that is no database, unless it was read before and is the same still.
+    fn read_one(
+        &mut self,
+        capturing: &mut Capturing<'_>,
+        previous: Option<&mut Previous<'_>>,
+        found: &Found,
+        reading: &mut Reading,
+    ) -> Result<Stillness> {
+        capturing.patience.check()?;
+        if let Some(read) = self.read.get(&found.path).filter(|read| read.stat == found.stat) {
+            reading.any_read = true;
+            reading.entries.push(read.entry.clone());
+            return Ok(Stillness::Still);
+        }
+        match read_entry(capturing, previous, self.root, found)? {
+            EntryRead::Stored(entry) => {
+                if matches!(entry.kind, EntryKind::File(_)) {
+                    reading.any_read = true;
+                    self.read.insert(found.path.clone(), ReadFile { stat: found.stat, entry: entry.clone() });
+                }
+                reading.entries.push(entry);
+            }
+            EntryRead::TakenOver(entry) => reading.entries.push(entry),
+            EntryRead::NotCaptured => {}
+            EntryRead::Changed => return Ok(Stillness::Moved),
+        }
+        Ok(Stillness::Still)
+    }
+
+    /// Looks at what lies beside the directories.
+    fn look_beside(&self, look: &Look) -> Result<blake3::Hash> {
+        let mut print = Fingerprint::default();
+        for found in walk_top(self.root) {
+            let found = found?;
+            if Cut::Directories.part(&found).is_empty() && !is_captured_by_sqlite(self.root, &found, &look.databases)? {
+                print.add(&found);
+            }
+        }
+        Ok(print.value())
+    }
+
+    /// Judges what was captured, then stores the images and the table.
+    fn finish(&mut self, capturing: &mut Capturing<'_>, reading: Reading) -> Result<Attempt> {
+        let consistency = match (&reading.records, &self.judged) {
+            (Some(records), _) => self.judge(records, &reading)?,
+            (None, Some(judged)) if !reading.any_read => judged.clone(),
+            (None, _) => {
+                self.examine = true;
+                return Ok(Attempt::ToBeExamined);
+            }
+        };
+        let Reading { databases, mut entries, .. } = reading;
+        let mut stored = Vec::with_capacity(databases.len());
+        for HeldPath { path, held } in databases {
+            let source = self.absolute(&path);
+            stored.push(held.store(capturing, &self.request(&source, &path))?);
+        }
+        entries.extend(stored.iter().flat_map(|database| database.entries.iter().cloned()));
+        entries.sort_by(|left, right| compare_paths(&left.path, &right.path));
+        let mut table = TreeTable::begin(capturing)?;
+        for entry in &entries {
+            table.push(entry, capturing)?;
+        }
+        let mut tree = table.finish(capturing, &stored, consistency)?;
+        tree.writer_blocked = tree.writer_blocked.max(self.writer_blocked);
+        Ok(Attempt::Stored(tree))
+    }
+
+    /// What the database and the files of each segment say of one another.
+    fn judge(&self, records: &Records, reading: &Reading) -> Result<Consistency> {
+        let mut suspicions = Vec::new();
+        let store = reading.databases.iter().find(|database| database.path == DATABASE);
+        for (id, record) in records {
+            let elements = match reading.files.get(id) {
+                Some(SegmentFiles::Index { elements, suspicions: found }) => {
+                    suspicions.extend(found.iter().cloned());
+                    *elements
+                }
+                Some(SegmentFiles::None) | None => 0,
+                Some(SegmentFiles::UnknownLayout) => {
+                    tracing::debug!(segment = id, "the HNSW files are of a layout that cannot be checked");
+                    continue;
+                }
+            };
+            let lost = store.map(|store| self.lost_vectors(&store.held, record, elements)).transpose()?.unwrap_or(0);
+            if lost > 0 {
+                suspicions.push(Suspicion::BehindQueue { segment: id.clone(), vectors: lost });
+            }
+        }
+        for suspicion in &suspicions {
+            tracing::warn!(path = %self.root.display(), "the vector store looks inconsistent: {suspicion}");
+        }
+        Ok(suspicion::consistency(suspicions))
+    }
+
+    fn lost_vectors(&self, held: &HeldDatabase, record: &SegmentRecord, elements: u64) -> Result<u64> {
+        let count = |connection: &rusqlite::Connection| records::lost_vectors(connection, record, elements).map(Some);
+        Ok(self.query(held, count)?.unwrap_or(0))
+    }
+
+    /// Asks the captured database; `None` where it need not, or cannot, be asked.
+    fn query<T>(
+        &self,
+        held: &HeldDatabase,
+        read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        match held {
+            HeldDatabase::TakenOver(_) if self.examine => self.live(read),
+            HeldDatabase::TakenOver(_) => Ok(None),
+            HeldDatabase::Captured { captured, .. } => match &captured.content {
+                DatabaseContent::Image(image) => Ok(read_image(&image.file, read).unwrap_or_else(|cause| {
+                    tracing::debug!(%cause, "the database is not that of a Chroma store that is known here");
+                    None
+                })),
+                DatabaseContent::Empty | DatabaseContent::Raw(_) => Ok(None),
+            },
+        }
+    }
+
+    /// Asks the live database; `None` also where nobody uses it and it needs recovery.
+    fn live<T>(&self, read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Option<T>>) -> Result<Option<T>> {
+        match sqlite::read_live(&self.database, LOCK_WAIT, read) {
+            Ok(answer) => Ok(answer.flatten()),
+            Err(Error::Sqlite { source, .. }) => {
+                tracing::debug!(%source, "the live database does not answer as that of a Chroma store");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn request<'r>(&self, source: &'r Path, name: &'r [u8]) -> DatabaseRequest<'r> {
+        DatabaseRequest { source, name, damaged: DamagedSource::TakeRaw, check: self.options.check }
+    }
+
+    fn absolute(&self, path: &[u8]) -> PathBuf {
+        self.root.join(OsStr::from_bytes(path))
+    }
+}
+
+/// Whether this is a database or a file beside one.
+fn is_captured_by_sqlite(root: &Path, found: &Found, databases: &[Vec<u8>]) -> Result<bool> {
+    let database = databases.binary_search_by(|database| compare_paths(database, &found.path)).is_ok();
+    Ok(database || is_sidecar(root, found, databases)?)
+}
