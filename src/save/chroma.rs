@@ -227,7 +227,10 @@ impl StoreCapture<'_> {
         if moved.is_none() && (!beside_still || directories + 1 != before.parts.len()) {
             moved = Some(String::new());
         }
-        Ok(moved.map_or(Ok(reading), |part| Err(Attempt::Moved(part))))
+        Ok(match moved {
+            None => Ok(reading),
+            Some(part) => Err(Attempt::Moved(part)),
+        })
     }
 
     /// Captures all databases, with the watermarks of that of the store before and in its image.

@@ -59,7 +59,7 @@ pub(super) enum HeldDatabase {
     /// It is that of the previous version, which the store has.
     TakenOver(StoredDatabase),
     /// Its image, or its files, and the content to store them against.
-    Captured { captured: CapturedDatabase, previous: Option<Content> },
+    Captured { captured: Box<CapturedDatabase>, previous: Option<Content> },
 }
 
 impl HeldDatabase {
@@ -70,7 +70,7 @@ impl HeldDatabase {
     pub(super) fn store(self, capturing: &mut Capturing<'_>, request: &DatabaseRequest<'_>) -> Result<StoredDatabase> {
         match self {
             Self::TakenOver(stored) => Ok(stored),
-            Self::Captured { captured, previous } => store(capturing, request, captured, previous),
+            Self::Captured { captured, previous } => store(capturing, request, *captured, previous),
         }
     }
 }
@@ -124,7 +124,7 @@ pub(super) fn capture(
     let scratch = capturing.repository.scratch()?;
     let options =
         ImageOptions { deadline: DEADLINE, max_block: capturing.patience.max_block, damaged: request.damaged };
-    let captured = capture_image(request.source, scratch, options)?;
+    let captured = Box::new(capture_image(request.source, scratch, options)?);
     Ok(HeldDatabase::Captured { captured, previous })
 }
 

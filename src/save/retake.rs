@@ -6,12 +6,13 @@
 
 use std::sync::Arc;
 
+use super::capturing::{Capturing, Patience};
 use super::chunks::Effort;
 use super::create::{self, CreateOptions};
-use super::database::Capturing;
 use super::previous::{Predecessors, Reading};
 use super::registry;
 use super::sources::LiveSources;
+use super::writers::WriterPolicy;
 use crate::disk::LockMode;
 use crate::error::{Error, Result};
 use crate::format::manifest::SnapshotKind;
@@ -50,11 +51,14 @@ pub fn retake(
         check_trees: false,
         reading: Reading::All,
         effort: Effort::None,
+        writers: WriterPolicy::default(),
         // What is missing or damaged is no error then.
         kind: SnapshotKind::PreRestore,
     };
     let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
-    let mut capturing = Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors };
+    let patience = Patience::new(progress, options.writers.max_block);
+    let mut capturing =
+        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience };
     let mut unread_sources = Vec::new();
     let outcomes = [
         create::capture_db(&mut capturing, &options).map(|_| ()),

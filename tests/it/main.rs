@@ -27,8 +27,10 @@ mod reference;
 mod retention;
 
 // Capturing under way: live writers, real Chroma, little changes.
+mod capture;
 mod chroma_real;
 mod increments;
+mod live_chroma;
 mod live_writer;
 
 // Giving space back.

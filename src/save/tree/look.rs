@@ -35,7 +35,7 @@ pub(in crate::save) enum Cut {
 
 impl Cut {
     /// The name of the part that a thing belongs to: that of the directory, or nothing.
-    pub(in crate::save) fn part<'f>(self, found: &'f Found) -> &'f [u8] {
+    pub(in crate::save) fn part(self, found: &Found) -> &[u8] {
         match (self, found.path.iter().position(|&byte| byte == b'/')) {
             (Self::Whole, _) => b"",
             (Self::Directories, Some(end)) => found.path.get(..end).unwrap_or_default(),

@@ -40,9 +40,8 @@ impl VectorStore {
             .unwrap();
         connection.execute("INSERT INTO max_seq_id VALUES (?, 0)", [SEGMENT]).unwrap();
         drop(connection);
-        fs::write(store.file("header.bin"), noise::bytes("header", 100)).unwrap();
         fs::write(store.file("link_lists.bin"), noise::bytes("links", 700)).unwrap();
-        for name in ["data_level0.bin", "length.bin", "index_metadata.pickle"] {
+        for name in ["header.bin", "data_level0.bin", "length.bin", "index_metadata.pickle"] {
             fs::write(store.file(name), b"").unwrap();
         }
         store.append(vectors);
@@ -99,8 +98,16 @@ impl VectorStore {
         let last = before + vectors;
         rows.execute("UPDATE max_seq_id SET seq_id = ?", [last]).unwrap();
         rows.commit().unwrap();
-        fs::write(self.file("index_metadata.pickle"), noise::bytes(&format!("pickle {last}"), 20 * last as usize))
-            .unwrap();
+        self.write_header(last);
+        let ids = noise::bytes(&format!("pickle {last}"), 20 * last as usize);
+        let start = b"\x80\x03}(X\x14\x00\x00\x00total_elements_addedJ";
+        fs::write(self.file("index_metadata.pickle"), [start, last.to_le_bytes().as_slice(), &ids].concat()).unwrap();
+    }
+
+    /// Writes the header: layout, offset, capacity, elements, bytes of an element, and what goes with them.
+    pub fn write_header(&self, elements: u32) {
+        let fields = [0, 65_536, elements.into(), RECORD as u64].map(u64::to_le_bytes).concat();
+        fs::write(self.file("header.bin"), [&1_u32.to_le_bytes(), fields.as_slice(), &[7; 64]].concat()).unwrap();
     }
 
     /// Changes the text of one row and a few bytes of one vector.
