@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use vecsnap::format::compression::Codec;
@@ -11,7 +13,7 @@ use vecsnap::format::pack::{BlobKind, END_BYTES, Encoding, Footer, FooterPlace};
 
 use crate::support::chained::{Made, version};
 use crate::support::damage::{self, Damage};
-use crate::support::{Runtime, TreeState, noise};
+use crate::support::{Runtime, TreeState, command, noise};
 
 /// Three snapshots with Chroma, the last of which is the present state, and what each holds.
 struct Fixture {
@@ -239,6 +241,36 @@ fn a_repair_that_was_interrupted_goes_on() {
 }
 
 #[test]
+fn repairs_that_are_killed_harm_nothing_and_the_last_one_finishes() {
+    let made = Fixture::new();
+    let pack = made.packs().into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    damage::flip(&pack, 2000);
+    let sound = |made: &Fixture| {
+        let stamps = made.contents.keys();
+        stamps.filter(|stamp| made.runtime.vecsnap(&["validate", stamp]).run().code == Some(0)).count()
+    };
+    let mut before = sound(&made);
+    for delay in 1_u64.. {
+        let mut repair = Command::new(command::binary());
+        repair.args(["repair", "--confirm", "--json"]).env("ATOCORE_BACKUP_DIR", made.runtime.repo());
+        repair.env("ATOCORE_DATA_DIR", made.runtime.data());
+        repair.env("ATOCORE_PROJECT_REGISTRY_PATH", made.runtime.registry());
+        let mut repair = repair.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay * delay));
+        let finished = repair.try_wait().unwrap();
+        repair.kill().unwrap();
+        repair.wait().unwrap();
+        if finished.is_some() {
+            break;
+        }
+        let now = sound(&made);
+        assert!(now >= before, "after {} ms fewer snapshots are valid", delay * delay);
+        before = now;
+    }
+    made.repaired("killed repairs");
+}
+
+#[test]
 fn cleanup_passes_over_packs_that_were_set_aside() {
     let made = Fixture::new();
     let pack = made.packs().swap_remove(0);
@@ -280,4 +312,7 @@ fn after_validate_found_damage_the_next_create_stores_anew_what_it_still_has() {
     for stamp in [&first, &second] {
         runtime.vecsnap(&["validate", stamp]).run().exits(0);
     }
+    // Nor does a cleanup take the damaged copy for the one to keep.
+    runtime.vecsnap(&["cleanup", "--keep-last", "1", "--confirm"]).run().exits(0);
+    runtime.vecsnap(&["validate", &second]).run().exits(0);
 }
