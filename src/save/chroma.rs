@@ -1,7 +1,7 @@
 //! Capturing a Chroma store while it is being written: a seqlock for each segment.
 //!
 //! A store is a SQLite database and, for each persisted segment, a directory of HNSW files that are written in place; when
-//! they are, the database notes how far they reach (see [`records`]). A segment is of one moment with the image if its
+//! they are, the database notes how far they reach (see `records`). A segment is of one moment with the image if its
 //! files' stats before the image and after its files were read are equal, and its watermark before, in the image and
 //! after is the same. The image is taken first, then the files: the other way round, what Chroma purged from its queue in
 //! between would be in neither. Only what moved is read again, and the image, which is not stored before all segments

@@ -108,8 +108,8 @@ pub fn lost_ranges(snapshot: &Validation) -> Vec<&FileRange> {
 /// repository.
 ///
 /// # Errors
-/// [`Error::Busy`] while others use the repository or a cleanup runs; I/O errors; an interruption. What cannot be
-/// saved is in the report.
+/// [`Error::Busy`](crate::Error::Busy) while others use the repository or a cleanup runs; I/O errors; an interruption.
+/// What cannot be saved is in the report.
 pub fn repair(
     root: &Path,
     sources: Option<&LiveSources>,

@@ -98,7 +98,7 @@ impl Statistics {
 /// Gathers the statistics of the repository at `root`.
 ///
 /// # Errors
-/// [`Error::Busy`] while a cleanup deletes; I/O errors. What is damaged is in the result.
+/// [`Error::Busy`](crate::Error::Busy) while a cleanup deletes; I/O errors. What is damaged is in the result.
 pub fn statistics(root: &Path, wait: LockWait, progress: &dyn Progress) -> Result<Statistics> {
     let mut statistics = Statistics::default();
     let Some(repository) = Repository::open(root, Access::Read, wait)? else {
