@@ -5,6 +5,8 @@
 //! demand: leaving it out is a refusal (exit 5), not a misspelt call. Environment variables are read in `cli::paths`,
 //! because one of them yields two paths and an empty one counts as unset.
 
+mod upkeep;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +18,10 @@ use clap_complete::Shell;
 use super::stamp::StampArgument;
 use crate::error::{Error, Result};
 use crate::save::Effort;
-use crate::upkeep::retention::{KeepCounts, Rules};
+
+pub use upkeep::{
+    CleanupArguments, KeepArguments, Percent, RepairArguments, StatsArguments, StatusArguments, ValidateArguments,
+};
 
 /// A parsed call: which command runs, with which options.
 #[derive(Clone, Debug, PartialEq)]
@@ -262,34 +267,6 @@ pub struct ShowArguments {
     pub stamp: StampArgument,
 }
 
-/// Options of `validate`.
-#[derive(Args, Clone, Debug, PartialEq)]
-pub struct ValidateArguments {
-    /// The snapshot: its stamp, or `latest`
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
-    pub stamp: Option<StampArgument>,
-
-    /// Validate every snapshot, reading what several share once
-    #[arg(long)]
-    pub all: bool,
-
-    /// With --all, read only a random part of the contents, such as 5%, and all tables
-    #[arg(long, value_name = "PERCENT", requires = "all", conflicts_with_all = ["quick", "stamp"], value_parser = percent)]
-    pub sample: Option<Percent>,
-
-    /// Draw the same sample as the run that printed this seed
-    #[arg(long, value_name = "N", requires = "sample")]
-    pub seed: Option<u64>,
-
-    /// Only check that the manifest is sound and everything it needs is there; reads no content
-    #[arg(long)]
-    pub quick: bool,
-
-    /// Check SQLite images again that passed before
-    #[arg(long, conflicts_with = "quick")]
-    pub recheck: bool,
-}
-
 /// Options of `restore`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct RestoreArguments {
@@ -364,91 +341,6 @@ impl RestoreArguments {
     }
 }
 
-/// Options of `cleanup`.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub struct CleanupArguments {
-    /// Really delete
-    #[arg(long)]
-    pub confirm: bool,
-
-    /// Only tell what would be deleted (the default)
-    #[arg(long, conflicts_with = "confirm")]
-    pub dry_run: bool,
-
-    /// Which snapshots stay instead of the default ones.
-    #[command(flatten)]
-    pub keep: KeepArguments,
-}
-
-/// Options of `stats`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatsArguments {
-    /// Which snapshots the cleanup in question keeps.
-    #[command(flatten)]
-    pub keep: KeepArguments,
-}
-
-/// Options of `status`.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-pub struct StatusArguments {
-    /// Fail (exit code 1) if the last sound snapshot is older, say 26h, 90m or 2d
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
-    pub max_age: Option<Duration>,
-}
-
-/// The `--keep` options; any of them replaces the default rules.
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
-#[command(next_help_heading = "What stays instead of the default")]
-pub struct KeepArguments {
-    /// The newest N snapshots
-    #[arg(long, value_name = "N")]
-    pub keep_last: Option<u32>,
-
-    /// The newest of each of the newest N hours that have snapshots
-    #[arg(long, value_name = "N")]
-    pub keep_hourly: Option<u32>,
-
-    /// The newest of each of the newest N days that have snapshots
-    #[arg(long, value_name = "N")]
-    pub keep_daily: Option<u32>,
-
-    /// The newest of each of the newest N ISO weeks that have snapshots
-    #[arg(long, value_name = "N")]
-    pub keep_weekly: Option<u32>,
-
-    /// The newest of each of the newest N months that have snapshots
-    #[arg(long, value_name = "N")]
-    pub keep_monthly: Option<u32>,
-}
-
-impl KeepArguments {
-    /// The retention rules that these options ask for.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] when they would keep nothing.
-    pub fn rules(&self) -> Result<Rules> {
-        Rules::of(&KeepCounts {
-            last: self.keep_last,
-            hourly: self.keep_hourly,
-            daily: self.keep_daily,
-            weekly: self.keep_weekly,
-            monthly: self.keep_monthly,
-        })
-    }
-}
-
-/// Options of `repair`.
-#[derive(Args, Clone, Debug, PartialEq, Eq)]
-pub struct RepairArguments {
-    /// Really repair
-    #[arg(long)]
-    pub confirm: bool,
-
-    /// Only tell what would be repaired (the default)
-    #[arg(long, conflicts_with = "confirm")]
-    pub dry_run: bool,
-}
-
 /// Options of `drill`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct DrillArguments {
@@ -484,19 +376,6 @@ pub struct CompletionsArguments {
 pub struct ManArguments {
     /// The command (default: vecsnap as a whole)
     pub command: Option<String>,
-}
-
-/// A share in percent, above 0 and at most 100.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Percent(pub f64);
-
-/// Parses a share such as `5%` or `0.5`.
-fn percent(text: &str) -> Result<Percent, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().map_err(|fault| fault.to_string())?;
-    match number > 0.0 && number <= 100.0 {
-        true => Ok(Percent(number)),
-        false => Err("a share lies above 0% and is at most 100%".into()),
-    }
 }
 
 /// Parses a number of seconds that need not be whole.

@@ -1,6 +1,7 @@
 //! What the command line accepts and what it rejects, as tables of lines.
 
 use super::*;
+use crate::upkeep::retention::{KeepCounts, Rules};
 
 fn parsed(line: &str) -> Invocation {
     parse(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"))
