@@ -27,12 +27,17 @@ pub enum Openers {
     Some,
     /// This cannot be asked: the file belongs to another user, or its file system has no leases.
     Unknown,
+    /// A server holds the file, and processes of other machines may have it open.
+    Remote,
 }
 
 /// Asks about a file that this process has open once, by the descriptor given.
 pub fn openers(file: &File) -> Openers {
     let remote = fstatfs(file).is_ok_and(|system| REMOTE.contains(&(system.f_type as u64 & 0xffff_ffff)));
-    if remote || control(file, F_SETSIG, libc::SIGURG).is_err() {
+    if remote {
+        return Openers::Remote;
+    }
+    if control(file, F_SETSIG, libc::SIGURG).is_err() {
         return Openers::Unknown;
     }
     match control(file, libc::F_SETLEASE, libc::F_WRLCK) {

@@ -48,6 +48,17 @@ pub(super) fn check(job: &Job, others: OthersPolicy) -> Result<()> {
     survey.refuse(others)
 }
 
+/// Says who would have a restore refused, for a rehearsal.
+///
+/// # Errors
+/// I/O errors.
+pub(super) fn foretell(job: &Job) -> Result<()> {
+    if let Some(found) = Survey::of(job)?.describe_uses() {
+        tracing::warn!("{found}; as long as that is so, a restore would be refused");
+    }
+    Ok(())
+}
+
 /// Looks again, right before the first write, and locks every database that will be overwritten: as long as the locks
 /// live, SQLite in other processes finds it busy.
 ///
@@ -121,6 +132,8 @@ struct Survey {
     /// A file of which only `/proc` and SQLite's locks could tell, and how many there are.
     unproven: Option<PathBuf>,
     unproven_files: u64,
+    /// A file that other machines may have open.
+    remote: Option<PathBuf>,
     /// What `/proc` did not show.
     unseen: Vec<Process>,
     view: Option<View>,
@@ -200,21 +213,16 @@ impl Survey {
                 self.unproven_files += 1;
                 self.unproven.get_or_insert(path);
             }
+            Openers::Remote => {
+                self.remote.get_or_insert(path);
+            }
         }
         Ok(())
     }
 
     /// Ends a restore under which a service would go on, or warns of it.
     fn refuse(&self, others: OthersPolicy) -> Result<()> {
-        if self.uses.is_empty() {
-            return Ok(());
-        }
-        let named: Vec<_> = self.uses.iter().take(MOST_NAMED).map(Use::describe).collect();
-        let more = match self.uses.len().saturating_sub(MOST_NAMED) {
-            0 => String::new(),
-            more => format!(", and {more} more files are in use"),
-        };
-        let found = format!("{}{more}", named.join("; "));
+        let Some(found) = self.describe_uses() else { return Ok(()) };
         match others {
             OthersPolicy::Refuse => Err(Error::Refused(format!(
                 "{found}; stop what uses them and try again, or overwrite them all the same with --force (nothing was changed)"
@@ -229,8 +237,21 @@ impl Survey {
         }
     }
 
+    /// Who uses what; `None` if nobody does.
+    fn describe_uses(&self) -> Option<String> {
+        let named: Vec<_> = self.uses.iter().take(MOST_NAMED).map(Use::describe).collect();
+        let more = match self.uses.len().saturating_sub(MOST_NAMED) {
+            0 => String::new(),
+            more => format!(", and {more} more files are in use"),
+        };
+        (!named.is_empty()).then(|| format!("{}{more}", named.join("; ")))
+    }
+
     /// Says what neither `/proc` nor the kernel's leases tell here.
     fn tell_blind_spots(&self) {
+        if let Some(path) = &self.remote {
+            tracing::warn!(path = %path.display(), "it lies on a network file system, so processes of other machines that have it open cannot be seen; make sure that the service is stopped");
+        }
         let Some(path) = &self.unproven else {
             if !self.unseen.is_empty() {
                 tracing::info!(

@@ -129,6 +129,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
 /// As [`restore`] before the first write.
 pub fn rehearse(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<Rehearsal> {
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
+    guard::foretell(&job)?;
     let Prepared { plans, .. } = prepare(repository, &job, options, progress)?;
     let planned = |(task, plan): (&Task, Plan)| PlannedSource {
         source: task.target.source.clone(),

@@ -168,9 +168,10 @@ fn force_restores_under_a_reader_of_sqlite_too() {
 #[test]
 fn what_is_not_restored_may_be_in_use_and_elsewhere_too() {
     let it = Changed::new();
-    let _user = User::opening(&it.runtime.store().file("data_level0.bin"));
+    let user = User::opening(&it.runtime.store().file("data_level0.bin"));
     it.runtime.vecsnap(&["restore", &it.stamp, "--to"]).arg(it.runtime.path().join("out")).run().exits(0);
-    it.runtime.vecsnap(&["restore", &it.stamp, "--dry-run"]).run().exits(0);
+    let rehearsed = it.runtime.vecsnap(&["restore", &it.stamp, "--dry-run"]).run().exits(0);
+    rehearsed.says(&[&user.id(), "data_level0.bin", "would be refused"]);
     it.is_restored(&["--no-chroma"]);
 }
 

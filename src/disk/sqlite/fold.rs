@@ -117,6 +117,32 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_that_a_crash_cut_off_is_rolled_back() {
+        let root = tempfile::tempdir().unwrap();
+        let (live, left) = (root.path().join("live.db"), root.path().join("left.db"));
+        let service = Connection::open(&live).unwrap();
+        let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)";
+        service
+            .execute_batch(&format!(
+                "PRAGMA journal_mode=DELETE; PRAGMA cache_size=4; CREATE TABLE t(x); \
+                 {rows} INSERT INTO t SELECT 'before ' || i FROM n; BEGIN; UPDATE t SET x = 'after'"
+            ))
+            .unwrap();
+        fs::copy(&live, &left).unwrap();
+        fs::copy(Sidecar::Journal.of(&live), Sidecar::Journal.of(&left)).unwrap();
+        assert_ne!(
+            fs::read(&left).unwrap().windows(5).filter(|bytes| bytes == b"after").count(),
+            0,
+            "nothing was spilt"
+        );
+        assert_eq!(fold_sidecars(&left).unwrap(), Folded::Done);
+        assert_eq!(beside(&left), 0);
+        let count = "SELECT count(*) FROM t WHERE x LIKE 'before %'";
+        let rows: i64 = Connection::open(&left).unwrap().query_row(count, [], |row| row.get(0)).unwrap();
+        assert_eq!(rows, 2000);
+    }
+
+    #[test]
     fn beside_garbage_the_sidecars_go_all_the_same() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("garbage.db");
