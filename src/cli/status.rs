@@ -252,7 +252,7 @@ mod tests {
         );
         assert_eq!(document["attention"].as_array().unwrap().len(), 3, "{document:#}");
         let text = text::render(&document);
-        assert!(text.contains("max_age_s            60 s\n") && text.contains("age_s    3600 s (60 min)\n"), "{text}");
+        assert!(text.contains("max_age_s             60 s\n") && text.contains("age_s    3600 s (60 min)\n"), "{text}");
     }
 
     #[test]

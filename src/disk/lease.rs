@@ -8,8 +8,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 
 use nix::libc;
+use nix::unistd::{Uid, setfsuid};
 use rustix::fs::fstatfs;
 
 /// File systems that grant leases as their servers please: NFS, CIFS and SMB2 (`linux/magic.h`).
@@ -40,7 +42,12 @@ pub fn openers(file: &File) -> Openers {
     if control(file, F_SETSIG, libc::SIGURG).is_err() {
         return Openers::Unknown;
     }
-    match control(file, libc::F_SETLEASE, libc::F_WRLCK) {
+    let lease = || control(file, libc::F_SETLEASE, libc::F_WRLCK);
+    let granted = match lease() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => as_owner(file, lease),
+        granted => granted,
+    };
+    match granted {
         Ok(()) => {
             // Closing the descriptor would give it back too.
             let _ = control(file, libc::F_SETLEASE, libc::F_UNLCK);
@@ -49,6 +56,15 @@ pub fn openers(file: &File) -> Openers {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Openers::Some,
         Err(_) => Openers::Unknown,
     }
+}
+
+/// Asks in the name of the file's owner, where this user may: root in a container usually lacks `CAP_LEASE`, but may act as
+/// anyone. That concerns this thread alone, and only for the one question.
+fn as_owner(file: &File, ask: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    let own = setfsuid(Uid::from_raw(file.metadata()?.uid()));
+    let outcome = ask();
+    setfsuid(own);
+    outcome
 }
 
 /// fcntl(2) with a number as its argument.
