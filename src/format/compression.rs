@@ -58,7 +58,11 @@ pub fn compress_far(raw: &[u8], level: i32) -> Compressed {
 
 fn smaller(raw: &[u8], compressed: std::io::Result<Vec<u8>>) -> Compressed {
     match compressed {
-        Ok(bytes) if bytes.len() < raw.len() => Compressed { codec: Codec::Zstd, bytes },
+        Ok(mut bytes) if bytes.len() < raw.len() => {
+            // It was given room for what cannot be compressed, and waits for a while.
+            bytes.shrink_to_fit();
+            Compressed { codec: Codec::Zstd, bytes }
+        }
         _ => Compressed { codec: Codec::Raw, bytes: raw.to_vec() },
     }
 }

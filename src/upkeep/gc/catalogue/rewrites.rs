@@ -25,7 +25,7 @@ use crate::store::temporary::{failed, prepared};
 pub(in crate::upkeep::gc) enum Group {
     /// Chunks of files that are expected to be whole.
     Bulk = 0,
-    /// What changed in one snapshot: deltas, and whole chunks that stood with them.
+    /// What changed from snapshot to snapshot: deltas, and whole chunks that stood with them.
     Increment = 1,
     /// Tables and list nodes.
     Metadata = 2,
@@ -203,15 +203,14 @@ impl Catalogue {
         Ok(bytes.cast_unsigned())
     }
 
-    /// Calls `take` with each blob to be stored anew: by groups; bulk in the order in which the whole records of families
-    /// stand in packs, which is cheap to read; all else as it stood, since what came together compresses together.
+    /// Calls `take` with each blob to be stored anew: by groups, and within one in the order in which the whole records of
+    /// families stand in packs: that is cheap to read, and versions of one place compress well together.
     pub(in crate::upkeep::gc) fn each_rewrite(&self, mut take: impl FnMut(Rewrite) -> Result<()>) -> Result<()> {
         let sql = "SELECT w.id, r.node, w.part, c.pack, p.id, p.size, c.number
              FROM rewrites w JOIN chosen c ON c.id = w.id JOIN packs p ON p.key = c.pack
              JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number
              LEFT JOIN links l ON l.id = w.id LEFT JOIN chosen root ON root.id = l.root
-             ORDER BY w.part, CASE w.part WHEN 0 THEN COALESCE(root.pack, c.pack) ELSE c.pack END,
-               CASE w.part WHEN 0 THEN COALESCE(root.number, c.number) ELSE c.number END";
+             ORDER BY w.part, COALESCE(root.pack, c.pack), COALESCE(root.number, c.number), l.number";
         let mut query = prepared(&self.database, sql)?;
         let mut rows = query.query([]).map_err(failed("read"))?;
         while let Some(row) = rows.next().map_err(failed("read"))? {
