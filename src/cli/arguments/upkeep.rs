@@ -98,7 +98,7 @@ impl KeepArguments {
     /// The retention rules that these options ask for.
     ///
     /// # Errors
-    /// [`Error::Usage`] when they would keep nothing.
+    /// [`crate::error::Error::Usage`] when they would keep nothing.
     pub fn rules(&self) -> Result<Rules> {
         Rules::of(&KeepCounts {
             last: self.keep_last,
