@@ -3,6 +3,10 @@
 //! Decompression allocates exactly the declared length, which the caller has held against the limits, and refuses
 //! everything that does not fill it. Why a byte and not a rule: a later codec must not need a new version.
 
+use std::cell::RefCell;
+
+use zstd::bulk::Decompressor;
+
 use super::Malformed;
 
 /// How stored bytes relate to decoded bytes.
@@ -40,6 +44,11 @@ pub struct Compressed {
 
 /// The widest window that version 1 allows, as a power of two: format-spec.md §2.5.
 const WINDOW_LOG: u32 = 23;
+
+thread_local! {
+    /// Setting one up costs more than decompressing a small frame.
+    static DECOMPRESSOR: RefCell<Option<Decompressor<'static>>> = RefCell::new(Decompressor::new().ok());
+}
 
 /// Compresses with zstd at `level`, or keeps the bytes raw where that is not smaller.
 pub fn compress(raw: &[u8], level: i32) -> Compressed {
@@ -81,7 +90,11 @@ pub fn decompress(codec: Codec, stored: &[u8], raw_length: usize) -> Result<Vec<
             if !matches!(zstd::zstd_safe::get_frame_content_size(stored), Ok(Some(size)) if size == raw_length as u64) {
                 return Err(Malformed::invalid("its zstd frame does not state the declared length"));
             }
-            zstd::bulk::decompress(stored, raw_length)
+            DECOMPRESSOR
+                .with_borrow_mut(|decompressor| match decompressor {
+                    Some(decompressor) => decompressor.decompress(stored, raw_length),
+                    None => zstd::bulk::decompress(stored, raw_length),
+                })
                 .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))?
         }
     };

@@ -270,7 +270,8 @@ impl<'a> BlobReader<'a> {
         }
         let mark = search.mark();
         let mut faults = Vec::new();
-        let found = self.find_all(id, kind, &mut faults)?;
+        let places = self.repository.index().places(id)?;
+        let found = self.find_all(id, kind, &places, &mut faults)?;
         if found.is_empty() && faults.is_empty() {
             search.blame(id.prefix(), format!("blob {id}, which no pack holds"));
             return Ok(Resolved::Nowhere);
@@ -319,15 +320,21 @@ impl<'a> BlobReader<'a> {
         Some(bytes)
     }
 
-    /// The records of a blob, whole ones first; packs that cannot be read are passed over.
-    pub(super) fn records(&mut self, id: &BlobId, kind: Option<BlobKind>) -> Result<Vec<Found>> {
-        self.find_all(id, kind, &mut Vec::new())
+    /// The records of a blob at these places, whole ones first; packs that cannot be read are passed over.
+    pub(super) fn records(&mut self, id: &BlobId, kind: Option<BlobKind>, places: &[Place]) -> Result<Vec<Found>> {
+        self.find_all(id, kind, places, &mut Vec::new())
     }
 
-    fn find_all(&mut self, id: &BlobId, kind: Option<BlobKind>, faults: &mut Vec<String>) -> Result<Vec<Found>> {
+    fn find_all(
+        &mut self,
+        id: &BlobId,
+        kind: Option<BlobKind>,
+        places: &[Place],
+        faults: &mut Vec<String>,
+    ) -> Result<Vec<Found>> {
         let mut found = Vec::new();
-        for place in self.repository.index().places(id)? {
-            match self.find(&place, id) {
+        for place in places {
+            match self.find(place, id) {
                 Ok(Some(record)) if kind.is_none_or(|kind| kind == record.record.kind) => found.push(record),
                 Ok(_) => {}
                 Err(error) => faults.push(tolerable(error)?),

@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::format::pack::{BlobKind, Frame};
 use crate::id::{BlobId, PackId};
 
-use plan::{Form, Node, NodeNumber, Plan};
+use plan::{Form, Node, NodeNumber, Plan, RecordPlace, Source};
 use splice::Splicer;
 
 /// A chunk with the length that its place in a file demands, in bytes.
@@ -86,7 +86,12 @@ impl<'a> BulkReader<'a> {
     /// # Errors
     /// I/O errors of the index.
     pub fn want(&mut self, chunk: WantedChunk) -> Result<Room> {
-        if self.plan.want(&chunk.id, chunk.length, &mut self.footers)? {
+        let Self { plan, footers, .. } = self;
+        let planned = self
+            .repository
+            .index()
+            .reading(|index| plan.want(&chunk.id, chunk.length, &mut Source { index, footers }))?;
+        if planned {
             self.wanted.push(chunk);
         } else {
             self.unread.push(chunk);
@@ -99,7 +104,9 @@ impl<'a> BulkReader<'a> {
     /// # Errors
     /// I/O errors of the index.
     pub fn stage(&mut self, id: &BlobId) -> Result<Room> {
-        if self.plan.want_rebuilt(id, &mut self.footers)? {
+        let Self { plan, footers, .. } = self;
+        let planned = self.repository.index().reading(|index| plan.want_rebuilt(id, &mut Source { index, footers }))?;
+        if planned {
             self.kept.insert(*id);
         }
         Ok(self.room())
@@ -163,7 +170,7 @@ impl Work<'_> {
                 return Ok(Vec::new());
             }
         };
-        let mut staged = Vec::new();
+        let mut needed = Vec::new();
         for &(number, node) in &task.nodes {
             let start = node.record.start as usize;
             let Some(payload) = frame.get(start..start + node.record.length as usize) else { continue };
@@ -178,9 +185,22 @@ impl Work<'_> {
                     continue;
                 }
             }
-            staged.extend(self.staged.put(payload).map(|span| (number, span)));
+            needed.push((number, node.record));
         }
-        Ok(staged)
+        Ok(self.stage_payloads(&frame, &needed))
+    }
+
+    /// Stages payloads of one frame; neighbours are written at once.
+    fn stage_payloads(&self, frame: &[u8], needed: &[(NodeNumber, RecordPlace)]) -> Vec<(NodeNumber, Span)> {
+        let mut staged = Vec::with_capacity(needed.len());
+        for neighbours in needed.chunk_by(|(_, one), (_, next)| one.start + one.length == next.start) {
+            let Some(((_, first), (_, last))) = neighbours.first().zip(neighbours.last()) else { continue };
+            let bytes = frame.get(first.start as usize..(last.start + last.length) as usize);
+            let Some(all) = bytes.and_then(|bytes| self.staged.put(bytes)) else { continue };
+            let span_of = |record: &RecordPlace| all.part(record.start - first.start, record.length);
+            staged.extend(neighbours.iter().filter_map(|(number, record)| Some((*number, span_of(record)?))));
+        }
+        staged
     }
 
     /// Hands out what is recorded as deltas.

@@ -249,6 +249,18 @@ impl Index {
         found.map_err(|cause| self.unusable(cause, "read"))
     }
 
+    /// Looks several things up in one read of the file, which is then locked once and not for each of them.
+    ///
+    /// # Errors
+    /// Those of `look`; [`Error::Sqlite`] if the index cannot be read.
+    pub(super) fn reading<T>(&self, look: impl FnOnce(&Lookups<'_>) -> Result<T>) -> Result<T> {
+        let inner = self.lock();
+        let read = inner.connection.unchecked_transaction().map_err(|cause| self.unusable(cause, "read"))?;
+        let found = look(&Lookups { index: self, inner: &inner })?;
+        read.finish().map_err(|cause| self.unusable(cause, "read"))?;
+        Ok(found)
+    }
+
     /// Whether all blobs of this content were known to be in packs, none of which has gone since.
     pub fn is_whole(&self, content: &Content) -> bool {
         let Ok(key) = codec::encode(content) else { return false };
@@ -317,6 +329,24 @@ impl Index {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lookups of one read.
+pub(super) struct Lookups<'i> {
+    index: &'i Index,
+    inner: &'i Inner,
+}
+
+impl Lookups<'_> {
+    /// As [`Index::places`].
+    pub(super) fn places(&self, id: &BlobId) -> Result<Vec<Place>> {
+        self.inner.places(id).map_err(|cause| self.index.unusable(cause, "read"))
+    }
+
+    /// As [`Index::with_prefix`].
+    pub(super) fn with_prefix(&self, prefix: &BlobPrefix, limit: usize) -> Result<Vec<BlobId>> {
+        self.inner.with_prefix(prefix, limit).map_err(|cause| self.index.unusable(cause, "read"))
     }
 }
 

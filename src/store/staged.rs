@@ -22,6 +22,14 @@ pub(super) struct Span {
     pub(super) length: u32,
 }
 
+impl Span {
+    /// A part of it.
+    pub(super) fn part(&self, start: u32, length: u32) -> Option<Self> {
+        let inside = start.checked_add(length).is_some_and(|end| end <= self.length);
+        inside.then_some(Self { offset: self.offset + u64::from(start), length })
+    }
+}
+
 /// The temporary file.
 #[derive(Debug)]
 pub struct StagedBlobs {
@@ -100,6 +108,9 @@ mod tests {
         staged.read(span, 3, &mut part).unwrap();
         assert_eq!(&part, b"load");
         assert_eq!(staged.read(span, 4, &mut part), None, "beyond the end of the span");
+        staged.read(span.part(1, 5).unwrap(), 1, &mut part).unwrap();
+        assert_eq!(&part, b"yloa");
+        assert_eq!(span.part(3, 5), None, "beyond the end of the whole");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
 use crate::format::pack::{BlobKind, Encoding, Frame};
 use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::store::blob_reader::{BlobReader, Found};
+use crate::store::index::Lookups;
 use crate::store::staged::Span;
 
 /// Most blobs of one plan, of about 200 bytes each.
@@ -57,6 +58,12 @@ pub(super) struct RecordPlace {
     pub(super) length: u32,
 }
 
+/// Where a plan learns of records.
+pub(super) struct Source<'s, 'r> {
+    pub(super) index: &'s Lookups<'s>,
+    pub(super) footers: &'s mut BlobReader<'r>,
+}
+
 /// The records that are needed next.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
@@ -75,8 +82,8 @@ impl Plan {
     }
 
     /// Plans for a chunk of `length` bytes; `false` if it is to be read in another way.
-    pub(super) fn want(&mut self, id: &BlobId, length: u64, reader: &mut BlobReader<'_>) -> Result<bool> {
-        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, reader)? else { return Ok(false) };
+    pub(super) fn want(&mut self, id: &BlobId, length: u64, source: &mut Source<'_, '_>) -> Result<bool> {
+        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, source)? else { return Ok(false) };
         let Some(node) = self.nodes.get_mut(number as usize) else { return Ok(false) };
         let fits = node.kind == BlobKind::Chunk && u64::from(node.length) == length;
         node.is_wanted |= fits;
@@ -84,8 +91,8 @@ impl Plan {
     }
 
     /// Plans for a chunk if it is recorded as a delta; `false` if it is not, or cannot be planned for.
-    pub(super) fn want_rebuilt(&mut self, id: &BlobId, reader: &mut BlobReader<'_>) -> Result<bool> {
-        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, reader)? else { return Ok(false) };
+    pub(super) fn want_rebuilt(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<bool> {
+        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, source)? else { return Ok(false) };
         let node = self.nodes.get_mut(number as usize);
         let Some(node) = node.filter(|node| matches!(node.form, Form::Delta { .. })) else { return Ok(false) };
         node.is_wanted = true;
@@ -98,20 +105,22 @@ impl Plan {
         id: &BlobId,
         kind: Option<BlobKind>,
         depth: usize,
-        reader: &mut BlobReader<'_>,
+        source: &mut Source<'_, '_>,
     ) -> Result<Option<NodeNumber>> {
         let number = match self.numbers.get(id) {
             Some(&number) => number,
             None if depth > CHAIN_DEPTH => return Ok(None),
             None => {
-                let Some(found) = reader.records(id, kind)?.into_iter().next() else { return Ok(None) };
-                self.add(&found, depth, reader)?
+                let places = source.index.places(id)?;
+                let records = source.footers.records(id, kind, &places)?;
+                let Some(found) = records.into_iter().next() else { return Ok(None) };
+                self.add(&found, depth, source)?
             }
         };
         Ok(self.node(number).filter(|node| !matches!(node.form, Form::Unplanned)).map(|_| number))
     }
 
-    fn add(&mut self, found: &Found, depth: usize, reader: &mut BlobReader<'_>) -> Result<NodeNumber> {
+    fn add(&mut self, found: &Found, depth: usize, source: &mut Source<'_, '_>) -> Result<NodeNumber> {
         let number = self.nodes.len() as NodeNumber;
         let record = &found.record;
         self.numbers.insert(record.id, number);
@@ -136,7 +145,7 @@ impl Plan {
         let form = match &record.encoding {
             Encoding::Whole => Form::Whole,
             Encoding::Delta { id_table: true, .. } => Form::Unplanned,
-            Encoding::Delta { bases, .. } => self.bases_of(bases, depth, reader)?,
+            Encoding::Delta { bases, .. } => self.bases_of(bases, depth, source)?,
         };
         let (mut deepest, mut records) = (0, 1);
         if let Form::Delta { bases } = &form {
@@ -155,14 +164,14 @@ impl Plan {
         Ok(number)
     }
 
-    fn bases_of(&mut self, prefixes: &[BlobPrefix], depth: usize, reader: &mut BlobReader<'_>) -> Result<Form> {
+    fn bases_of(&mut self, prefixes: &[BlobPrefix], depth: usize, source: &mut Source<'_, '_>) -> Result<Form> {
         let mut bases = Vec::with_capacity(prefixes.len());
         for prefix in prefixes {
             let known = match self.prefixes.get(prefix) {
                 Some(&known) => known,
                 None => {
-                    let known = match reader.repository().index().with_prefix(prefix, 2)?.as_slice() {
-                        [id] => self.number_of(id, None, depth + 1, reader)?,
+                    let known = match source.index.with_prefix(prefix, 2)?.as_slice() {
+                        [id] => self.number_of(id, None, depth + 1, source)?,
                         _ => None,
                     };
                     self.prefixes.insert(*prefix, known);
