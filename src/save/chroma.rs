@@ -9,9 +9,11 @@
 //! (dropped collections) and segments without a directory (never persisted) are normal.
 //! Memory: an entry for each file, of which a segment has five.
 
+mod judgement;
 mod pickle;
 mod records;
 mod segment;
+mod store_database;
 mod suspicion;
 #[cfg(test)]
 mod tests;
@@ -26,28 +28,24 @@ use super::capturing::Capturing;
 use super::database::{self, DatabaseRequest, HeldDatabase, Known};
 use super::previous::Previous;
 use super::sources::CHROMA;
-use super::sqlite::{self, DamagedSource, DatabaseContent};
+use super::sqlite::DamagedSource;
 use super::tree::entry::{EntryRead, read_entry};
-use super::tree::look::{Cut, Look, SETTLED, is_sidecar, look, look_at_directory, look_now};
+use super::tree::look::{Cut, Look, is_sidecar, look, look_at_directory};
 use super::tree::{PAUSE, RETRIES, StoredTree, TreeOptions, TreeOutcome, TreeTable, kept_changing};
 use super::walk::{Fingerprint, Found, walk_below, walk_top};
 use super::writers::Freeze;
-use crate::disk::sqlite::{DatabaseStats, WriteLock, read_image};
+use crate::disk::sqlite::{DatabaseStats, WriteLock};
 use crate::disk::stat::{self, FileKind, FileStat};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::manifest::Consistency;
 use crate::format::table::{Entry, EntryKind, compare_paths};
-use records::{Records, SegmentRecord, Watermarks};
+use records::{Records, Watermarks};
 use segment::SegmentFiles;
-use suspicion::Suspicion;
+use store_database::{AskLive, StoreDatabase};
 pub use suspicion::is_loss;
 
 /// The database of a store, in its root.
 const DATABASE: &[u8] = b"chroma.sqlite3";
-/// How long to wait for locks of the database.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
-/// How often the store is frozen anew because it was being persisted at that moment.
-const FREEZES: usize = 20;
 
 /// Stores the Chroma store at `root`, which is a real path; `None` if the tree there is none.
 ///
@@ -62,7 +60,7 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     let judged = judged.filter(|consistency| *consistency != Consistency::Unproven);
     let mut capture = StoreCapture {
         root,
-        database,
+        database: StoreDatabase::at(database),
         options,
         examine: judged.is_none(),
         judged,
@@ -115,7 +113,7 @@ struct ReadFile {
 /// A store under capture.
 struct StoreCapture<'a> {
     root: &'a Path,
-    database: PathBuf,
+    database: StoreDatabase,
     options: TreeOptions,
     /// The verdict on the previous version.
     judged: Option<Consistency>,
@@ -152,7 +150,7 @@ impl StoreCapture<'_> {
     /// Captures the store; the image and the table are stored once everything is proved and writers are let go.
     fn attempt(&mut self, capturing: &mut Capturing<'_>) -> Result<Attempt> {
         let frozen = match self.options.freeze {
-            Freeze::Yes => self.freeze(capturing)?,
+            Freeze::Yes => self.database.freeze(self.root, capturing)?,
             Freeze::No => None,
         };
         capturing.patience.hold_writers(frozen.as_ref().map(WriteLock::since));
@@ -167,25 +165,6 @@ impl StoreCapture<'_> {
             Ok(reading) => self.finish(capturing, reading),
             Err(attempt) => Ok(attempt),
         }
-    }
-
-    /// Takes the database's write lock at a moment at which no segment is being persisted: that ends with a row in the
-    /// database, which the lock would keep from being written.
-    fn freeze(&mut self, capturing: &Capturing<'_>) -> Result<Option<WriteLock>> {
-        let mut previous = capturing.previous(CHROMA)?;
-        for freeze in 1.. {
-            let Some(lock) = sqlite::freeze(&self.database, LOCK_WAIT)? else {
-                tracing::warn!(path = %self.database.display(), "nothing can write to this database now, so nothing is frozen");
-                return Ok(None);
-            };
-            let look = look_now(self.root, Cut::Directories, previous.as_mut())?;
-            if look.age() >= SETTLED || freeze >= FREEZES {
-                return Ok(Some(lock));
-            }
-            drop(lock);
-            std::thread::sleep(PAUSE);
-        }
-        Ok(None)
     }
 
     /// Takes the images, then reads and proves part after part.
@@ -258,7 +237,7 @@ impl StoreCapture<'_> {
                 Ok(Known::Unchanged(stored)) => Ok(HeldDatabase::TakenOver(stored)),
                 Ok(Known::Changed { previous }) => {
                     if path == DATABASE {
-                        reading.before = self.live(records::watermarks)?;
+                        reading.before = self.database.live(records::watermarks)?;
                     }
                     database::capture(capturing, &request, previous)
                 }
@@ -272,7 +251,8 @@ impl StoreCapture<'_> {
                 Err(error) => return Err(error),
             };
             if path == DATABASE {
-                reading.records = self.query(&held, records::records)?;
+                let ask_live = if self.examine { AskLive::Yes } else { AskLive::No };
+                reading.records = self.database.ask(&held, ask_live, records::records)?;
                 is_store = reading.records.is_some()
                     || (matches!(held, HeldDatabase::TakenOver(_)) && self.judged.is_some() && !self.examine);
             }
@@ -324,9 +304,9 @@ impl StoreCapture<'_> {
         if before.get(id).copied() != in_image {
             return Ok(false);
         }
-        let stats = DatabaseStats::of(&self.database)?;
+        let stats = DatabaseStats::of(self.database.path())?;
         if reading.after.as_ref().is_none_or(|(known, _)| *known != stats) {
-            let Some(watermarks) = self.live(records::watermarks)? else { return Ok(false) };
+            let Some(watermarks) = self.database.live(records::watermarks)? else { return Ok(false) };
             reading.after = Some((stats, watermarks));
         }
         Ok(reading.after.as_ref().is_some_and(|(_, after)| after.get(id).copied() == in_image))
@@ -376,7 +356,10 @@ impl StoreCapture<'_> {
     /// Judges what was captured, then stores the images and the table.
     fn finish(&mut self, capturing: &mut Capturing<'_>, reading: Reading) -> Result<Attempt> {
         let consistency = match (&reading.records, &self.judged) {
-            (Some(records), _) => self.judge(records, &reading)?,
+            (Some(records), _) => {
+                let store = reading.databases.iter().find(|database| database.path == DATABASE);
+                judgement::judge(self.root, records, &reading.files, &self.database, store.map(|store| &store.held))?
+            }
             (None, Some(judged)) if !reading.any_read => judged.clone(),
             (None, _) => {
                 self.examine = true;
@@ -398,69 +381,6 @@ impl StoreCapture<'_> {
         let mut tree = table.finish(capturing, &stored, consistency)?;
         tree.writer_blocked = tree.writer_blocked.max(self.writer_blocked);
         Ok(Attempt::Stored(tree))
-    }
-
-    /// What the database and the files of each segment say of one another.
-    fn judge(&self, records: &Records, reading: &Reading) -> Result<Consistency> {
-        let mut suspicions = Vec::new();
-        let store = reading.databases.iter().find(|database| database.path == DATABASE);
-        for (id, record) in records {
-            let elements = match reading.files.get(id) {
-                Some(SegmentFiles::Index { elements, suspicions: found }) => {
-                    suspicions.extend(found.iter().cloned());
-                    *elements
-                }
-                Some(SegmentFiles::None) | None => 0,
-                Some(SegmentFiles::UnknownLayout) => {
-                    tracing::debug!(segment = id, "the HNSW files are of a layout that cannot be checked");
-                    continue;
-                }
-            };
-            let lost = store.map(|store| self.lost_vectors(&store.held, record, elements)).transpose()?.unwrap_or(0);
-            if lost > 0 {
-                suspicions.push(Suspicion::BehindQueue { segment: id.clone(), vectors: lost });
-            }
-        }
-        for suspicion in &suspicions {
-            tracing::warn!(path = %self.root.display(), "the vector store looks inconsistent: {suspicion}");
-        }
-        Ok(suspicion::consistency(suspicions))
-    }
-
-    fn lost_vectors(&self, held: &HeldDatabase, record: &SegmentRecord, elements: u64) -> Result<u64> {
-        let count = |connection: &rusqlite::Connection| records::lost_vectors(connection, record, elements).map(Some);
-        Ok(self.query(held, count)?.unwrap_or(0))
-    }
-
-    /// Asks the captured database; `None` where it need not, or cannot, be asked.
-    fn query<T>(
-        &self,
-        held: &HeldDatabase,
-        read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Option<T>>,
-    ) -> Result<Option<T>> {
-        match held {
-            HeldDatabase::TakenOver(_) if self.examine => self.live(read),
-            HeldDatabase::TakenOver(_) => Ok(None),
-            HeldDatabase::Captured { captured, .. } => match &captured.content {
-                DatabaseContent::Image(image) => Ok(read_image(&image.file, read).unwrap_or_else(|cause| {
-                    tracing::debug!(%cause, "the database is not that of a Chroma store that is known here");
-                    None
-                })),
-                DatabaseContent::Empty | DatabaseContent::Raw(_) => Ok(None),
-            },
-        }
-    }
-
-    /// Asks the live database; `None` also where nobody uses it and it needs recovery.
-    fn live<T>(&self, read: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<Option<T>>) -> Result<Option<T>> {
-        match sqlite::read_live(&self.database, LOCK_WAIT, read) {
-            Ok(answer) => Ok(answer.flatten()),
-            Err(Error::Sqlite { source, .. }) => {
-                tracing::debug!(%source, "the live database does not answer as that of a Chroma store");
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
     }
 
     fn request<'r>(&self, source: &'r Path, name: &'r [u8]) -> DatabaseRequest<'r> {

@@ -1,0 +1,47 @@
+//! What the database and the files of each segment say of one another.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::records::{self, Records};
+use super::segment::SegmentFiles;
+use super::store_database::{AskLive, StoreDatabase};
+use super::suspicion::{self, Suspicion};
+use crate::error::Result;
+use crate::format::manifest::Consistency;
+use crate::save::database::HeldDatabase;
+
+/// Judges a captured store by its records, the files of its segments, and the captured database.
+pub(super) fn judge(
+    root: &Path,
+    records: &Records,
+    files: &BTreeMap<String, SegmentFiles>,
+    database: &StoreDatabase,
+    held: Option<&HeldDatabase>,
+) -> Result<Consistency> {
+    let mut suspicions = Vec::new();
+    for (id, record) in records {
+        let elements = match files.get(id) {
+            Some(SegmentFiles::Index { elements, suspicions: found }) => {
+                suspicions.extend(found.iter().cloned());
+                *elements
+            }
+            Some(SegmentFiles::None) | None => 0,
+            Some(SegmentFiles::UnknownLayout) => {
+                tracing::debug!(segment = id, "the HNSW files are of a layout that cannot be checked");
+                continue;
+            }
+        };
+        let count = |connection: &Connection| records::lost_vectors(connection, record, elements).map(Some);
+        let lost = held.map(|held| database.ask(held, AskLive::Yes, count)).transpose()?.flatten();
+        if let Some(vectors) = lost.filter(|vectors| *vectors > 0) {
+            suspicions.push(Suspicion::BehindQueue { segment: id.clone(), vectors });
+        }
+    }
+    for suspicion in &suspicions {
+        tracing::warn!(path = %root.display(), "the vector store looks inconsistent: {suspicion}");
+    }
+    Ok(suspicion::consistency(suspicions))
+}

@@ -1,0 +1,93 @@
+//! The database of a store: asked while it is live, asked as it was captured, and frozen.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::disk::sqlite::{WriteLock, read_image};
+use crate::error::{Error, Result};
+use crate::save::capturing::Capturing;
+use crate::save::database::HeldDatabase;
+use crate::save::sources::CHROMA;
+use crate::save::sqlite::{self, DatabaseContent};
+use crate::save::tree::PAUSE;
+use crate::save::tree::look::{Cut, SETTLED, look_now};
+
+/// How long to wait for locks of the database.
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// How often the store is frozen anew because it was being persisted at that moment.
+const FREEZES: usize = 20;
+
+/// Whether a database that was taken over, which equals the live one, is worth being opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskLive {
+    Yes,
+    No,
+}
+
+/// The database of a store.
+pub(super) struct StoreDatabase {
+    path: PathBuf,
+}
+
+impl StoreDatabase {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks the captured database; `None` where it need not, or cannot, be asked.
+    pub(super) fn ask<T>(
+        &self,
+        held: &HeldDatabase,
+        ask_live: AskLive,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>,
+    ) -> Result<Option<T>> {
+        match held {
+            HeldDatabase::TakenOver(_) if ask_live == AskLive::Yes => self.live(read),
+            HeldDatabase::TakenOver(_) => Ok(None),
+            HeldDatabase::Captured { captured, .. } => match &captured.content {
+                DatabaseContent::Image(image) => Ok(read_image(&image.file, read).unwrap_or_else(|cause| {
+                    tracing::debug!(%cause, "the database is not that of a Chroma store that is known here");
+                    None
+                })),
+                DatabaseContent::Empty | DatabaseContent::Raw(_) => Ok(None),
+            },
+        }
+    }
+
+    /// Asks the live database; `None` also where nobody uses it and it needs recovery.
+    pub(super) fn live<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>) -> Result<Option<T>> {
+        match sqlite::read_live(&self.path, LOCK_WAIT, read) {
+            Ok(answer) => Ok(answer.flatten()),
+            Err(Error::Sqlite { source, .. }) => {
+                tracing::debug!(%source, "the live database does not answer as that of a Chroma store");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the database's write lock at a moment at which no segment is being persisted: that ends with a row in the
+    /// database, which the lock would keep from being written.
+    pub(super) fn freeze(&self, root: &Path, capturing: &Capturing<'_>) -> Result<Option<WriteLock>> {
+        let mut previous = capturing.previous(CHROMA)?;
+        for freeze in 1.. {
+            let Some(lock) = sqlite::freeze(&self.path, LOCK_WAIT)? else {
+                tracing::warn!(path = %self.path.display(), "nothing can write to this database now, so nothing is frozen");
+                return Ok(None);
+            };
+            let look = look_now(root, Cut::Directories, previous.as_mut())?;
+            if look.age() >= SETTLED || freeze >= FREEZES {
+                return Ok(Some(lock));
+            }
+            drop(lock);
+            std::thread::sleep(PAUSE);
+        }
+        Ok(None)
+    }
+}
