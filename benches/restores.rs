@@ -79,6 +79,7 @@ fn restore(criterion: &mut Criterion) {
         hard_links: HardLinkPolicy::Refuse,
         others: OthersPolicy::Refuse,
         suspect: Default::default(),
+        invalid: Default::default(),
     };
     let mut group = criterion.benchmark_group("restore of 64 MiB of vectors in place");
     group.throughput(Throughput::Bytes(VECTORS as u64)).sample_size(10);

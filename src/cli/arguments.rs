@@ -315,6 +315,10 @@ pub struct RestoreArguments {
     #[arg(long)]
     pub accept_suspect: bool,
 
+    /// Restore what can be read of a snapshot that is not valid, and name the rest, which becomes zeros; exit code 3
+    #[arg(long)]
+    pub accept_invalid: bool,
+
     /// Finish the restore that was interrupted
     #[arg(long, conflicts_with = "undo")]
     pub resume: bool,

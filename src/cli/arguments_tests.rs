@@ -146,7 +146,7 @@ fn a_restore_without_confirmation_parses_and_is_then_refused() {
 fn a_restore_takes_every_option_of_the_contract() {
     let all = restore(
         "vecsnap restore 20260406T180000Z --confirm-service-stopped --no-pre-snapshot --no-chroma --dry-run --no-owner \
-         --break-links --force",
+         --break-links --force --accept-invalid",
     );
     let expected = RestoreArguments {
         stamp: Some("20260406T180000Z".parse().unwrap()),
@@ -160,6 +160,7 @@ fn a_restore_takes_every_option_of_the_contract() {
         force: true,
         break_links: true,
         accept_suspect: false,
+        accept_invalid: true,
         resume: false,
         undo: false,
     };

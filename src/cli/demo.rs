@@ -137,6 +137,7 @@ fn put_back(
         hard_links: HardLinkPolicy::Refuse,
         others: OthersPolicy::Refuse,
         suspect: Default::default(),
+        invalid: Default::default(),
     };
     restore::restore(repository, &options, progress)
 }

@@ -12,8 +12,8 @@ use crate::disk::LocalStorage;
 use crate::error::{Error, Result};
 use crate::id::Stamp;
 use crate::restore::{
-    self, ChromaChoice, ExportReport, Goal, HardLinkPolicy, Integrity, OthersPolicy, OwnerPolicy, PlannedSource,
-    PreSnapshot, Rehearsal, RestoreOptions, RestoreReport, SuspectPolicy, gate,
+    self, ChromaChoice, ExportReport, Goal, HardLinkPolicy, Integrity, InvalidPolicy, OthersPolicy, OwnerPolicy,
+    PlannedSource, PreSnapshot, Rehearsal, RestoreOptions, RestoreReport, SuspectPolicy, Unreadable, gate,
 };
 use crate::save::LiveSources;
 use crate::store::{Access, Repository};
@@ -47,12 +47,9 @@ fn export(
     directory: &Path,
 ) -> Result<(Value, Exit)> {
     let stamp = stamp_of(repository, arguments)?;
-    let report = restore::export(repository, stamp, directory, owner_policy(arguments), session.progress)?;
-    for file in &report.unreadable {
-        tracing::error!(path = %file.path.display(), cause = %file.cause, "this file cannot be read from the repository");
-    }
-    let exit = if report.unreadable.is_empty() { Exit::Done } else { Exit::Failed };
-    Ok((export_document(&report), exit))
+    let (owner, invalid) = (owner_policy(arguments), invalid_policy(arguments));
+    let report = restore::export(repository, stamp, directory, owner, invalid, session.progress)?;
+    Ok((export_document(&report), exit_after(&report.unreadable)))
 }
 
 fn in_place(
@@ -79,14 +76,17 @@ fn in_place(
         hard_links: if arguments.break_links { HardLinkPolicy::Break } else { HardLinkPolicy::Refuse },
         others: if arguments.force { OthersPolicy::Warn } else { OthersPolicy::Refuse },
         suspect: if arguments.accept_suspect { SuspectPolicy::Accept } else { SuspectPolicy::Refuse },
+        invalid: invalid_policy(arguments),
     };
     if arguments.dry_run {
         let rehearsal = restore::rehearse(repository, &options, session.progress)?;
-        return Ok((rehearsal_document(&rehearsal), Exit::Done));
+        let exit = exit_after(&rehearsal.unreadable);
+        return Ok((rehearsal_document(&rehearsal, options.invalid), exit));
     }
     let report = restore::restore(repository, &options, session.progress)?;
-    let exit = if matches!(report.integrity, Integrity::Failed(_)) { Exit::Failed } else { Exit::Done };
-    Ok((document(&report), exit))
+    let lost = exit_after(&report.unreadable);
+    let exit = if matches!(report.integrity, Integrity::Failed(_)) { Exit::Failed } else { lost };
+    Ok((document(&report, options.invalid), exit))
 }
 
 fn stamp_of(repository: &Repository, arguments: &RestoreArguments) -> Result<Stamp> {
@@ -114,8 +114,21 @@ fn no_repository(root: &Path, arguments: &RestoreArguments) -> Result<Error> {
     )))
 }
 
+fn invalid_policy(arguments: &RestoreArguments) -> InvalidPolicy {
+    if arguments.accept_invalid { InvalidPolicy::Accept } else { InvalidPolicy::Refuse }
+}
+
+/// Tells of everything that could not be read, and what the call exits with for it.
+fn exit_after(unreadable: &[Unreadable]) -> Exit {
+    for part in unreadable {
+        let (offset, length) = part.bytes.map(|bytes| (bytes.offset, bytes.length)).unzip();
+        tracing::error!(path = %part.path.display(), offset, length, cause = %part.cause, "this cannot be read from the repository");
+    }
+    if unreadable.is_empty() { Exit::Done } else { Exit::NotValid }
+}
+
 /// The result document: the reference's fields first and in its order.
-fn document(report: &RestoreReport) -> Value {
+fn document(report: &RestoreReport, invalid: InvalidPolicy) -> Value {
     let mut document = Map::new();
     let mut field = |name: &str, value: Value| document.insert(name.into(), value);
     field("stamp", json!(report.stamp.to_string()));
@@ -143,18 +156,37 @@ fn document(report: &RestoreReport) -> Value {
     field("files_removed", json!(report.files_removed));
     field("blocks_written", json!(report.blocks_written));
     field("bytes_written", json!(report.bytes_written));
+    if invalid == InvalidPolicy::Accept {
+        field("accepted_errors", json!(report.accepted_errors));
+        field("unreadable", unreadable_parts(&report.unreadable));
+    }
     field("duration_s", json!(seconds(report.duration)));
     Value::Object(document)
 }
 
-fn rehearsal_document(rehearsal: &Rehearsal) -> Value {
+fn unreadable_parts(unreadable: &[Unreadable]) -> Value {
+    let part = |part: &Unreadable| {
+        let (offset, length) = part.bytes.map(|bytes| (bytes.offset, bytes.length)).unzip();
+        json!({ "path": part.path.display().to_string(), "offset": offset, "length": length, "error": part.cause })
+    };
+    unreadable.iter().map(part).collect()
+}
+
+fn rehearsal_document(rehearsal: &Rehearsal, invalid: InvalidPolicy) -> Value {
     let sources: Vec<Value> = rehearsal.sources.iter().map(planned_source).collect();
-    json!({
+    let mut document = json!({
         "stamp": rehearsal.stamp.to_string(),
         "dry_run": true,
         "target_db": rehearsal.target_db.display().to_string(),
         "sources": sources,
-    })
+    });
+    if invalid == InvalidPolicy::Accept
+        && let Some(fields) = document.as_object_mut()
+    {
+        fields.insert("accepted_errors".into(), json!(rehearsal.accepted_errors));
+        fields.insert("unreadable".into(), unreadable_parts(&rehearsal.unreadable));
+    }
+    document
 }
 
 fn planned_source(source: &PlannedSource) -> Value {
@@ -173,11 +205,6 @@ fn planned_source(source: &PlannedSource) -> Value {
 }
 
 fn export_document(report: &ExportReport) -> Value {
-    let unreadable: Vec<Value> = report
-        .unreadable
-        .iter()
-        .map(|file| json!({ "path": file.path.display().to_string(), "error": file.cause }))
-        .collect();
     json!({
         "stamp": report.stamp.to_string(),
         "to": report.directory.display().to_string(),
@@ -186,7 +213,7 @@ fn export_document(report: &ExportReport) -> Value {
         "chroma_snapshot_path": report.metadata.chroma_snapshot_path,
         "files": report.files,
         "bytes_written": report.bytes_written,
-        "unreadable": unreadable,
+        "unreadable": unreadable_parts(&report.unreadable),
         "duration_s": seconds(report.duration),
     })
 }

@@ -69,7 +69,7 @@ impl<'a, 'r> Applier<'a, 'r> {
 
     /// Makes every database that is there unreadable for SQLite until [`finish_databases`](Self::finish_databases).
     pub(super) fn spoil_databases(&mut self) -> Result<()> {
-        for step in self.plan.databases().filter(|step| step.change != Change::Create) {
+        for step in self.plan.databases().filter(|step| step.change != Change::Create && step.rewrites_header()) {
             let file = self.open_for_writing(&step.name)?;
             self.blocks.spoil_header(&file)?;
             file.sync()?;
@@ -126,7 +126,9 @@ impl<'a, 'r> Applier<'a, 'r> {
     pub(super) fn finish_databases(&mut self) -> Result<()> {
         for step in self.plan.databases() {
             let file = self.open_for_writing(&step.name)?;
-            self.blocks.write_first_block(&file, step)?;
+            if step.rewrites_header() {
+                self.blocks.write_first_block(&file, step)?;
+            }
             self.set_attributes(&step.name, &step.attributes)?;
             file.sync()?;
         }

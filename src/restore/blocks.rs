@@ -49,10 +49,14 @@ impl BlockWriter<'_, '_> {
             file.set_length(step.content.length)?;
         }
         let mut selected = Selected::of(step.slots());
+        let lost = step.lost_ranges();
+        let mut unreadable = Selected::of(Some(&lost));
         let mut buffer = vec![0; CHUNK_SIZE];
         let progress = self.progress;
         let (written, reader) = (&mut self.written, &mut *self.reader);
         for_each_piece(&step.content, reader, |reader, piece| match piece {
+            Wanted::Slot(slot) if unreadable.contains(slot.offset) => Ok(()),
+            Wanted::Hidden(hidden) if !unreadable.contains(hidden.range.offset) => Err(hidden.into_error(reader)),
             Wanted::Slot(slot) if selected.contains(slot.offset) => {
                 let wanted = read_slot(reader, &slot)?;
                 let mut pen = Pen { file, step, old_size, progress, written: &mut *written };
@@ -62,19 +66,25 @@ impl BlockWriter<'_, '_> {
             }
             _ => Ok(()),
         })?;
-        if let Change::Overwrite(difference) = &step.change {
-            for hole in &difference.holes {
-                self.progress.check()?;
-                file.punch_hole(hole.offset, hole.length)?;
-                self.written.blocks += 1;
-            }
+        let holes = match &step.change {
+            Change::Overwrite(difference) => difference.holes.as_slice(),
+            Change::Create => &[],
+        };
+        for hole in holes.iter().chain(&lost) {
+            self.progress.check()?;
+            file.punch_hole(hole.offset, hole.length)?;
+            self.written.blocks += 1;
         }
         Ok(())
     }
 
     /// Makes a database recognisable: writes its first block.
     pub(super) fn write_first_block(&mut self, file: &TargetFile, step: &FileStep) -> Result<()> {
+        if step.lost.first().is_some_and(|lost| lost.range.offset == 0) {
+            return Ok(());
+        }
         match first_piece(&step.content, self.reader)? {
+            Some(Wanted::Hidden(hidden)) => Err(hidden.into_error(self.reader)),
             Some(Wanted::Slot(slot)) => {
                 let wanted = read_slot(self.reader, &slot)?;
                 self.write(file, 0, wanted.get(..BLOCK).unwrap_or(&wanted))
@@ -176,7 +186,7 @@ impl<'a> Selected<'a> {
     }
 }
 
-/// Whether the file has the wanted bytes in all slots that the step wrote; the first block of a database is taken as
+/// Whether the file has the wanted bytes in all slots that the step wrote, but for unreadable ones; the first block of a database is taken as
 /// written.
 pub(super) fn is_as_wanted(
     file: &TargetFile,
@@ -186,16 +196,18 @@ pub(super) fn is_as_wanted(
 ) -> Result<bool> {
     let mut right = file.stat()?.size == step.content.length;
     let mut selected = Selected::of(step.slots());
+    let lost = step.lost_ranges();
+    let mut unreadable = Selected::of(Some(&lost));
     let mut buffer = vec![0; CHUNK_SIZE];
     for_each_piece(&step.content, reader, |reader, piece| {
         let Wanted::Slot(slot) = piece else { return Ok(()) };
-        if !selected.contains(slot.offset) {
+        if unreadable.contains(slot.offset) || !selected.contains(slot.offset) {
             return Ok(());
         }
         progress.check()?;
         let Some(part) = buffer.get_mut(..slot.length) else { return Ok(()) };
         let read = file.read_at(slot.offset, part)?;
-        if slot.offset == 0 && step.role == FileRole::Database {
+        if slot.offset == 0 && step.rewrites_header() {
             let wanted = read_slot(reader, &slot)?;
             part.iter_mut().zip(wanted.iter()).take(BLOCK).for_each(|(byte, wanted)| *byte = *wanted);
         }

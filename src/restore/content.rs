@@ -1,7 +1,7 @@
 //! The wanted content of a file, piece by piece, for those who cannot go on without it.
 //!
 //! What is missing or damaged is an error here that names the repository: a restore comes this far only with a snapshot
-//! whose every blob was read and hashed before.
+//! whose every blob was read and hashed before, or with a plan that names what cannot be read (`losses`).
 
 use std::sync::Arc;
 
@@ -12,12 +12,29 @@ use crate::store::content::{Piece, Pieces};
 use crate::store::{BlobFault, BlobReader};
 
 /// A piece of a file, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// One slot with bytes.
     Slot(WantedSlot),
     /// A run that reads as zeros and takes no space.
     Hole(Range),
+    /// A run of which nothing is known, since a list node cannot be read.
+    Hidden(HiddenRun),
+}
+
+/// A run of bytes whose list node cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HiddenRun {
+    pub(super) range: Range,
+    pub(super) node: BlobId,
+    pub(super) fault: BlobFault,
+}
+
+impl HiddenRun {
+    /// The error for those who cannot go on without it.
+    pub(super) fn into_error(self, reader: &BlobReader<'_>) -> Error {
+        unreadable(reader, &self.node, self.fault)
+    }
 }
 
 /// A slot with bytes.
@@ -64,7 +81,9 @@ pub(super) fn for_each_piece<'a>(
         match piece {
             Piece::Chunk { id, offset, length } => take(reader, Wanted::Slot(WantedSlot { id, offset, length }))?,
             Piece::Hole { offset, length } => take(reader, Wanted::Hole(Range { offset, length }))?,
-            Piece::Hidden { node, fault, .. } => return Err(unreadable(reader, &node, fault)),
+            Piece::Hidden { node, offset, length, fault } => {
+                take(reader, Wanted::Hidden(HiddenRun { range: Range { offset, length }, node, fault }))?;
+            }
         }
     }
     Ok(())
@@ -80,11 +99,16 @@ pub(super) fn read_slot(reader: &mut BlobReader<'_>, slot: &WantedSlot) -> Resul
 }
 
 fn unreadable(reader: &BlobReader<'_>, id: &BlobId, fault: BlobFault) -> Error {
-    let cause = match fault {
+    let cause = cause_of(fault);
+    Error::damaged(reader.repository().root(), format!("blob {id} cannot be read: {cause}; run `vecsnap validate`"))
+}
+
+/// Why a blob cannot be read, for people.
+pub(super) fn cause_of(fault: BlobFault) -> String {
+    match fault {
         BlobFault::Missing => "no pack holds it".into(),
         BlobFault::Corrupt(cause) => cause,
-    };
-    Error::damaged(reader.repository().root(), format!("blob {id} cannot be read: {cause}; run `vecsnap validate`"))
+    }
 }
 
 /// The first piece of the content, if it has any.
@@ -92,7 +116,9 @@ pub(super) fn first_piece(content: &Content, reader: &mut BlobReader<'_>) -> Res
     Ok(match Pieces::of(content).next(reader, |_| ())? {
         Some(Piece::Chunk { id, offset, length }) => Some(Wanted::Slot(WantedSlot { id, offset, length })),
         Some(Piece::Hole { offset, length }) => Some(Wanted::Hole(Range { offset, length })),
-        Some(Piece::Hidden { node, fault, .. }) => return Err(unreadable(reader, &node, fault)),
+        Some(Piece::Hidden { node, offset, length, fault }) => {
+            Some(Wanted::Hidden(HiddenRun { range: Range { offset, length }, node, fault }))
+        }
         None => None,
     })
 }

@@ -15,6 +15,7 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::content::{Range, Wanted, WantedSlot, for_each_piece};
+use super::gate::InvalidPolicy;
 
 /// Slots looked at between two looks for an interruption.
 const SLOTS_AT_ONCE: usize = 256;
@@ -75,7 +76,8 @@ fn push(runs: &mut Vec<Range>, next: Range) {
     }
 }
 
-/// Compares a file with the content that it shall have.
+/// Compares a file with the content that it shall have. What cannot be known of the content counts as different, if that
+/// is accepted.
 ///
 /// # Errors
 /// I/O errors, of the file or of list nodes.
@@ -83,13 +85,14 @@ pub(super) fn compare(
     file: &TargetFile,
     content: &Content,
     reader: &mut BlobReader<'_>,
+    accept: InvalidPolicy,
     progress: &dyn Progress,
 ) -> Result<Difference> {
     let size = file.stat()?.size;
     let mut difference = Difference { resized: size != content.length, ..Difference::default() };
     let mut data = DataRuns::of(file, size);
     let mut slots = Vec::with_capacity(SLOTS_AT_ONCE);
-    for_each_piece(content, reader, |_, piece| {
+    for_each_piece(content, reader, |reader, piece| {
         match piece {
             Wanted::Slot(slot) => {
                 slots.push(slot);
@@ -101,6 +104,11 @@ pub(super) fn compare(
                 data.inside(&hole, |run| push(&mut difference.holes, run))?;
                 progress.advance(hole.length);
             }
+            Wanted::Hidden(hidden) if accept == InvalidPolicy::Accept => {
+                difference.push_differing(file, &mut slots, progress)?;
+                push(&mut difference.slots, hidden.range);
+            }
+            Wanted::Hidden(hidden) => return Err(hidden.into_error(reader)),
         }
         Ok(())
     })?;

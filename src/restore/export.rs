@@ -1,7 +1,8 @@
 //! Writing a snapshot as plain files into an empty directory, in the layout of the tool that vecsnap replaced.
 //!
-//! Invariant: nothing that exists is overwritten; a file is there with all its bytes or not at all, and those that could
-//! not be read are named. No verdict on the content stops it, since this is how a damaged snapshot is looked at.
+//! Invariant: nothing that exists is overwritten; a file is there with all its bytes or not at all, or, if that is
+//! accepted, with zeros for what could not be read; that is named in either case. No verdict on the content stops it, since
+//! this is how a damaged snapshot is looked at.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -26,7 +27,8 @@ use crate::store::{BlobReader, BulkReader, Repository, Room, StagedBlobs, layout
 
 use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials};
 use super::blocks::{BlockWriter, Written};
-use super::gate;
+use super::gate::{self, InvalidPolicy};
+use super::losses::{self, Unreadable};
 use super::plan::{Change, FileRole, FileStep};
 use super::target;
 use super::verify::{Descent, Step, walk};
@@ -35,15 +37,6 @@ const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
 /// Permission bits of the directories that hold single files.
 const PLAIN_DIRECTORY: u32 = 0o755;
-
-/// A file of the snapshot that is not in the directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnreadableFile {
-    /// Where it would be.
-    pub path: PathBuf,
-    /// Why it is not.
-    pub cause: String,
-}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +52,7 @@ pub struct ExportReport {
     /// Bytes written into them.
     pub bytes_written: u64,
     /// What could not be read.
-    pub unreadable: Vec<UnreadableFile>,
+    pub unreadable: Vec<Unreadable>,
     /// How long it took.
     pub duration: Duration,
 }
@@ -74,6 +67,7 @@ pub fn export(
     stamp: Stamp,
     directory: &Path,
     owner: OwnerPolicy,
+    invalid: InvalidPolicy,
     progress: &dyn Progress,
 ) -> Result<ExportReport> {
     let began = Instant::now();
@@ -85,7 +79,8 @@ pub fn export(
     let staged = stage_rebuilt(repository, &manifest, progress)?;
     let mut reader = BlobReader::new(repository).with_staged(staged);
     let blocks = BlockWriter { reader: &mut reader, progress, written: Written::default() };
-    let mut exporter = Exporter { root: &root, owner, blocks, files: 0, not_permitted: 0, unreadable: Vec::new() };
+    let mut exporter =
+        Exporter { root: &root, owner, invalid, blocks, files: 0, not_permitted: 0, unreadable: Vec::new() };
     for source in manifest.sources.iter().filter(|source| source.is_captured()) {
         exporter.source(source)?;
     }
@@ -148,10 +143,11 @@ pub fn directory_of(source: &SourceRecord) -> &[u8] {
 struct Exporter<'a, 'r> {
     root: &'a TargetRoot,
     owner: OwnerPolicy,
+    invalid: InvalidPolicy,
     blocks: BlockWriter<'a, 'r>,
     files: u64,
     not_permitted: u64,
-    unreadable: Vec<UnreadableFile>,
+    unreadable: Vec<Unreadable>,
 }
 
 impl Exporter<'_, '_> {
@@ -213,11 +209,17 @@ impl Exporter<'_, '_> {
     fn file(&mut self, name: &[u8], file: &FileEntry, attributes: Attributes) -> Result<()> {
         let FileEntry { content, sparse, .. } = *file;
         let change = Change::Create;
-        let step = FileStep { name: name.to_vec(), content, sparse, role: FileRole::Plain, change, attributes };
+        let (role, lost, name_of_step) = (FileRole::Plain, Vec::new(), name.to_vec());
+        let mut step =
+            FileStep { name: name_of_step, content, sparse, role, change, attributes, lost, keeps_header: false };
+        if self.invalid == InvalidPolicy::Accept {
+            losses::mark(&mut step, self.blocks.reader, self.blocks.progress)?;
+        }
         let target = self.root.create_file(name, UNFINISHED_FILE)?;
         self.blocks.write_content(&target, &step)?;
         self.set_attributes(name, &attributes)?;
         target.sync()?;
+        self.unreadable.extend(step.lost.iter().map(|lost| lost.at(self.root.path_of(name))));
         self.files += 1;
         Ok(())
     }
@@ -229,7 +231,7 @@ impl Exporter<'_, '_> {
     }
 
     fn lose(&mut self, name: &[u8], cause: String) {
-        self.unreadable.push(UnreadableFile { path: self.root.path_of(name), cause });
+        self.unreadable.push(Unreadable { path: self.root.path_of(name), bytes: None, cause });
     }
 }
 

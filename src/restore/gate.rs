@@ -92,17 +92,43 @@ pub enum SuspectPolicy {
     Accept,
 }
 
+/// What to do about a snapshot that is not valid.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InvalidPolicy {
+    /// It is not restored.
+    #[default]
+    Refuse,
+    /// What can be read of it is restored, and the rest is named.
+    Accept,
+}
+
+/// What is restored in spite of its faults.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Accept {
+    pub(super) suspect: SuspectPolicy,
+    pub(super) invalid: InvalidPolicy,
+}
+
+/// A snapshot that may be restored.
+#[derive(Default)]
+pub(super) struct Passed {
+    /// Verified blobs that are read again.
+    pub(super) staged: Option<Arc<StagedBlobs>>,
+    /// What is wrong with it all the same.
+    pub(super) accepted: Vec<String>,
+}
+
 /// Verifies the whole snapshot of a job; of the chunks in `kept`, which are read again, those that cost most are staged.
 ///
 /// # Errors
-/// [`Error::NotValid`] with everything that is wrong; errors that keep the verification from running.
+/// [`Error::NotValid`] with everything that is wrong, unless that is accepted; errors that keep the verification from running.
 pub(super) fn check(
     repository: &Repository,
     job: &Job,
-    suspect: SuspectPolicy,
+    accept: Accept,
     kept: HashSet<BlobId>,
     progress: &dyn Progress,
-) -> Result<Option<Arc<StagedBlobs>>> {
+) -> Result<Passed> {
     let options = VerifyOptions { depth: Depth::Full, recheck: Recheck::IfUnknown };
     let Verified { verification, staged } = verify_keeping(repository, &job.manifest, options, kept, progress)?;
     for warning in verification.warnings() {
@@ -118,7 +144,9 @@ pub(super) fn check(
         let wrong = source.findings.iter().filter(|finding| !finding.is_warning());
         for finding in wrong.filter(|finding| job.direction == Direction::Forward || is_loss(finding)) {
             if let Finding::Suspect { reason, .. } = finding
-                && !(is_loss_of_vectors(reason) && suspect == SuspectPolicy::Refuse && job.restores(&source.name))
+                && !(is_loss_of_vectors(reason)
+                    && accept.suspect == SuspectPolicy::Refuse
+                    && job.restores(&source.name))
             {
                 tracing::warn!(stamp = %job.stamp, doubt = %finding, "the snapshot is restored in spite of this doubt");
             } else if source.name == CHROMA && job.chroma == ChromaChoice::Skip {
@@ -128,8 +156,14 @@ pub(super) fn check(
             }
         }
     }
+    if accept.invalid == InvalidPolicy::Accept {
+        for error in &errors {
+            tracing::warn!(stamp = %job.stamp, %error, "the snapshot is not valid; what can be read of it is restored");
+        }
+        return Ok(Passed { staged, accepted: errors });
+    }
     if errors.is_empty() {
-        return Ok(staged);
+        return Ok(Passed { staged, accepted: errors });
     }
     if verification.sources.iter().flat_map(|source| &source.findings).any(|finding| {
         matches!(finding, Finding::Suspect { reason, .. } if is_loss_of_vectors(reason))
@@ -140,7 +174,10 @@ pub(super) fn check(
                 .into(),
         );
     }
-    Err(not_valid(&job.stamp.to_string(), &errors))
+    Err(Error::NotValid(format!(
+        "{}; run `vecsnap repair`, choose another snapshot, or give --accept-invalid to restore what can be read of this one",
+        not_valid(&job.stamp.to_string(), &errors)
+    )))
 }
 
 fn is_loss(finding: &Finding) -> bool {

@@ -15,6 +15,7 @@ mod fold;
 pub mod gate;
 mod guard;
 mod job;
+mod losses;
 mod permission;
 mod plan;
 pub mod report;
@@ -47,15 +48,17 @@ use apply::{Applied, Applier};
 use blocks::Selected;
 use content::{Wanted, for_each_piece};
 use fold::{FoldOutcome, fold_databases};
+use gate::{Accept, Passed};
 use job::{Action, Direction, Job, Task};
 use plan::{FileRole, Plan, Planner};
 use scan::Scan;
 
 pub use attributes::OwnerPolicy;
-pub use export::{ExportReport, UnreadableFile, directory_of, export};
-pub use gate::SuspectPolicy;
+pub use export::{ExportReport, directory_of, export};
+pub use gate::{InvalidPolicy, SuspectPolicy};
 pub use guard::OthersPolicy;
 pub use job::{ChromaChoice, Goal};
+pub use losses::{Unreadable, UnreadableBytes};
 pub use plan::{HardLinkPolicy, Totals};
 pub use report::{Integrity, PlannedSource, Rehearsal, RestoreReport};
 
@@ -87,6 +90,14 @@ pub struct RestoreOptions {
     pub others: OthersPolicy,
     /// What to do about a vector store that is known to have lost vectors.
     pub suspect: SuspectPolicy,
+    /// What to do about a snapshot that is not valid.
+    pub invalid: InvalidPolicy,
+}
+
+impl RestoreOptions {
+    fn accept(&self) -> Accept {
+        Accept { suspect: self.suspect, invalid: self.invalid }
+    }
 }
 
 /// Restores a snapshot in place.
@@ -100,10 +111,9 @@ pub struct RestoreOptions {
 pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<RestoreReport> {
     let began = Instant::now();
     let _live = repository.lock_live(LockMode::Exclusive)?;
-    // --accept-invalid belongs into the gate.
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
     guard::check(&job, options.others)?;
-    let Prepared { plans, staged } = prepare(repository, &job, options, progress)?;
+    let Prepared { plans, passed: Passed { staged, accepted } } = prepare(repository, &job, options, progress)?;
     for (task, plan) in job.tasks.iter().zip(&plans) {
         room::check_target(task, plan)?;
         task.target.open()?.map_or(Ok(()), |root| permission::check(&root, plan))?;
@@ -117,8 +127,11 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
         overwrite(repository, &job, options, &plans, staged, progress).map_err(|error| unfinished(error, way_back))?;
     intents::clear(repository)?;
 
-    let integrity = check_database(&job, progress);
-    let report = report_of(&job, options, way_back, &plans, applied, integrity, began);
+    let integrity = check_database(&job, &plans, progress);
+    let report = RestoreReport {
+        accepted_errors: accepted,
+        ..report_of(&job, options, way_back, &plans, applied, integrity, began)
+    };
     tracing::info!(event = "runtime_backup_restored", stamp = %report.stamp, bytes_written = report.bytes_written, "snapshot restored");
     Ok(report)
 }
@@ -130,21 +143,22 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
 pub fn rehearse(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<Rehearsal> {
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
     guard::foretell(&job)?;
-    let Prepared { plans, .. } = prepare(repository, &job, options, progress)?;
+    let Prepared { plans, passed } = prepare(repository, &job, options, progress)?;
+    let unreadable = unreadable(&job, &plans);
     let planned = |(task, plan): (&Task, Plan)| PlannedSource {
         source: task.target.source.clone(),
         path: task.target.path(),
         totals: plan.totals,
     };
     let sources = job.tasks.iter().zip(plans).map(planned).collect();
-    Ok(Rehearsal { stamp: job.stamp, target_db: options.targets.db.clone(), sources })
+    let (stamp, target_db) = (job.stamp, options.targets.db.clone());
+    Ok(Rehearsal { stamp, target_db, sources, accepted_errors: passed.accepted, unreadable })
 }
 
 /// What is known before the first write.
 struct Prepared {
     plans: Vec<Plan>,
-    /// Verified blobs that will be written.
-    staged: Option<Arc<StagedBlobs>>,
+    passed: Passed,
 }
 
 /// Looks at the targets, then verifies the snapshot: so it is known by then which blobs will be read once more.
@@ -152,13 +166,13 @@ fn prepare(repository: &Repository, job: &Job, options: &RestoreOptions, progres
     match plan_all(repository, job, options, progress) {
         Ok(plans) => {
             let kept = chunks_to_write(repository, &plans)?;
-            let staged = gate::check(repository, job, options.suspect, kept, progress)?;
-            Ok(Prepared { plans, staged })
+            let passed = gate::check(repository, job, options.accept(), kept, progress)?;
+            Ok(Prepared { plans, passed })
         }
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(error) => {
             // What is wrong with the snapshot is the better answer.
-            gate::check(repository, job, options.suspect, HashSet::new(), progress)?;
+            gate::check(repository, job, options.accept(), HashSet::new(), progress)?;
             Err(error)
         }
     }
@@ -201,12 +215,16 @@ fn plan_source(
 ) -> Result<Plan> {
     let root = task.target.open()?;
     let mut planner = Planner::new(task.target.directory.clone(), options.owner, options.hard_links);
-    let scan = Scan { target: &task.target, root: root.as_ref(), reader, progress };
-    match task.action {
+    let accept = options.invalid;
+    let scan = Scan { target: &task.target, root: root.as_ref(), reader: &mut *reader, accept, progress };
+    let cut = match task.action {
         Action::Restore => scan.compare(&task.record, &mut |observation| planner.take(observation))?,
-        Action::Remove => scan.all_extra(&mut |observation| planner.take(observation))?,
+        Action::Remove => scan.all_extra(&mut |observation| planner.take(observation)).map(|()| None)?,
+    };
+    let mut plan = Plan { cut, ..planner.finish() };
+    if accept == InvalidPolicy::Accept {
+        plan.files.iter_mut().try_for_each(|step| losses::mark(step, reader, progress))?;
     }
-    let plan = planner.finish();
     let path = task.target.path();
     if plan.removals.contains(&task.target.name) && mount::is_mount_point(&path)? {
         return Err(Error::Refused(format!(
@@ -356,18 +374,25 @@ fn unfinished(error: Error, way_back: Option<Stamp>) -> Error {
     }
 }
 
-fn check_database(job: &Job, progress: &dyn Progress) -> Integrity {
-    let Some(task) = job.tasks.iter().find(|task| task.target.kind == SourceKind::Sqlite) else {
+fn check_database(job: &Job, plans: &[Plan], progress: &dyn Progress) -> Integrity {
+    let mut tasks = job.tasks.iter().zip(plans);
+    let Some((task, plan)) = tasks.find(|(task, _)| task.target.kind == SourceKind::Sqlite) else {
         return Integrity::NotRestored;
     };
     match (task.action, task.record.state) {
         (Action::Remove, _) => Integrity::NotRestored,
+        (Action::Restore, _) if !plan.restores_something() => Integrity::NotRestored,
         (Action::Restore, SourceState::CapturedRaw) => Integrity::Raw,
         (Action::Restore, _) => {
             progress.phase(Phase::CheckingDatabases, None);
             sqlite::integrity_check(&task.target.path()).into()
         }
     }
+}
+
+/// All that is not restored, since it cannot be read.
+fn unreadable(job: &Job, plans: &[Plan]) -> Vec<Unreadable> {
+    job.tasks.iter().zip(plans).flat_map(|(task, plan)| plan.unreadable(&task.target)).collect()
 }
 
 fn report_of(
@@ -381,13 +406,17 @@ fn report_of(
 ) -> RestoreReport {
     let sum = |count: fn(&Totals) -> u64| plans.iter().map(|plan| count(&plan.totals)).sum();
     let removed = job.tasks.iter().filter(|task| task.action == Action::Remove);
+    let restored = |source: &str| {
+        let mut tasks = job.tasks.iter().zip(plans);
+        job.restores(source) && tasks.any(|(task, plan)| task.target.source == source && plan.restores_something())
+    };
     RestoreReport {
         stamp: job.stamp,
         pre_restore_snapshot: way_back.filter(|_| job.direction == Direction::Forward),
         target_db: options.targets.db.clone(),
-        db_restored: job.restores(DB),
-        registry_restored: job.restores(REGISTRY),
-        chroma_restored: job.restores(CHROMA),
+        db_restored: restored(DB),
+        registry_restored: restored(REGISTRY),
+        chroma_restored: restored(CHROMA),
         integrity,
         sources_removed: removed.map(|task| task.target.source.clone()).collect(),
         files_created: sum(|totals| totals.created),
@@ -396,6 +425,8 @@ fn report_of(
         blocks_written: applied.written.blocks,
         bytes_written: applied.written.bytes,
         not_permitted: applied.not_permitted,
+        accepted_errors: Vec::new(),
+        unreadable: unreadable(job, plans),
         duration: began.elapsed(),
     }
 }

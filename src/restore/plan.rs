@@ -11,6 +11,7 @@ use super::attributes::{Attributes, OwnerPolicy};
 use super::blocks::HEADER_REWRITTEN;
 use super::content::Range;
 use super::difference::Difference;
+use super::losses::{LostRange, Unreadable};
 use super::scan::{Observation, Present};
 use super::target::Target;
 use crate::disk::stat::{FileKind, FileStat};
@@ -83,9 +84,23 @@ pub(super) struct FileStep {
     pub(super) change: Change,
     /// What it has in the end.
     pub(super) attributes: Attributes,
+    /// What becomes zeros, since it cannot be read; ascending.
+    pub(super) lost: Vec<LostRange>,
+    /// Whether the header of this database stays as it is: it is right, and the repository could not give it back.
+    pub(super) keeps_header: bool,
 }
 
 impl FileStep {
+    /// Whether the file is a database whose header is spoiled first and made good last.
+    pub(super) fn rewrites_header(&self) -> bool {
+        self.role == FileRole::Database && !self.keeps_header
+    }
+
+    /// The runs that become zeros.
+    pub(super) fn lost_ranges(&self) -> Vec<Range> {
+        self.lost.iter().map(|lost| lost.range).collect()
+    }
+
     /// The runs of slots that are written; `None` for all.
     pub(super) fn slots(&self) -> Option<&[Range]> {
         match &self.change {
@@ -133,6 +148,29 @@ pub struct Totals {
     pub largest_database: u64,
 }
 
+/// Where a file table ends because it cannot be read on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CutTable {
+    /// The last name that is known.
+    pub(super) last: Option<Vec<u8>>,
+    /// Why.
+    pub(super) cause: String,
+}
+
+impl CutTable {
+    fn at(&self, target: &Target) -> Unreadable {
+        let (path, cause) = (target.path(), &self.cause);
+        let cause = match &self.last {
+            Some(last) => {
+                let last = String::from_utf8_lossy(last).escape_debug().to_string();
+                format!("{cause}; what stands there after '{last}' was left as it is")
+            }
+            None => format!("{cause}; it was left as it is"),
+        };
+        Unreadable { path, bytes: None, cause }
+    }
+}
+
 /// All that is done to one target, in the order of its parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Plan {
@@ -148,9 +186,26 @@ pub(super) struct Plan {
     pub(super) links: Vec<LinkStep>,
     /// The numbers.
     pub(super) totals: Totals,
+    /// Where the table of the source ends because it cannot be read on.
+    pub(super) cut: Option<CutTable>,
 }
 
 impl Plan {
+    /// Whether something of the source can be restored.
+    pub(super) fn restores_something(&self) -> bool {
+        self.cut.as_ref().is_none_or(|cut| cut.last.is_some())
+    }
+
+    /// All that cannot be read, with the paths that it has at the target.
+    pub(super) fn unreadable(&self, target: &Target) -> Vec<Unreadable> {
+        let of_step = |step: &FileStep| {
+            let path = target.directory.join(OsStr::from_bytes(&step.name));
+            step.lost.iter().map(|lost| lost.at(path.clone())).collect::<Vec<_>>()
+        };
+        let of_table = self.cut.iter().map(|cut| cut.at(target));
+        self.files.iter().flat_map(of_step).chain(of_table).collect()
+    }
+
     /// The databases that it makes or overwrites.
     pub(super) fn databases(&self) -> impl Iterator<Item = &FileStep> {
         self.files.iter().filter(|step| step.role == FileRole::Database)
@@ -280,7 +335,8 @@ impl Planner {
             self.plan.totals.bytes_to_write_at_most += HEADER_REWRITTEN;
         }
         let FileEntry { content, sparse, .. } = *file;
-        self.plan.files.push(FileStep { name, content, sparse, role, change, attributes });
+        let (lost, keeps_header) = (Vec::new(), false);
+        self.plan.files.push(FileStep { name, content, sparse, role, change, attributes, lost, keeps_header });
     }
 
     fn link(&mut self, name: Vec<u8>, link: Vec<u8>, attributes: Attributes, present: Option<Present>) {

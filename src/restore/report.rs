@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::disk::sqlite;
 use crate::id::Stamp;
 
+use super::losses::Unreadable;
 use super::plan::Totals;
 
 /// Whether the restored database is sound.
@@ -64,6 +65,10 @@ pub struct RestoreReport {
     pub bytes_written: u64,
     /// Names whose owner, mode or time could not be set.
     pub not_permitted: u64,
+    /// What was wrong with the snapshot and accepted, as a validation says it.
+    pub accepted_errors: Vec<String>,
+    /// What could not be read and was accepted.
+    pub unreadable: Vec<Unreadable>,
     /// How long it took.
     pub duration: Duration,
 }
@@ -88,4 +93,8 @@ pub struct Rehearsal {
     pub target_db: PathBuf,
     /// Its sources.
     pub sources: Vec<PlannedSource>,
+    /// What is wrong with the snapshot and would be accepted, as a validation says it.
+    pub accepted_errors: Vec<String>,
+    /// What cannot be read and would be accepted.
+    pub unreadable: Vec<Unreadable>,
 }

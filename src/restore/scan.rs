@@ -6,6 +6,8 @@
 
 use super::content::{Wanted, for_each_piece};
 use super::difference::{Difference, compare};
+use super::gate::InvalidPolicy;
+use super::plan::CutTable;
 use super::target::Target;
 use crate::disk::stat::{FileKind, FileStat};
 use crate::disk::target::{TargetEntry, TargetRoot};
@@ -15,7 +17,7 @@ use crate::format::manifest::{SourceKind, SourceRecord};
 use crate::format::table::{Entry, EntryKind, compare_paths};
 use crate::progress::Progress;
 use crate::store::BlobReader;
-use crate::store::file_table::{TableFault, TableReader};
+use crate::store::file_table::TableReader;
 
 /// One name, as the snapshot wants it or as only the target has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +58,8 @@ pub(super) struct Scan<'s, 'r> {
     /// Its directory; none if it does not exist.
     pub(super) root: Option<&'s TargetRoot>,
     pub(super) reader: &'s mut BlobReader<'r>,
+    /// Whether what cannot be read is passed over.
+    pub(super) accept: InvalidPolicy,
     pub(super) progress: &'s dyn Progress,
 }
 
@@ -63,12 +67,13 @@ pub(super) struct Scan<'s, 'r> {
 pub(super) type Take<'t> = &'t mut dyn FnMut(Observation) -> Result<()>;
 
 impl Scan<'_, '_> {
-    /// Compares the target with the source in the snapshot.
+    /// Compares the target with the source in the snapshot. Where the table cannot be read on, and that is accepted, it
+    /// stops: what is too much from there on cannot be known either.
     ///
     /// # Errors
     /// [`Error::Refused`] for a mount point inside a tree; [`Error::NotValid`] for a table that cannot be read or does not
     /// fit; I/O errors.
-    pub(super) fn compare(mut self, record: &SourceRecord, take: Take<'_>) -> Result<()> {
+    pub(super) fn compare(mut self, record: &SourceRecord, take: Take<'_>) -> Result<Option<CutTable>> {
         match self.target.kind {
             SourceKind::Tree => self.compare_tree(record, take),
             SourceKind::Sqlite | SourceKind::File => self.compare_files(record, take),
@@ -95,15 +100,20 @@ impl Scan<'_, '_> {
         extras(root, names, take)
     }
 
-    fn compare_tree(&mut self, record: &SourceRecord, take: Take<'_>) -> Result<()> {
+    fn compare_tree(&mut self, record: &SourceRecord, take: Take<'_>) -> Result<Option<CutTable>> {
         let mut table = TableReader::of(&record.table);
         let mut walk = self.root.map(Walk::of);
-        let mut wanted = self.next_entry(record, &mut table)?;
+        let mut last = None;
+        let mut wanted = match self.next_entry(record, &mut table)? {
+            Next::Entry(entry) => Some(entry),
+            Next::End => None,
+            Next::Cut(cause) => return Ok(Some(CutTable { last, cause })),
+        };
         let mut found = next_found(&mut walk)?;
         loop {
             self.progress.check()?;
             let order = match (&wanted, &found) {
-                (None, None) => return Ok(()),
+                (None, None) => return Ok(None),
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
                 (Some(entry), Some(found)) => compare_paths(&entry.path, &found.name),
@@ -116,9 +126,14 @@ impl Scan<'_, '_> {
             let there = if order.is_ge() { found.take() } else { None };
             if order.is_le() {
                 if let Some(entry) = wanted.take() {
+                    last = Some(entry.path.clone());
                     take(self.observe(entry, there.map(|found| found.stat))?)?;
                 }
-                wanted = self.next_entry(record, &mut table)?;
+                wanted = match self.next_entry(record, &mut table)? {
+                    Next::Entry(entry) => Some(entry),
+                    Next::End => None,
+                    Next::Cut(cause) => return Ok(Some(CutTable { last, cause })),
+                };
             } else if let Some(extra) = there.filter(|extra| !extra.name.is_empty()) {
                 take(Observation::Extra { name: extra.name, stat: extra.stat })?;
             }
@@ -129,12 +144,21 @@ impl Scan<'_, '_> {
     }
 
     /// A single file, and for a database captured raw its sidecars; they take the name that the target has.
-    fn compare_files(&mut self, record: &SourceRecord, take: Take<'_>) -> Result<()> {
+    fn compare_files(&mut self, record: &SourceRecord, take: Take<'_>) -> Result<Option<CutTable>> {
         let mut table = TableReader::of(&record.table);
         let mut captured_name: Option<Vec<u8>> = None;
         let mut sidecars: Vec<Vec<u8>> =
             if record.kind == SourceKind::Sqlite { Target::sidecars(&self.target.name).collect() } else { Vec::new() };
-        while let Some(mut entry) = self.next_entry(record, &mut table)? {
+        let mut cut = None;
+        loop {
+            let mut entry = match self.next_entry(record, &mut table)? {
+                Next::Entry(entry) => entry,
+                Next::End => break,
+                Next::Cut(cause) => {
+                    cut = Some(CutTable { last: captured_name.clone(), cause });
+                    break;
+                }
+            };
             let first = captured_name.is_none();
             let suffix = entry.path.strip_prefix(captured_name.get_or_insert_with(|| entry.path.clone()).as_slice());
             let name = [&self.target.name, suffix.unwrap_or(b"/")].concat();
@@ -147,7 +171,11 @@ impl Scan<'_, '_> {
             let stat = self.root.map_or(Ok(None), |root| root.stat(&entry.path))?;
             take(self.observe(entry, stat)?)?;
         }
-        self.root.map_or(Ok(()), |root| extras(root, sidecars, take))
+        // Of a file that was not restored, what lies beside it stays too.
+        if captured_name.is_some() || cut.is_none() {
+            self.root.map_or(Ok(()), |root| extras(root, sidecars, take))?;
+        }
+        Ok(cut)
     }
 
     fn observe(&mut self, entry: Entry, stat: Option<FileStat>) -> Result<Observation> {
@@ -160,7 +188,7 @@ impl Scan<'_, '_> {
         match (stat.kind, &entry.kind) {
             (FileKind::File, EntryKind::File(file)) => {
                 let current = root.read_file(&entry.path)?;
-                present.difference = compare(&current, &file.content, self.reader, self.progress)?;
+                present.difference = compare(&current, &file.content, self.reader, self.accept, self.progress)?;
             }
             (FileKind::Symlink, _) => present.link = Some(root.read_link(&entry.path)?),
             _ => {}
@@ -174,7 +202,7 @@ impl Scan<'_, '_> {
     fn data_bytes(&mut self, entry: &Entry) -> Result<u64> {
         match &entry.kind {
             EntryKind::File(file) => {
-                let bytes = data_bytes(&file.content, self.reader)?;
+                let bytes = data_bytes(&file.content, self.reader, self.accept)?;
                 self.progress.advance(file.content.length);
                 Ok(bytes)
             }
@@ -182,16 +210,32 @@ impl Scan<'_, '_> {
         }
     }
 
-    fn next_entry(&mut self, record: &SourceRecord, table: &mut TableReader) -> Result<Option<Entry>> {
-        table.next(self.reader, |_| ())?.map_err(|fault: TableFault| malformed(record, &fault.to_string()))
+    fn next_entry(&mut self, record: &SourceRecord, table: &mut TableReader) -> Result<Next> {
+        Ok(match table.next(self.reader, |_| ())? {
+            Ok(Some(entry)) => Next::Entry(entry),
+            Ok(None) => Next::End,
+            Err(fault) if self.accept == InvalidPolicy::Accept => Next::Cut(fault.to_string()),
+            Err(fault) => return Err(malformed(record, &fault.to_string())),
+        })
     }
 }
 
-fn data_bytes(content: &Content, reader: &mut BlobReader<'_>) -> Result<u64> {
+/// What comes next in a table.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time")]
+enum Next {
+    Entry(Entry),
+    End,
+    /// It cannot be read on, and why.
+    Cut(String),
+}
+
+fn data_bytes(content: &Content, reader: &mut BlobReader<'_>, accept: InvalidPolicy) -> Result<u64> {
     let mut bytes = 0;
-    for_each_piece(content, reader, |_, piece| {
-        if let Wanted::Slot(slot) = piece {
-            bytes += slot.length as u64;
+    for_each_piece(content, reader, |reader, piece| {
+        match piece {
+            Wanted::Slot(slot) => bytes += slot.length as u64,
+            Wanted::Hidden(hidden) if accept == InvalidPolicy::Refuse => return Err(hidden.into_error(reader)),
+            Wanted::Hidden(_) | Wanted::Hole(_) => {}
         }
         Ok(())
     })?;

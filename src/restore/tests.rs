@@ -268,7 +268,9 @@ fn an_invalid_snapshot_is_refused_with_the_target_untouched() {
     assert!(text.starts_with(&format!("backup {stamp} failed validation: chunk_corrupt: ")), "{text}");
     assert_same(&runtime.picture(), &changed);
 
-    let report = export(&runtime.repository(), stamp, &runtime.at("out"), OwnerPolicy::Restore, &Silent).unwrap();
+    let report =
+        export(&runtime.repository(), stamp, &runtime.at("out"), OwnerPolicy::Restore, InvalidPolicy::Refuse, &Silent)
+            .unwrap();
     assert!(!report.unreadable.is_empty());
     assert!(report.unreadable.iter().all(|file| !file.path.exists()), "part of a file was left");
 }
@@ -344,7 +346,8 @@ fn a_snapshot_is_written_elsewhere_as_plain_files() {
     let before = runtime.picture();
     let stamp = runtime.create();
     let repository = Repository::open(&runtime.at("backup"), Access::Read, WAIT).unwrap().unwrap();
-    let report = export(&repository, stamp, &runtime.at("out/deep"), OwnerPolicy::Skip, &Silent).unwrap();
+    let report =
+        export(&repository, stamp, &runtime.at("out/deep"), OwnerPolicy::Skip, InvalidPolicy::Refuse, &Silent).unwrap();
     assert_eq!(report.unreadable, []);
     let out = runtime.at("out/deep");
     for (path, seen) in &before {
@@ -362,7 +365,7 @@ fn a_snapshot_is_written_elsewhere_as_plain_files() {
         serde_json::from_slice(&fs::read(out.join("backup-metadata.json")).unwrap()).unwrap();
     assert_eq!(metadata["db_snapshot_path"], out.join("db/a.db").to_str().unwrap());
     assert_eq!(metadata["backup_root"], out.to_str().unwrap());
-    let again = export(&repository, stamp, &out, OwnerPolicy::Skip, &Silent);
+    let again = export(&repository, stamp, &out, OwnerPolicy::Skip, InvalidPolicy::Refuse, &Silent);
     assert!(matches!(again, Err(Error::Refused(_))), "{again:?}");
 }
 

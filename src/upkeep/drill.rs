@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SnapshotKind};
 use crate::id::Stamp;
 use crate::progress::Progress;
-use crate::restore::{OwnerPolicy, export, gate};
+use crate::restore::{InvalidPolicy, OwnerPolicy, export, gate};
 use crate::store::{Repository, layout, snapshots};
 
 const CHROMA: &str = "chroma";
@@ -110,7 +110,7 @@ fn restore_and_prove(
     let copy = tempfile::Builder::new().prefix("vecsnap-drill-").tempdir_in(scratch);
     let copy: TempDir = copy.map_err(Error::io("create a directory in", scratch))?;
     let directory = copy.path().join("restored");
-    let report = export(repository, stamp, &directory, OwnerPolicy::Skip, progress)?;
+    let report = export(repository, stamp, &directory, OwnerPolicy::Skip, InvalidPolicy::Refuse, progress)?;
     let mut errors: Vec<String> =
         report.unreadable.iter().map(|file| format!("{}: {}", shown(&file.path, &directory), file.cause)).collect();
     if errors.is_empty() {
@@ -212,7 +212,7 @@ mod tests {
         let manifest = snapshots::read_manifest(&made.repository, OLD.parse().unwrap()).unwrap().unwrap();
         let directory = made.directory.path().join("copy");
         let stamp = OLD.parse().unwrap();
-        export(&made.repository, stamp, &directory, OwnerPolicy::Skip, &Silent).unwrap();
+        export(&made.repository, stamp, &directory, OwnerPolicy::Skip, InvalidPolicy::Refuse, &Silent).unwrap();
         let prove = || proof::prove(&made.repository, &manifest, &directory, &Silent).unwrap();
         assert_eq!(prove(), [""; 0]);
         let vectors = directory.join("chroma/data_level0.bin");

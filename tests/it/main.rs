@@ -37,6 +37,7 @@ mod live_writer;
 mod cleanup;
 
 // Restoring: into what, from what, out of what trouble, and when not.
+mod accept_invalid;
 mod bind_mount;
 mod property;
 mod recovery;

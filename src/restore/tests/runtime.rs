@@ -78,6 +78,7 @@ impl Runtime {
             hard_links: HardLinkPolicy::Refuse,
             others: OthersPolicy::Refuse,
             suspect: Default::default(),
+            invalid: Default::default(),
         }
     }
 

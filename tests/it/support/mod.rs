@@ -7,6 +7,7 @@ pub mod damage;
 pub mod handmade;
 pub mod mount;
 pub mod noise;
+pub mod packs;
 pub mod runtime;
 mod selftest;
 pub mod tree_state;
