@@ -2,20 +2,30 @@
 //!
 //! Invariant: the file's inode stays; blocks that are right already are not written; a block of zeros where the file has
 //! a hole stays a hole if the snapshot's file was sparse. The first block of a database is left out here, so that nobody
-//! takes the file for one before [`write_first_block`]. Memory: two slots.
+//! takes the file for one before [`write_first_block`]. Slots are looked at on all cores, and written one after the
+//! other. Memory: [`SLOTS_AT_ONCE`] slots.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use crate::disk::target::TargetFile;
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
-use crate::id::BlobId;
+use crate::format::pack::BlobKind;
 use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::content::{Range, Wanted, WantedSlot, first_piece, for_each_piece, read_slot};
+use super::difference::holds;
 use super::plan::{Change, FileRole, FileStep};
 
 /// The unit of writing in bytes: what file systems and SQLite change at least.
 pub(super) const BLOCK: usize = 4096;
+/// Slots in memory at one time.
+const SLOTS_AT_ONCE: usize = 128;
+/// Slots that one core looks at before it takes others.
+const SLOTS_A_TASK: usize = 8;
 /// What stands in place of a database's header while it is restored. SQLite says "file is not a database".
 pub(super) const SPOILED_HEADER: &[u8; 16] = b"vecsnap restore\0";
 /// Bytes written at the head of every database, whether it differs or not, at most: spoiled first, made good last.
@@ -48,24 +58,9 @@ impl BlockWriter<'_, '_> {
         if old_size != step.content.length {
             file.set_length(step.content.length)?;
         }
-        let mut selected = Selected::of(step.slots());
+        let mut pen = Pen { file, step, old_size, progress: self.progress, written: &mut self.written };
+        for_each_selected(step, self.reader, |reader, slots| pen.write_slots(slots, reader))?;
         let lost = step.lost_ranges();
-        let mut unreadable = Selected::of(Some(&lost));
-        let mut buffer = vec![0; CHUNK_SIZE];
-        let progress = self.progress;
-        let (written, reader) = (&mut self.written, &mut *self.reader);
-        for_each_piece(&step.content, reader, |reader, piece| match piece {
-            Wanted::Slot(slot) if unreadable.contains(slot.offset) => Ok(()),
-            Wanted::Hidden(hidden) if !unreadable.contains(hidden.range.offset) => Err(hidden.into_error(reader)),
-            Wanted::Slot(slot) if selected.contains(slot.offset) => {
-                let wanted = read_slot(reader, &slot)?;
-                let mut pen = Pen { file, step, old_size, progress, written: &mut *written };
-                pen.write_slot(&slot, &wanted, &mut buffer)?;
-                progress.advance(slot.length as u64);
-                Ok(())
-            }
-            _ => Ok(()),
-        })?;
         let holes = match &step.change {
             Change::Overwrite(difference) => difference.holes.as_slice(),
             Change::Create => &[],
@@ -124,25 +119,56 @@ struct Pen<'p> {
     written: &'p mut Written,
 }
 
+/// A slot that is about to be written.
+struct ReadySlot {
+    wanted: Arc<[u8]>,
+    /// The runs of blocks that differ, in bytes of the slot.
+    runs: Vec<std::ops::Range<usize>>,
+}
+
 impl Pen<'_> {
-    /// Writes the runs of blocks that differ.
-    fn write_slot(&mut self, slot: &WantedSlot, wanted: &[u8], buffer: &mut [u8]) -> Result<()> {
-        let Some(current) = buffer.get_mut(..wanted.len()) else { return Ok(()) };
-        let read = self.file.read_at(slot.offset, current)?;
-        if let Some(missing) = current.get_mut(read..) {
-            missing.fill(0);
+    /// Writes what differs in these slots, which are emptied.
+    fn write_slots(&mut self, slots: &mut Vec<WantedSlot>, reader: &mut BlobReader<'_>) -> Result<()> {
+        self.progress.check()?;
+        let staged = reader.staged().cloned();
+        let pen = &*self;
+        let ready = slots.par_iter().with_min_len(SLOTS_A_TASK).map(|slot| {
+            let wanted = staged.as_ref().and_then(|staged| staged.blob(&slot.id, BlobKind::Chunk));
+            wanted
+                .filter(|wanted| wanted.len() == slot.length)
+                .map(|wanted| pen.look_at(slot, wanted.into()))
+                .transpose()
+        });
+        let ready: Vec<Option<ReadySlot>> = ready.collect::<Result<_>>()?;
+        for (slot, ready) in slots.drain(..).zip(ready) {
+            let ready = match ready {
+                Some(ready) => ready,
+                None => self.look_at(&slot, read_slot(reader, &slot)?)?,
+            };
+            for run in ready.runs {
+                self.write_run(&slot, &ready.wanted, run)?;
+            }
+            self.progress.advance(slot.length as u64);
         }
-        let mut run: Option<std::ops::Range<usize>> = None;
+        Ok(())
+    }
+
+    /// Finds the runs of blocks of a slot that differ from what is there.
+    fn look_at(&self, slot: &WantedSlot, wanted: Arc<[u8]>) -> Result<ReadySlot> {
+        let mut current = vec![0; wanted.len()];
+        // What is missing at the end reads as zeros.
+        self.file.read_at(slot.offset, &mut current)?;
+        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
         for (number, (new, old)) in wanted.chunks(BLOCK).zip(current.chunks(BLOCK)).enumerate() {
             let start = number * BLOCK;
             if self.must_write(slot.offset + start as u64, new, old) {
-                let end = start + new.len();
-                run = Some(run.map_or(start, |run| run.start)..end);
-            } else if let Some(run) = run.take() {
-                self.write_run(slot, wanted, run)?;
+                match runs.last_mut() {
+                    Some(run) if run.end == start => run.end += new.len(),
+                    _ => runs.push(start..start + new.len()),
+                }
             }
         }
-        run.map_or(Ok(()), |run| self.write_run(slot, wanted, run))
+        Ok(ReadySlot { wanted, runs })
     }
 
     fn must_write(&self, offset: u64, new: &[u8], old: &[u8]) -> bool {
@@ -186,8 +212,31 @@ impl<'a> Selected<'a> {
     }
 }
 
-/// Whether the file has the wanted bytes in all slots that the step wrote, but for unreadable ones; the first block of a database is taken as
-/// written.
+/// Calls `take` with the slots that a step writes, in order, some at a time, without unreadable ones; it must empty what
+/// it is given.
+fn for_each_selected<'r>(
+    step: &FileStep,
+    reader: &mut BlobReader<'r>,
+    mut take: impl FnMut(&mut BlobReader<'r>, &mut Vec<WantedSlot>) -> Result<()>,
+) -> Result<()> {
+    let mut selected = Selected::of(step.slots());
+    let lost = step.lost_ranges();
+    let mut unreadable = Selected::of(Some(&lost));
+    let mut slots = Vec::with_capacity(SLOTS_AT_ONCE);
+    for_each_piece(&step.content, reader, |reader, piece| match piece {
+        Wanted::Slot(slot) if unreadable.contains(slot.offset) => Ok(()),
+        Wanted::Hidden(hidden) if !unreadable.contains(hidden.range.offset) => Err(hidden.into_error(reader)),
+        Wanted::Slot(slot) if selected.contains(slot.offset) => {
+            slots.push(slot);
+            if slots.len() == SLOTS_AT_ONCE { take(reader, &mut slots) } else { Ok(()) }
+        }
+        _ => Ok(()),
+    })?;
+    take(reader, &mut slots)
+}
+
+/// Whether the file has the wanted bytes in all slots that the step wrote, but for unreadable ones; the first block of a
+/// database is taken as written.
 pub(super) fn is_as_wanted(
     file: &TargetFile,
     step: &FileStep,
@@ -195,27 +244,33 @@ pub(super) fn is_as_wanted(
     progress: &dyn Progress,
 ) -> Result<bool> {
     let mut right = file.stat()?.size == step.content.length;
-    let mut selected = Selected::of(step.slots());
-    let lost = step.lost_ranges();
-    let mut unreadable = Selected::of(Some(&lost));
-    let mut buffer = vec![0; CHUNK_SIZE];
-    for_each_piece(&step.content, reader, |reader, piece| {
-        let Wanted::Slot(slot) = piece else { return Ok(()) };
-        if unreadable.contains(slot.offset) || !selected.contains(slot.offset) {
-            return Ok(());
-        }
+    for_each_selected(step, reader, |reader, slots| {
         progress.check()?;
-        let Some(part) = buffer.get_mut(..slot.length) else { return Ok(()) };
-        let read = file.read_at(slot.offset, part)?;
-        if slot.offset == 0 && step.rewrites_header() {
-            let wanted = read_slot(reader, &slot)?;
-            part.iter_mut().zip(wanted.iter()).take(BLOCK).for_each(|(byte, wanted)| *byte = *wanted);
+        if step.rewrites_header()
+            && let Some(first) = slots.first().filter(|slot| slot.offset == 0).copied()
+        {
+            slots.remove(0);
+            right &= is_right_but_for_first_block(file, &first, &read_slot(reader, &first)?)?;
+            progress.advance(first.length as u64);
         }
-        right &= read == slot.length && BlobId::of_chunk(part) == slot.id;
-        progress.advance(slot.length as u64);
+        let looks = slots.par_iter().with_min_len(SLOTS_A_TASK).map_init(
+            || vec![0; CHUNK_SIZE],
+            |buffer, slot| {
+                progress.advance(slot.length as u64);
+                holds(file, slot, buffer)
+            },
+        );
+        right &= looks.try_reduce(|| true, |one, other| Ok(one && other))?;
+        slots.clear();
         Ok(())
     })?;
     Ok(right)
+}
+
+fn is_right_but_for_first_block(file: &TargetFile, slot: &WantedSlot, wanted: &[u8]) -> Result<bool> {
+    let mut current = vec![0; slot.length];
+    let read = file.read_at(slot.offset, &mut current)?;
+    Ok(read == slot.length && current.get(BLOCK..) == wanted.get(BLOCK..))
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ pub(super) fn check(
     kept: HashSet<BlobId>,
     progress: &dyn Progress,
 ) -> Result<Passed> {
-    let options = VerifyOptions { depth: Depth::Full, recheck: Recheck::IfUnknown };
+    let options = VerifyOptions { depth: Depth::Content, recheck: Recheck::IfUnknown };
     let Verified { verification, staged } = verify_keeping(repository, &job.manifest, options, kept, progress)?;
     for warning in verification.warnings() {
         tracing::warn!(stamp = %job.stamp, %warning, "the snapshot can be restored all the same");

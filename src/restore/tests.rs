@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::progress::Silent;
+use crate::store::verdicts::Recheck;
 use crate::store::{Access, snapshots};
 
 use runtime::{Counts, Runtime, StopsWhileWriting, WAIT, assert_same, differing_blocks, noise, without_counters};
@@ -273,6 +274,27 @@ fn an_invalid_snapshot_is_refused_with_the_target_untouched() {
             .unwrap();
     assert!(!report.unreadable.is_empty());
     assert!(report.unreadable.iter().all(|file| !file.path.exists()), "part of a file was left");
+}
+
+#[test]
+fn a_store_that_sqlite_finds_damaged_is_refused_once_that_is_known() {
+    let runtime = Runtime::new();
+    let path = runtime.at("chroma/chroma.sqlite3");
+    fs::File::options().write(true).open(path).unwrap().write_all_at(&[0xAA; 4000], 3 * 4096).unwrap();
+    let before = runtime.picture();
+    let stamp = runtime.create();
+    fs::write(runtime.at("chroma/segment/length.bin"), noise(4, 100)).unwrap();
+    runtime.restore(Goal::Snapshot(stamp)).unwrap();
+    assert_same(&runtime.picture(), &before);
+
+    let repository = runtime.repository();
+    let manifest = gate::read_manifest(&repository, stamp).unwrap();
+    let full = verify::VerifyOptions { depth: verify::Depth::Full, recheck: Recheck::IfUnknown };
+    assert!(!verify::verify(&repository, &manifest, full, &Silent).unwrap().is_valid());
+    let refused = restore(&repository, &runtime.options(Goal::Snapshot(stamp)), &Silent);
+    let Err(Error::NotValid(text)) = &refused else { panic!("{refused:?}") };
+    assert!(text.contains("chroma_inconsistent: chroma/chroma.sqlite3: "), "{text}");
+    assert_same(&runtime.picture(), &before);
 }
 
 #[test]

@@ -166,6 +166,11 @@ impl<'a> BlobReader<'a> {
         self
     }
 
+    /// What it takes from there.
+    pub fn staged(&self) -> Option<&Arc<StagedBlobs>> {
+        self.staged.as_ref()
+    }
+
     /// The repository it reads.
     pub fn repository(&self) -> &'a Repository {
         self.repository
@@ -215,8 +220,7 @@ impl<'a> BlobReader<'a> {
     }
 
     fn read(&mut self, id: &BlobId, kind: BlobKind) -> Result<BlobResult> {
-        let staged = self.staged.as_ref().and_then(|staged| staged.blob(id));
-        if let Some(bytes) = staged.filter(|bytes| kind.id_of(bytes) == *id) {
+        if let Some(bytes) = self.staged.as_ref().and_then(|staged| staged.blob(id, kind)) {
             return Ok(Ok(bytes.into()));
         }
         let first = self.search(id, kind)?;

@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::format::pack::{BlobKind, Frame};
 use crate::id::{BlobId, PackId};
 
-use plan::{Form, Node, NodeNumber, Plan, RecordPlace, Source};
+use plan::{Form, Node, NodeNumber, Plan, Source};
 use splice::Splicer;
 
 /// A chunk with the length that its place in a file demands, in bytes.
@@ -69,7 +69,8 @@ struct FrameTask<'p> {
 }
 
 impl<'a> BulkReader<'a> {
-    /// A reader that stages those of the chunks in `kept` that are recorded as deltas, for whoever reads them next.
+    /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of the
+    /// others as are worth their room.
     pub fn keeping(repository: &'a Repository, kept: HashSet<BlobId>) -> Self {
         let staged = Arc::new(StagedBlobs::new(temporary_directory(repository)));
         let (plan, unread, wanted) = (Plan::default(), Vec::new(), Vec::new());
@@ -181,26 +182,37 @@ impl Work<'_> {
                 if node.is_wanted {
                     (self.take)(&node.id, payload)?;
                 }
-                if !node.is_base {
+                if !node.is_base && !self.is_worth_keeping(node) {
                     continue;
                 }
             }
-            needed.push((number, node.record));
+            needed.push((number, node));
         }
         Ok(self.stage_payloads(&frame, &needed))
     }
 
     /// Stages payloads of one frame; neighbours are written at once.
-    fn stage_payloads(&self, frame: &[u8], needed: &[(NodeNumber, RecordPlace)]) -> Vec<(NodeNumber, Span)> {
+    fn stage_payloads(&self, frame: &[u8], needed: &[(NodeNumber, &Node)]) -> Vec<(NodeNumber, Span)> {
         let mut staged = Vec::with_capacity(needed.len());
-        for neighbours in needed.chunk_by(|(_, one), (_, next)| one.start + one.length == next.start) {
+        for neighbours in needed.chunk_by(|(_, one), (_, next)| one.record.end() == next.record.start) {
             let Some(((_, first), (_, last))) = neighbours.first().zip(neighbours.last()) else { continue };
-            let bytes = frame.get(first.start as usize..(last.start + last.length) as usize);
+            let start = first.record.start;
+            let bytes = frame.get(start as usize..last.record.end() as usize);
             let Some(all) = bytes.and_then(|bytes| self.staged.put(bytes)) else { continue };
-            let span_of = |record: &RecordPlace| all.part(record.start - first.start, record.length);
-            staged.extend(neighbours.iter().filter_map(|(number, record)| Some((*number, span_of(record)?))));
+            for (number, node) in neighbours {
+                let Some(span) = all.part(node.record.start - start, node.record.length) else { continue };
+                staged.push((*number, span));
+                if matches!(node.form, Form::Whole) && self.kept.contains(&node.id) {
+                    self.staged.keep_span(node.id, span);
+                }
+            }
         }
         staged
+    }
+
+    /// Whether a chunk recorded whole is read again, and there is room to spare the decoding of its frame then.
+    fn is_worth_keeping(&self, node: &Node) -> bool {
+        self.kept.contains(&node.id) && self.staged.has_room_to_spare()
     }
 
     /// Hands out what is recorded as deltas.

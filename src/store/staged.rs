@@ -12,7 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock};
 
 use crate::disk::space;
+use crate::format::pack::BlobKind;
 use crate::id::BlobId;
+
+/// Bytes in the file beyond which only what is costly to make again is added: writing ever more of it to a disk costs
+/// more than decoding a frame twice.
+const SPARE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Where bytes lie in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,19 +81,30 @@ impl StagedBlobs {
         file.read_exact_at(bytes, span.offset + start as u64).ok()
     }
 
+    /// Whether there is room for what could be had otherwise at little cost.
+    pub(super) fn has_room_to_spare(&self) -> bool {
+        let most = self.opened().map_or(0, |opened| SPARE_BYTES.min(opened.limit / 4));
+        self.used.load(Ordering::Relaxed) < most
+    }
+
     /// Keeps a blob.
     pub(super) fn keep(&self, id: BlobId, bytes: &[u8]) {
         if let Some(span) = self.put(bytes) {
-            self.blobs.write().unwrap_or_else(PoisonError::into_inner).insert(id, span);
+            self.keep_span(id, span);
         }
     }
 
-    /// A kept blob as it was read from the file, not hashed again.
-    pub(super) fn blob(&self, id: &BlobId) -> Option<Vec<u8>> {
+    /// Keeps a blob that was written already.
+    pub(super) fn keep_span(&self, id: BlobId, span: Span) {
+        self.blobs.write().unwrap_or_else(PoisonError::into_inner).insert(id, span);
+    }
+
+    /// A kept blob, if it was a blob of this kind that was kept and came back as such.
+    pub fn blob(&self, id: &BlobId, kind: BlobKind) -> Option<Vec<u8>> {
         let span = *self.blobs.read().unwrap_or_else(PoisonError::into_inner).get(id)?;
         let mut bytes = vec![0; span.length as usize];
         self.read(span, 0, &mut bytes)?;
-        Some(bytes)
+        Some(bytes).filter(|bytes| kind.id_of(bytes) == *id)
     }
 }
 
@@ -102,8 +118,9 @@ mod tests {
         let span = staged.put(b"payload").unwrap();
         let id = BlobId::of_chunk(b"a chunk");
         staged.keep(id, b"a chunk");
-        assert_eq!(staged.blob(&id).unwrap(), b"a chunk");
-        assert_eq!(staged.blob(&BlobId::of_chunk(b"another")), None);
+        assert_eq!(staged.blob(&id, BlobKind::Chunk).unwrap(), b"a chunk");
+        assert_eq!(staged.blob(&id, BlobKind::ListNode), None, "it does not hash to that");
+        assert_eq!(staged.blob(&BlobId::of_chunk(b"another"), BlobKind::Chunk), None);
         let mut part = [0; 4];
         staged.read(span, 3, &mut part).unwrap();
         assert_eq!(&part, b"load");
@@ -118,6 +135,6 @@ mod tests {
         let staged = StagedBlobs::new("/does/not/exist".into());
         let id = BlobId::of_chunk(b"x");
         staged.keep(id, b"x");
-        assert_eq!((staged.put(b"x"), staged.blob(&id)), (None, None));
+        assert_eq!((staged.put(b"x"), staged.blob(&id, BlobKind::Chunk)), (None, None));
     }
 }

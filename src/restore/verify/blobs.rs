@@ -57,7 +57,7 @@ impl NeededChunks {
         self.bytes
     }
 
-    /// Reads or looks up all chunks; those in `kept` that had to be rebuilt from deltas are staged.
+    /// Reads or looks up all chunks; of those in `kept`, what is worth it is staged.
     pub(super) fn check(
         &self,
         repository: &Repository,
@@ -66,7 +66,7 @@ impl NeededChunks {
         progress: &dyn Progress,
     ) -> Result<Checked> {
         match depth {
-            Depth::Full => self.read_all(repository, kept, progress),
+            Depth::Content | Depth::Full => self.read_all(repository, kept, progress),
             Depth::Quick => Ok(Checked { lost: self.look_up_all(repository, progress)?, staged: None }),
         }
     }

@@ -53,8 +53,17 @@ pub(super) fn check_images(
 pub(super) fn is_to_be_checked(source: &SourceRecord, entry: &Entry, options: VerifyOptions, index: &Index) -> bool {
     matches!(&entry.kind, EntryKind::File(file) if file.capture == Capture::SqliteImage
         && file.content != Content::EMPTY
-        && options.depth == Depth::Full
+        && is_checked(source, options.depth)
         && !is_final(known_verdict(source, file, options, index).as_ref()))
+}
+
+/// Whether images of this source are checked unless there is a verdict.
+fn is_checked(source: &SourceRecord, depth: Depth) -> bool {
+    match depth {
+        Depth::Quick => false,
+        Depth::Content => source.kind == SourceKind::Sqlite,
+        Depth::Full => true,
+    }
 }
 
 /// The verdict on an image; `None` if there is none and none can or shall be reached.
@@ -70,7 +79,7 @@ fn verdict_on(
     }
     let index = reader.repository().index();
     let known = known_verdict(source, file, options, index);
-    if options.depth == Depth::Quick || is_final(known.as_ref()) {
+    if !is_checked(source, options.depth) || is_final(known.as_ref()) {
         return Ok(known);
     }
     let room = ImageRoom::find(reader.repository(), file.content.length, &file_name(&source.name, entry))?;

@@ -192,14 +192,32 @@ fn a_damaged_database_image_fails_its_check_and_the_verdict_is_kept_by_content()
     let files: &[(&str, &[u8])] = &[("chroma.sqlite3", &image)];
     let sources = [Source { name: "db", files: &[("live.db", &sound)] }, Source { name: "chroma", files }];
     let manifest = snapshot(&repository, STAMP, &sources);
-    assert!(verify(&repository, &manifest, options(Depth::Quick), &Silent).unwrap().is_valid(), "not known yet");
+    for depth in [Depth::Quick, Depth::Content] {
+        assert!(
+            verify(&repository, &manifest, options(depth), &Silent).unwrap().is_valid(),
+            "not known yet: {depth:?}"
+        );
+    }
     let verification = verify(&repository, &manifest, options(Depth::Full), &Silent).unwrap();
     let errors = verification.errors();
     assert!(errors.len() == 1 && errors[0].starts_with("chroma_inconsistent: chroma/chroma.sqlite3: "), "{errors:?}");
     assert!(verification.source("db").unwrap().is_valid());
-    let quick = verify(&repository, &manifest, options(Depth::Quick), &Silent).unwrap();
-    assert_eq!(quick.errors(), errors, "the verdict was kept");
+    for depth in [Depth::Quick, Depth::Content] {
+        let again = verify(&repository, &manifest, options(depth), &Silent).unwrap();
+        assert_eq!(again.errors(), errors, "the verdict was kept: {depth:?}");
+    }
     assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 1, "only the run's own directory is left");
+}
+
+#[test]
+fn the_image_of_a_database_source_is_checked_with_its_content() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut image = database(&directory.path().join("live.db"));
+    image[100..4096].fill(0xAA);
+    let repository = create(&directory.path().join("repo"));
+    let manifest = snapshot(&repository, STAMP, &[Source { name: "db", files: &[("live.db", &image)] }]);
+    let errors = verify(&repository, &manifest, options(Depth::Content), &Silent).unwrap().errors();
+    assert!(errors.len() == 1 && errors[0].starts_with("db_integrity_check_failed: "), "{errors:?}");
 }
 
 #[test]

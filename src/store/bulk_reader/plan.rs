@@ -58,6 +58,13 @@ pub(super) struct RecordPlace {
     pub(super) length: u32,
 }
 
+impl RecordPlace {
+    /// The first byte of the frame behind it.
+    pub(super) fn end(&self) -> u32 {
+        self.start.saturating_add(self.length)
+    }
+}
+
 /// Where a plan learns of records.
 pub(super) struct Source<'s, 'r> {
     pub(super) index: &'s Lookups<'s>,

@@ -124,15 +124,32 @@ fn every_version_of_a_long_chain_comes_out_and_what_is_kept_is_staged() {
     let records = chain(100);
     let repository = repository(directory.path(), &records);
     let last = wanted(&records[100].0);
-    let mut bulk = BulkReader::keeping(&repository, HashSet::from([last.id]));
+    let first = wanted(&records[0].0);
+    let mut bulk = BulkReader::keeping(&repository, HashSet::from([last.id, first.id]));
     let chunks: Vec<_> = records.iter().map(|(content, _)| wanted(content)).collect();
     let (came_out, unread) = read(&mut bulk, &chunks);
     assert_eq!(unread, []);
     assert_eq!(came_out, records.iter().map(|(content, _)| (BlobId::of_chunk(content), content.clone())).collect());
-    assert_eq!(bulk.staged().blob(&last.id).unwrap(), records[100].0);
-    assert_eq!(bulk.staged().blob(&chunks[50].id), None, "nobody wanted it kept");
+    assert_eq!(bulk.staged().blob(&last.id, BlobKind::Chunk).unwrap(), records[100].0);
+    assert_eq!(bulk.staged().blob(&first.id, BlobKind::Chunk).unwrap(), records[0].0, "recorded whole, and a base");
+    assert_eq!(bulk.staged().blob(&chunks[50].id, BlobKind::Chunk), None, "nobody wanted it kept");
     let (came_out, unread) = read(&mut bulk, &chunks[7..9]);
     assert_eq!((came_out.len(), unread.len()), (2, 0), "a reader can be used again");
+}
+
+#[test]
+fn what_is_recorded_whole_is_staged_if_it_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let contents: Vec<Vec<u8>> = (0..6).map(|number| noise(number, 2000)).collect();
+    let repository = repository(directory.path(), &contents.iter().map(|content| whole(content)).collect::<Vec<_>>());
+    let chunks: Vec<_> = contents.iter().map(|content| wanted(content)).collect();
+    let kept = [1, 2, 4];
+    let mut bulk = BulkReader::keeping(&repository, kept.iter().map(|&number| chunks[number].id).collect());
+    assert_eq!(read(&mut bulk, &chunks).0.len(), 6);
+    for (number, content) in contents.iter().enumerate() {
+        let staged = bulk.staged().blob(&chunks[number].id, BlobKind::Chunk);
+        assert_eq!(staged.as_ref(), kept.contains(&number).then_some(content), "{number}");
+    }
 }
 
 #[test]
@@ -154,8 +171,8 @@ fn only_what_must_be_rebuilt_is_staged() {
         []
     );
     assert_eq!(*handed_out.lock().unwrap(), 1);
-    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[0].0)), None);
-    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[1].0)).unwrap(), records[1].0);
+    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[0].0), BlobKind::Chunk), None);
+    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[1].0), BlobKind::Chunk).unwrap(), records[1].0);
 }
 
 #[test]
