@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::chunks::Effort;
+use super::effort::Effort;
 use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
 use crate::error::{Error, Result};
 use crate::format::content::Content;

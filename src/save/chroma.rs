@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use super::capturing::Capturing;
@@ -36,7 +37,7 @@ use super::walk::{Fingerprint, Found, walk_below, walk_top};
 use super::writers::Freeze;
 use crate::disk::sqlite::{DatabaseStats, WriteLock};
 use crate::disk::stat::{self, FileKind, FileStat};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::Consistency;
 use crate::format::table::{Entry, EntryKind, compare_paths};
 use records::{Records, Watermarks};
@@ -80,7 +81,7 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
             Attempt::Moved(part) => {
                 tracing::debug!(path = %root.display(), part, retries, "a part of the store changed while it was read");
                 retries -= 1;
-                std::thread::sleep(PAUSE);
+                thread::sleep(PAUSE);
             }
         }
     }
@@ -107,7 +108,7 @@ enum Stillness {
 /// A file that this run has read.
 struct ReadFile {
     stat: FileStat,
-    entry: Entry,
+    read: EntryRead,
 }
 
 /// A store under capture.
@@ -214,7 +215,7 @@ impl StoreCapture<'_> {
 
     /// Captures all databases, with the watermarks of that of the store before and in its image.
     fn capture_databases(
-        &self,
+        &mut self,
         capturing: &mut Capturing<'_>,
         mut previous: Option<&mut Previous<'_>>,
         look: &Look,
@@ -236,10 +237,14 @@ impl StoreCapture<'_> {
             let outcome = match database::compare(capturing, previous.as_deref_mut(), &request) {
                 Ok(Known::Unchanged(stored)) => Ok(HeldDatabase::TakenOver(stored)),
                 Ok(Known::Changed { previous }) => {
+                    let (repository, max_block) = (capturing.repository, capturing.patience.max_block);
+                    let copy = || database::capture(repository, &request, max_block, previous);
                     if path == DATABASE {
                         reading.before = self.database.live(records::watermarks)?;
+                        self.read_ahead_during(copy, capturing, look)?
+                    } else {
+                        copy()
                     }
-                    database::capture(capturing, &request, previous)
                 }
                 Err(error) => Err(error),
             };
@@ -259,6 +264,36 @@ impl StoreCapture<'_> {
             reading.databases.push(HeldPath { path: path.clone(), held });
         }
         Ok(if is_store { Ok(reading) } else { Err(Attempt::NoStore) })
+    }
+
+    /// Reads the segments while their database is copied, which keeps one core busy. Whatever has other stats when its turn
+    /// comes after the image is read again then; the same stats mean that it was at that moment what was read.
+    fn read_ahead_during<T: Send>(
+        &mut self,
+        copy: impl FnOnce() -> Result<T> + Send,
+        capturing: &mut Capturing<'_>,
+        look: &Look,
+    ) -> Result<Result<T>> {
+        let stopped = |_| Error::Failed("copying a database stopped unexpectedly; try again".into());
+        thread::scope(|scope| {
+            let copying = scope.spawn(copy);
+            self.read_ahead(capturing, look)?;
+            copying.join().map_err(stopped)
+        })
+    }
+
+    fn read_ahead(&mut self, capturing: &mut Capturing<'_>, look: &Look) -> Result<()> {
+        let mut previous = capturing.previous(CHROMA)?;
+        for directory in look.parts.keys().filter(|part| !part.is_empty()) {
+            for found in walk_below(self.root, directory) {
+                let found = found?;
+                let is_file = found.stat.kind == FileKind::File;
+                if is_file && !is_captured_by_sqlite(self.root, &found, &look.databases)? {
+                    self.read_once(capturing, previous.as_mut(), &found)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads one directory and proves that it stood still, and its segment with it, since before the image.
@@ -321,17 +356,9 @@ impl StoreCapture<'_> {
         reading: &mut Reading,
     ) -> Result<Stillness> {
         capturing.patience.check()?;
-        if let Some(read) = self.read.get(&found.path).filter(|read| read.stat == found.stat) {
-            reading.any_read = true;
-            reading.entries.push(read.entry.clone());
-            return Ok(Stillness::Still);
-        }
-        match read_entry(capturing, previous, self.root, found)? {
+        match self.read_once(capturing, previous, found)? {
             EntryRead::Stored(entry) => {
-                if matches!(entry.kind, EntryKind::File(_)) {
-                    reading.any_read = true;
-                    self.read.insert(found.path.clone(), ReadFile { stat: found.stat, entry: entry.clone() });
-                }
+                reading.any_read |= matches!(entry.kind, EntryKind::File(_));
                 reading.entries.push(entry);
             }
             EntryRead::TakenOver(entry) => reading.entries.push(entry),
@@ -339,6 +366,24 @@ impl StoreCapture<'_> {
             EntryRead::Changed => return Ok(Stillness::Moved),
         }
         Ok(Stillness::Still)
+    }
+
+    /// Reads one thing, or returns what was read of it before if it is the same still.
+    fn read_once(
+        &mut self,
+        capturing: &mut Capturing<'_>,
+        previous: Option<&mut Previous<'_>>,
+        found: &Found,
+    ) -> Result<EntryRead> {
+        if let Some(known) = self.read.get(&found.path).filter(|known| known.stat == found.stat) {
+            return Ok(known.read.clone());
+        }
+        let read = read_entry(capturing, previous, self.root, found)?;
+        if matches!(&read, EntryRead::Stored(entry) | EntryRead::TakenOver(entry) if matches!(entry.kind, EntryKind::File(_)))
+        {
+            self.read.insert(found.path.clone(), ReadFile { stat: found.stat, read: read.clone() });
+        }
+        Ok(read)
     }
 
     /// Looks at what lies beside the directories.

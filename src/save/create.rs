@@ -10,8 +10,8 @@ use std::time::Instant;
 use chrono::Utc;
 
 use super::capturing::{Capturing, Patience};
-use super::chunks::Effort;
 use super::database::{self, CheckImage, DatabaseRequest, StoredDatabase};
+use super::effort::Effort;
 use super::previous::{Predecessors, Reading};
 use super::registry;
 use super::report::{self, CreateReport};

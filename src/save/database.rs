@@ -22,6 +22,7 @@ use crate::format::content::Content;
 use crate::format::manifest::Verdict;
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
 use crate::progress::Phase;
+use crate::store::Repository;
 use crate::store::verdicts::{self, Recheck};
 
 /// How long the capture of one database may take.
@@ -117,13 +118,13 @@ pub(super) fn compare(
 /// # Errors
 /// As [`capture_image`].
 pub(super) fn capture(
-    capturing: &Capturing<'_>,
+    repository: &Repository,
     request: &DatabaseRequest<'_>,
+    max_block: Option<Duration>,
     previous: Option<Content>,
 ) -> Result<HeldDatabase> {
-    let scratch = capturing.repository.scratch()?;
-    let options =
-        ImageOptions { deadline: DEADLINE, max_block: capturing.patience.max_block, damaged: request.damaged };
+    let scratch = repository.scratch()?;
+    let options = ImageOptions { deadline: DEADLINE, max_block, damaged: request.damaged };
     let captured = Box::new(capture_image(request.source, scratch, options)?);
     Ok(HeldDatabase::Captured { captured, previous })
 }
@@ -140,7 +141,10 @@ pub(super) fn store_or_take_over(
 ) -> Result<StoredDatabase> {
     match compare(capturing, previous, request)? {
         Known::Unchanged(stored) => Ok(stored),
-        Known::Changed { previous } => capture(capturing, request, previous)?.store(capturing, request),
+        Known::Changed { previous } => {
+            let max_block = capturing.patience.max_block;
+            capture(capturing.repository, request, max_block, previous)?.store(capturing, request)
+        }
     }
 }
 
@@ -211,7 +215,7 @@ fn store_image(capturing: &mut Capturing<'_>, image: &Path, previous: Option<Con
     let length = file.metadata().map_err(Error::io("look at", image))?.len();
     match file::store(capturing, &file, image, length, previous)? {
         ReadOutcome::Stored(stored) => Ok(stored.content),
-        ReadOutcome::Shrank => Err(Error::Failed(format!("{} was changed by another process", image.display()))),
+        ReadOutcome::Changed => Err(Error::Failed(format!("{} was changed by another process", image.display()))),
     }
 }
 
@@ -258,8 +262,8 @@ fn store_raw(capturing: &mut Capturing<'_>, path: &Path, source: &Path, name: &[
     let suffix = path.as_os_str().as_bytes().strip_prefix(real.as_os_str().as_bytes()).unwrap_or_default();
     let stored = match file::store(capturing, file.file(), path, stat.size, None)? {
         ReadOutcome::Stored(stored) => stored,
-        ReadOutcome::Shrank => {
-            return Err(Error::Changing(format!("{} became shorter while it was captured; try again", path.display())));
+        ReadOutcome::Changed => {
+            return Err(Error::Changing(format!("{} changed while it was captured; try again", path.display())));
         }
     };
     let stats = SourceStats { file: table_stat(&stat), wal: None, journal: None };

@@ -1,17 +1,19 @@
-//! Storing the bytes of one file, chunk by chunk.
+//! Storing the bytes of one file: all of it, or what changed since its previous version.
 //!
-//! Invariant: exactly the bytes up to the length seen at the start are stored; a file that became shorter meanwhile is
-//! reported as changed, one that changed otherwise is noticed by its stat.
+//! Invariant: exactly the bytes up to the length seen at the start are stored; a file that is found to have changed
+//! meanwhile is reported as changed, one that changed otherwise is noticed by its stat.
 
 use std::fs::File;
 use std::path::Path;
 
 use super::capturing::Capturing;
-use super::chunks::ChunkStore;
-use super::reading::{Part, Reached, SourceFile};
-use crate::error::{Error, Result};
+use super::increment;
+use super::reading::{Part, SourceFile, Steadiness};
+use crate::chunk::tree::TreeBuilder;
+use crate::error::Result;
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
+use crate::store::{Company, Stored, TreeSink};
 
 /// What was stored of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +29,8 @@ pub(super) struct StoredFile {
 pub(super) enum ReadOutcome {
     /// All of it was read.
     Stored(StoredFile),
-    /// It became shorter.
-    Shrank,
+    /// It became shorter, or was other than a moment before.
+    Changed,
 }
 
 /// Stores the first `length` bytes of a file against its previous version.
@@ -39,30 +41,41 @@ pub(super) fn store(
     length: u64,
     previous: Option<Content>,
 ) -> Result<ReadOutcome> {
-    let previous = previous.and_then(|content| capturing.version(content));
     let source = SourceFile { file, path, length };
-    let mut store = ChunkStore::begin(capturing.writer, source, previous, capturing.effort);
-    let (mut sparse, patience) = (false, capturing.patience);
-    let reached = source.read(|part| {
+    match previous.and_then(|content| capturing.version(content)) {
+        Some(previous) => increment::store(capturing, source, previous),
+        None => store_all(capturing, source),
+    }
+}
+
+/// Stores a file that has no previous version.
+fn store_all(capturing: &mut Capturing<'_>, source: SourceFile<'_>) -> Result<ReadOutcome> {
+    let (writer, patience) = (&mut *capturing.writer, capturing.patience);
+    let (mut tree, mut sparse) = (TreeBuilder::default(), false);
+    let steadiness = source.read(|part| {
         patience.check()?;
         match part {
             Part::Chunks { bytes, ids } => {
                 for (chunk, id) in bytes.chunks(CHUNK_SIZE).zip(ids) {
-                    store.push_chunk(id, chunk)?;
+                    if writer.reserve(id) == Stored::New {
+                        writer.put_whole(id, chunk, Company::Bulk)?;
+                    }
+                    tree.push_chunk(id, &mut TreeSink { writer, previous: None })?;
                 }
                 capturing.progress.advance(bytes.len() as u64);
                 Ok(())
             }
             Part::Holes(count) => {
                 sparse = true;
-                store.push_holes(count)
+                tree.push_holes(count, &mut TreeSink { writer, previous: None })
             }
         }
-    });
-    match reached {
-        Err(error @ Error::Changing(_)) => store.give_up().and(Err(error)),
-        Err(error) => Err(error),
-        Ok(Reached::TooEarly) => store.give_up().map(|()| ReadOutcome::Shrank),
-        Ok(Reached::TheEnd) => Ok(ReadOutcome::Stored(StoredFile { content: store.finish(length)?, sparse })),
-    }
+    })?;
+    Ok(match steadiness {
+        Steadiness::Changed => ReadOutcome::Changed,
+        Steadiness::Same => {
+            let content = tree.finish(source.length, &mut TreeSink { writer, previous: None })?;
+            ReadOutcome::Stored(StoredFile { content, sparse })
+        }
+    })
 }

@@ -1,14 +1,14 @@
 //! The part of the previous version in which content that moved is looked for.
 //!
 //! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the old
-//! blocks that differ are kept as they pass by (in memory, then in a temporary file) and searched without being read from
-//! packs again. What was not passed yet, and all else where every byte counts, is read from packs. Invariants: matches
-//! are noted in the order of the haystack, whatever the threads do; memory is bounded; what comes back from the temporary
-//! file is what went in; a part that cannot be kept or read is passed over and costs bytes, never data.
+//! blocks that differ are kept when they are compared (in memory, then in a temporary file) and searched without being
+//! read from packs again; all of the previous version, where every byte counts. Invariants: matches are noted in the order
+//! of the haystack, in whatever order it was filled; memory is bounded; what comes back from the temporary file is what went
+//! in; a part that cannot be kept or read is passed over and costs bytes, never data.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use tempfile::SpooledTempFile;
@@ -42,29 +42,45 @@ pub(super) struct HaystackChunk {
 struct Stretch {
     chunk: u32,
     run: Run,
+    /// Where it lies in the temporary file.
+    at: u64,
     hash: blake3::Hash,
+}
+
+/// A part of a chunk to be searched.
+struct Straw {
+    chunk: u32,
+    /// Where it begins in its chunk.
+    offset: u32,
+    bytes: Vec<u8>,
 }
 
 /// What is searched, and what was found of the needles searched for last.
 #[derive(Debug)]
 pub(super) struct Haystack {
     chunks: Vec<HaystackChunk>,
-    stretches: Vec<Stretch>,
-    kept: SpooledTempFile,
-    /// Bytes kept.
-    bytes: u64,
-    limit: u64,
+    kept: Mutex<Kept>,
     matches: Matches,
     /// Bytes found, those found twice counted twice.
     found: usize,
 }
 
+/// The bytes that are kept.
+#[derive(Debug)]
+struct Kept {
+    stretches: Vec<Stretch>,
+    file: SpooledTempFile,
+    /// Bytes in the file.
+    bytes: u64,
+    limit: u64,
+}
+
 impl Haystack {
     /// An empty one, with its temporary file, if it needs one, in this directory.
     pub(super) fn new(directory: &Path) -> Self {
-        let kept = tempfile::spooled_tempfile_in(MEMORY, directory);
-        let (chunks, stretches) = (Vec::new(), Vec::new());
-        Self { chunks, stretches, kept, bytes: 0, limit: LIMIT, matches: Matches::default(), found: 0 }
+        let file = tempfile::spooled_tempfile_in(MEMORY, directory);
+        let kept = Mutex::new(Kept { stretches: Vec::new(), file, bytes: 0, limit: LIMIT });
+        Self { chunks: Vec::new(), kept, matches: Matches::default(), found: 0 }
     }
 
     pub(super) fn chunk(&self, number: u32) -> Option<&HaystackChunk> {
@@ -86,108 +102,96 @@ impl Haystack {
         self.found = 0;
     }
 
-    /// Keeps the blocks of a replaced chunk in which these runs lie.
-    pub(super) fn keep(&mut self, chunk: HaystackChunk, bytes: &[u8], differences: &[Run]) {
-        let number = self.chunks.len() as u32;
+    /// Takes a chunk of which parts may be kept, and returns its number.
+    pub(super) fn announce(&mut self, chunk: HaystackChunk) -> u32 {
         self.chunks.push(chunk);
-        if self.limit == 0 {
-            return;
-        }
+        self.chunks.len() as u32 - 1
+    }
+
+    /// Keeps the blocks of a replaced chunk in which these runs lie.
+    pub(super) fn keep(&self, number: u32, bytes: &[u8], differences: &[Run]) {
         for run in blocks(differences, bytes.len()) {
             let stretch = bytes.get(run.start..run.end()).unwrap_or_default();
-            if self.bytes + stretch.len() as u64 > self.limit || self.kept.write_all(stretch).is_err() {
-                // What was written of this stretch is never read.
-                return self.keep_no_more();
-            }
-            self.bytes += stretch.len() as u64;
-            self.stretches.push(Stretch { chunk: number, run, hash: blake3::hash(stretch) });
+            let hash = blake3::hash(stretch);
+            self.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(number, run, stretch, hash);
         }
     }
 
-    /// Keeps nothing from now on.
-    pub(super) fn keep_no_more(&mut self) {
-        self.limit = 0;
-    }
-
-    /// Bytes kept so far.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Searches all that was kept.
-    pub(super) fn search_kept(&mut self, needles: &Needles) {
-        if let Err(cause) = self.try_search_kept(needles) {
-            tracing::debug!(%cause, "a temporary file cannot be read; more is stored than need be");
-            self.keep_no_more();
-        }
-    }
-
-    fn try_search_kept(&mut self, needles: &Needles) -> io::Result<()> {
-        self.kept.seek(SeekFrom::Start(0))?;
-        let stretches = std::mem::take(&mut self.stretches);
-        let mut done = 0;
-        while let Some(rest) = stretches.get(done..).filter(|rest| !rest.is_empty()) {
-            let mut batch = Vec::new();
-            let mut read = 0;
-            for stretch in rest {
-                let mut bytes = vec![0; stretch.run.length];
-                self.kept.read_exact(&mut bytes)?;
-                read += bytes.len();
-                done += 1;
-                if blake3::hash(&bytes) == stretch.hash {
-                    batch.push(Straw { chunk: stretch.chunk, offset: stretch.run.start as u32, bytes: bytes.into() });
-                }
-                if read >= BATCH {
-                    break;
-                }
-            }
-            self.search_batch(needles, &batch);
-        }
-        self.stretches = stretches;
-        self.kept.seek(SeekFrom::End(0)).map(|_| ())
-    }
-
-    /// Reads these chunks, searches them, and keeps them for further searches.
-    pub(super) fn search_chunks<'i>(
-        &mut self,
-        reader: &mut BlobReader<'_>,
-        needles: &Needles,
-        ids: impl Iterator<Item = &'i BlobId>,
-    ) -> Result<()> {
-        let mut batch = Vec::new();
-        let mut read = 0;
-        for id in ids {
+    /// Keeps all of these chunks; those that cannot be read are passed over.
+    pub(super) fn keep_all(&mut self, reader: &mut BlobReader<'_>, chunks: &[BlobId]) -> Result<()> {
+        for id in chunks {
             let Ok(chained) = reader.chained(id, BlobKind::Chunk)? else { continue };
-            let chunk = self.chunks.len() as u32;
-            let whole = [Run { start: 0, length: chained.bytes.len() }];
-            self.keep(HaystackChunk { id: *id, facts: chained.facts }, &chained.bytes, &whole);
-            read += chained.bytes.len();
-            batch.push(Straw { chunk, offset: 0, bytes: chained.bytes });
-            if read >= BATCH {
-                self.search_batch(needles, &batch);
-                batch.clear();
-                read = 0;
-            }
+            let number = self.announce(HaystackChunk { id: *id, facts: chained.facts });
+            self.keep(number, &chained.bytes, &[Run { start: 0, length: chained.bytes.len() }]);
         }
-        self.search_batch(needles, &batch);
         Ok(())
     }
 
-    fn search_batch(&mut self, needles: &Needles, batch: &[Straw]) {
-        let found: Vec<Vec<Found>> = batch.par_iter().map(|straw| needles.search(&straw.bytes)).collect();
-        for (straw, found) in batch.iter().zip(found) {
-            self.found += found.iter().map(|found| found.run.length).sum::<usize>();
-            self.matches.note(straw.chunk, straw.offset, &found);
+    /// Lets go of all that was kept, and keeps nothing from now on.
+    pub(super) fn forget_all(&mut self) {
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        kept.stretches = Vec::new();
+        kept.limit = 0;
+    }
+
+    /// Searches all that was kept.
+    pub(super) fn search(&mut self, needles: &Needles) {
+        if needles.is_empty() {
+            return;
+        }
+        let Self { kept, matches, found, .. } = self;
+        let kept = kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let searched = kept.search(|batch| {
+            let searched: Vec<Vec<Found>> = batch.par_iter().map(|straw| needles.search(&straw.bytes)).collect();
+            for (straw, here) in batch.iter().zip(searched) {
+                *found += here.iter().map(|here| here.run.length).sum::<usize>();
+                matches.note(straw.chunk, straw.offset, &here);
+            }
+        });
+        if let Err(cause) = searched {
+            tracing::debug!(%cause, "a temporary file cannot be read; more is stored than need be");
+            self.forget_all();
         }
     }
 }
 
-/// A part of a chunk to be searched.
-struct Straw {
-    chunk: u32,
-    /// Where it begins in its chunk.
-    offset: u32,
-    bytes: Arc<[u8]>,
+impl Kept {
+    fn keep(&mut self, chunk: u32, run: Run, bytes: &[u8], hash: blake3::Hash) {
+        if self.bytes + bytes.len() as u64 > self.limit {
+            return;
+        }
+        match self.file.write_all(bytes) {
+            Ok(()) => {
+                self.stretches.push(Stretch { chunk, run, at: self.bytes, hash });
+                self.bytes += bytes.len() as u64;
+            }
+            // What was written of this stretch is never read.
+            Err(_) => self.limit = 0,
+        }
+    }
+
+    /// Gives everything to `search` in the order of the haystack, a batch at a time.
+    fn search(&mut self, mut search: impl FnMut(&[Straw])) -> io::Result<()> {
+        self.stretches.sort_unstable_by_key(|stretch| (stretch.chunk, stretch.run.start));
+        let mut batch = Vec::new();
+        let mut read = 0;
+        for stretch in &self.stretches {
+            let mut bytes = vec![0; stretch.run.length];
+            self.file.seek(SeekFrom::Start(stretch.at))?;
+            self.file.read_exact(&mut bytes)?;
+            read += bytes.len();
+            if blake3::hash(&bytes) == stretch.hash {
+                batch.push(Straw { chunk: stretch.chunk, offset: stretch.run.start as u32, bytes });
+            }
+            if read >= BATCH {
+                search(&batch);
+                batch.clear();
+                read = 0;
+            }
+        }
+        search(&batch);
+        self.file.seek(SeekFrom::End(0)).map(|_| ())
+    }
 }
 
 /// The blocks of `length` bytes in which the runs lie, neighbours together.
@@ -223,23 +227,30 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_of_many_chunks_is_found_at_its_place_again_and_again() {
+    fn what_was_kept_of_many_chunks_in_any_order_is_found_at_its_place_again_and_again() {
         let mut haystack = Haystack::new(&std::env::temp_dir());
         let changed = [Run { start: 12_000, length: 10 }, Run { start: 50_000, length: 10 }];
-        for seed in 0..200 {
-            let (chunk, bytes) = chunk(seed);
-            haystack.keep(chunk, &bytes, if seed == 100 { &[Run { start: 0, length: 65_536 }] } else { &changed });
+        let numbers: Vec<u32> = (0..200).map(|seed| haystack.announce(chunk(seed).0)).collect();
+        for (seed, number) in (0..200).zip(numbers).rev() {
+            let all = [Run { start: 0, length: 65_536 }];
+            haystack.keep(number, &chunk(seed).1, if seed == 100 { &all } else { &changed });
         }
         for seed in [3, 199] {
             let mut needles = Needles::default();
             needles.add(&chunk(seed).1[50_000..52_000]);
             needles.add(&chunk(seed).1[30_000..31_000]);
             haystack.forget_matches();
-            haystack.search_kept(&needles);
+            haystack.search(&needles);
             let found = haystack.matches().of(0, 32);
             assert_eq!((found[0].chunk, found[0].offset, found[0].run.length), (u32::from(seed), 50_000, 2000));
             assert_eq!(haystack.matches().of(1, 32), []);
             assert_eq!(haystack.found(), 2000);
         }
+        haystack.forget_all();
+        let mut needles = Needles::default();
+        needles.add(&chunk(3).1[50_000..52_000]);
+        haystack.forget_matches();
+        haystack.search(&needles);
+        assert_eq!(haystack.found(), 0);
     }
 }

@@ -4,13 +4,16 @@
 //! [`create::create`] tells the whole story; the other modules read one kind of thing each.
 
 mod capturing;
+mod changed;
 pub mod chroma;
-mod chunks;
+mod comparing;
 pub mod create;
 pub mod database;
 mod delta_record;
+mod effort;
 mod file;
 mod haystack;
+mod increment;
 mod previous;
 mod reading;
 mod registry;
@@ -22,8 +25,8 @@ pub mod tree;
 mod walk;
 pub mod writers;
 
-pub use chunks::Effort;
 pub use create::{CreateOptions, create};
+pub use effort::Effort;
 pub use previous::Reading;
 pub use report::CreateReport;
 pub use sources::LiveSources;

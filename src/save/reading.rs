@@ -1,15 +1,19 @@
-//! Reading one file in order: holes by the file system's word, all else in chunks, hashed.
+//! Reading one file: holes by the file system's word, all else in chunks, hashed.
 //!
-//! A second thread reads and hashes ahead, so that whoever stores the chunks finds them ready. Invariant: exactly the slots
-//! up to the length seen at the start come out, ascending; a file that became shorter meanwhile says so. Memory: a few
-//! buffers of one size.
+//! What is new is read once, in order, by a second thread that hashes ahead ([`SourceFile::read`]). What has a previous
+//! version is first hashed on all cores ([`SourceFile::identify`]); the few chunks that changed are then read again.
+//! Invariant: exactly the slots up to the length seen at the start come out, ascending; a file that became shorter
+//! meanwhile says so. Memory: a few buffers of one size.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
+
+use rayon::prelude::*;
 
 use crate::disk::holes::{self, ExtentKind};
 use crate::error::{Error, Result};
@@ -17,12 +21,14 @@ use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 
-/// Bytes read at a time.
-const BUFFER: usize = 16 * CHUNK_SIZE;
+/// Chunks read at a time.
+const BUFFER_SLOTS: u64 = 16;
 /// Buffers that wait at most.
 const QUEUE: usize = 2;
-/// Files shorter than this are not worth a thread.
-const SHORT: u64 = 2 * BUFFER as u64;
+/// Files with fewer slots are not worth a thread.
+const SHORT: u64 = 2 * BUFFER_SLOTS;
+/// Slots identified between two looks at the clock.
+const SLOTS_AT_ONCE: u64 = 512;
 
 /// A part of a file.
 pub(super) enum Part {
@@ -32,13 +38,27 @@ pub(super) enum Part {
     Holes(u64),
 }
 
-/// How the reading ended.
+/// A part of a file, by its ids alone.
+pub(super) enum Slots {
+    /// Chunks in a row.
+    Chunks(Vec<BlobId>),
+    /// So many slots of holes; none for a hole that fills no slot.
+    Holes(u64),
+}
+
+/// Whether a file stayed as it was while it was read, as far as reading it tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reached {
-    /// At the length asked for.
-    TheEnd,
-    /// The file became shorter.
-    TooEarly,
+pub(super) enum Steadiness {
+    /// Yes.
+    Same,
+    /// It became shorter, or its bytes are other than a moment before.
+    Changed,
+}
+
+/// Slots in a row.
+enum Span {
+    Data(Range<u64>),
+    Holes(u64),
 }
 
 /// A file of which the first `length` bytes are read.
@@ -51,8 +71,8 @@ pub(super) struct SourceFile<'f> {
 
 impl SourceFile<'_> {
     /// Reads the file and gives its parts to `take`, in order.
-    pub(super) fn read(&self, mut take: impl FnMut(Part) -> Result<()>) -> Result<Reached> {
-        if self.length < SHORT {
+    pub(super) fn read(&self, mut take: impl FnMut(Part) -> Result<()>) -> Result<Steadiness> {
+        if Content::slots(self.length) < SHORT {
             return self.read_here(&mut take);
         }
         thread::scope(|scope| {
@@ -68,7 +88,60 @@ impl SourceFile<'_> {
         })
     }
 
-    fn read_here(&self, take: &mut dyn FnMut(Part) -> Result<()>) -> Result<Reached> {
+    /// Reads the file and gives the ids of its chunks to `take`, in order, which may end it.
+    pub(super) fn identify(&self, take: &mut dyn FnMut(Slots) -> Result<Steadiness>) -> Result<Steadiness> {
+        self.spans(&mut |span| {
+            let slots = match span {
+                Span::Holes(count) => return take(Slots::Holes(count)),
+                Span::Data(slots) => slots,
+            };
+            let mut first = slots.start;
+            while first < slots.end {
+                let after = slots.end.min(first + SLOTS_AT_ONCE);
+                let Some(ids) = self.hash(first..after)? else { return Ok(Steadiness::Changed) };
+                if take(Slots::Chunks(ids))? == Steadiness::Changed {
+                    return Ok(Steadiness::Changed);
+                }
+                first = after;
+            }
+            Ok(Steadiness::Same)
+        })
+    }
+
+    /// The ids of the chunks in these slots, hashed on all cores; `None` if the file ends before them.
+    fn hash(&self, slots: Range<u64>) -> Result<Option<Vec<BlobId>>> {
+        let buffers: Vec<u64> = slots.clone().step_by(BUFFER_SLOTS as usize).collect();
+        let hash = |buffer: &mut Vec<u8>, &first: &u64| {
+            let after = slots.end.min(first + BUFFER_SLOTS);
+            Ok(self.fill(buffer, first..after)?.map(|()| buffer.chunks(CHUNK_SIZE).map(BlobId::of_chunk).collect()))
+        };
+        let ids: Option<Vec<Vec<BlobId>>> = buffers.par_iter().map_init(Vec::new, hash).collect::<Result<_>>()?;
+        Ok(ids.map(|ids| ids.concat()))
+    }
+
+    fn read_here(&self, take: &mut dyn FnMut(Part) -> Result<()>) -> Result<Steadiness> {
+        self.spans(&mut |span| {
+            let slots = match span {
+                Span::Holes(count) => return take(Part::Holes(count)).map(|()| Steadiness::Same),
+                Span::Data(slots) => slots,
+            };
+            let mut first = slots.start;
+            while first < slots.end {
+                let after = slots.end.min(first + BUFFER_SLOTS);
+                let mut bytes = Vec::new();
+                if self.fill(&mut bytes, first..after)?.is_none() {
+                    return Ok(Steadiness::Changed);
+                }
+                let ids = bytes.chunks(CHUNK_SIZE).map(BlobId::of_chunk).collect();
+                take(Part::Chunks { bytes, ids })?;
+                first = after;
+            }
+            Ok(Steadiness::Same)
+        })
+    }
+
+    /// Gives all slots to `take`, in order, until it finds that the file changed.
+    fn spans(&self, take: &mut dyn FnMut(Span) -> Result<Steadiness>) -> Result<Steadiness> {
         let slots = Content::slots(self.length);
         let mut done = 0;
         for extent in holes::extents(self.file, self.length) {
@@ -79,39 +152,32 @@ impl SourceFile<'_> {
                 let first = extent.offset.div_ceil(CHUNK_SIZE as u64).max(done);
                 let after = if end == self.length { slots } else { end / CHUNK_SIZE as u64 };
                 let after = if slots > 1 { after.max(first) } else { first };
-                if self.read_slots(done, first, take)? == Reached::TooEarly {
-                    return Ok(Reached::TooEarly);
+                if take(Span::Data(done..first))? == Steadiness::Changed
+                    || take(Span::Holes(after - first))? == Steadiness::Changed
+                {
+                    return Ok(Steadiness::Changed);
                 }
-                take(Part::Holes(after - first))?;
                 done = after;
             }
         }
-        self.read_slots(done, slots, take)
+        take(Span::Data(done..slots))
     }
 
-    fn read_slots(&self, first: u64, after: u64, take: &mut dyn FnMut(Part) -> Result<()>) -> Result<Reached> {
-        let mut position = first.saturating_mul(CHUNK_SIZE as u64);
-        let end = after.saturating_mul(CHUNK_SIZE as u64).min(self.length);
-        while position < end {
-            let mut bytes = vec![0; usize::try_from(end - position).unwrap_or(usize::MAX).min(BUFFER)];
-            match self.file.read_exact_at(&mut bytes, position) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Reached::TooEarly),
-                Err(error) => return Err(Error::io("read", self.path)(error)),
-            }
-            position += bytes.len() as u64;
-            let ids = bytes.chunks(CHUNK_SIZE).map(BlobId::of_chunk).collect();
-            take(Part::Chunks { bytes, ids })?;
+    /// Reads these slots into a buffer, which gets their length; `None` if the file ends before them.
+    fn fill(&self, buffer: &mut Vec<u8>, slots: Range<u64>) -> Result<Option<()>> {
+        let position = slots.start.saturating_mul(CHUNK_SIZE as u64);
+        let end = slots.end.saturating_mul(CHUNK_SIZE as u64).min(self.length);
+        buffer.resize(usize::try_from(end - position).unwrap_or_default(), 0);
+        match self.file.read_exact_at(buffer, position) {
+            Ok(()) => Ok(Some(())),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(Error::io("read", self.path)(error)),
         }
-        Ok(Reached::TheEnd)
     }
 
-    /// The chunk in this slot, as it is now.
-    pub(super) fn chunk_again(&self, slot: u64) -> io::Result<Vec<u8>> {
-        let position = slot.saturating_mul(CHUNK_SIZE as u64);
-        let length = self.length.saturating_sub(position).min(CHUNK_SIZE as u64);
-        let mut bytes = vec![0; length as usize];
-        self.file.read_exact_at(&mut bytes, position)?;
-        Ok(bytes)
+    /// The chunk in this slot, as it is now; `None` if the file ends before it.
+    pub(super) fn chunk_again(&self, slot: u64) -> Result<Option<Vec<u8>>> {
+        let mut bytes = Vec::new();
+        Ok(self.fill(&mut bytes, slot..slot + 1)?.map(|()| bytes))
     }
 }

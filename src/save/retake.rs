@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::capturing::{Capturing, Patience};
-use super::chunks::Effort;
 use super::create::{self, CreateOptions};
+use super::effort::Effort;
 use super::previous::{Predecessors, Reading};
 use super::registry;
 use super::sources::LiveSources;

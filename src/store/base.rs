@@ -9,9 +9,9 @@ use super::blob_writer::BlobWriter;
 use super::chain::{BaseChoice, ChainFacts, choose_base};
 use super::content::{Piece, Pieces};
 use crate::chunk::tree::{FinishedNode, NodeSink};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::content::{Content, Root, slots_below};
-use crate::format::limits::{CHUNK_SIZE, NODE_SLOTS};
+use crate::format::limits::NODE_SLOTS;
 use crate::format::list_node::ListNode;
 use crate::format::pack::{BlobKind, Step};
 use crate::id::BlobId;
@@ -55,24 +55,6 @@ impl Base {
                 None
             }
         })
-    }
-}
-
-impl Base {
-    /// A base chosen before.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] if it can no longer be read; I/O errors.
-    pub fn read(reader: &mut BlobReader<'_>, kind: BlobKind, id: &BlobId, step: Step) -> Result<Self> {
-        match reader.chained(id, kind)? {
-            Ok(chained) => Ok(Self { id: *id, bytes: chained.bytes, step, facts: chained.facts }),
-            Err(_) => Err(Error::damaged(
-                reader.repository().root(),
-                format!(
-                    "the blob {id} could be read a moment ago and now cannot; check the disk, then `vecsnap validate`"
-                ),
-            )),
-        }
     }
 }
 
@@ -164,17 +146,15 @@ impl<'a> PreviousVersion<'a> {
         self.blobs.content
     }
 
-    /// The ids of its chunks from this slot on, in order; those below nodes that cannot be read are left out.
+    /// The ids of its chunks, in order; those below nodes that cannot be read are left out.
     ///
     /// # Errors
     /// I/O errors.
-    pub fn chunks_from(&mut self, slot: u64) -> Result<Vec<BlobId>> {
+    pub fn chunks(&mut self) -> Result<Vec<BlobId>> {
         let mut pieces = Pieces::of(&self.content());
         let mut chunks = Vec::new();
         while let Some(piece) = pieces.next(&mut self.reader, |_| ())? {
-            if let Piece::Chunk { id, offset, .. } = piece
-                && offset / CHUNK_SIZE as u64 >= slot
-            {
+            if let Piece::Chunk { id, .. } = piece {
                 chunks.push(id);
             }
         }

@@ -139,6 +139,16 @@ impl Admission {
             Self::Wanted(wanted) => wanted.offer(id),
         }
     }
+
+    fn admitted(&self, ids: &[BlobId]) -> Vec<bool> {
+        match self {
+            Self::Unknown(index) => match index.contains_all(ids) {
+                Ok(contained) => contained.into_iter().map(|contained| !contained).collect(),
+                Err(_) => vec![true; ids.len()],
+            },
+            Self::All | Self::Wanted(_) => ids.iter().map(|id| self.admits(id)).collect(),
+        }
+    }
 }
 
 impl BlobWriter {
@@ -204,6 +214,13 @@ impl BlobWriter {
             self.put_whole(id, content, Company::Bulk)?;
         }
         Ok(id)
+    }
+
+    /// Which of these chunks are stored already; the others are not taken up by asking.
+    pub fn known(&self, ids: &[BlobId]) -> Vec<bool> {
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let admitted = self.admission.admitted(ids);
+        ids.iter().zip(admitted).map(|(id, admitted)| !admitted || in_flight.contains(id)).collect()
     }
 
     /// Asks for a chunk of a file: one that is new must then be put, as a whole or as a delta.

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::blob_reader::{BlobReader, temporary_directory};
+use super::chain::ChainFacts;
 use super::packs;
 use super::repository::Repository;
 use super::staged::{Span, StagedBlobs};
@@ -35,6 +36,15 @@ pub struct WantedChunk {
     pub id: BlobId,
     /// Its bytes.
     pub length: u64,
+}
+
+/// A chunk that can be read in the order of packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedChain {
+    /// Its bytes.
+    pub length: u64,
+    /// Its chain.
+    pub facts: ChainFacts,
 }
 
 /// Takes each chunk as it comes out, on any thread.
@@ -69,6 +79,11 @@ struct FrameTask<'p> {
 }
 
 impl<'a> BulkReader<'a> {
+    /// A reader that stages nothing for others.
+    pub fn new(repository: &'a Repository) -> Self {
+        Self::keeping(repository, HashSet::new())
+    }
+
     /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of the
     /// others as are worth their room.
     pub fn keeping(repository: &'a Repository, kept: HashSet<BlobId>) -> Self {
@@ -80,6 +95,18 @@ impl<'a> BulkReader<'a> {
     /// What was staged.
     pub fn staged(&self) -> Arc<StagedBlobs> {
         Arc::clone(&self.staged)
+    }
+
+    /// What the chain of a chunk is like, as footers have it; `None` if it is to be read in another way.
+    ///
+    /// # Errors
+    /// I/O errors of the index.
+    pub fn chain(&mut self, id: &BlobId) -> Result<Option<PlannedChain>> {
+        let Self { plan, footers, .. } = self;
+        self.repository.index().reading(|index| {
+            let node = plan.chunk(id, &mut Source { index, footers })?;
+            Ok(node.map(|node| PlannedChain { length: node.length.into(), facts: node.facts }))
+        })
     }
 
     /// Asks for a chunk.

@@ -224,10 +224,15 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn contains(&self, id: &BlobId) -> Result<bool> {
-        let inner = self.lock();
-        let contains = inner.places(id).and_then(|places| Ok(!places.is_empty() && !inner.is_distrusted(id)?));
-        drop(inner);
-        contains.map_err(|cause| self.unusable(cause, "read"))
+        self.reading(|index| index.contains(id))
+    }
+
+    /// The same of many blobs, in one read of the file.
+    ///
+    /// # Errors
+    /// As [`Index::contains`].
+    pub fn contains_all(&self, ids: &[BlobId]) -> Result<Vec<bool>> {
+        self.reading(|index| ids.iter().map(|id| index.contains(id)).collect())
     }
 
     /// Records that these blobs cannot be read although packs hold them: what is put again is then stored again. Storing
@@ -342,6 +347,13 @@ impl Lookups<'_> {
     /// As [`Index::places`].
     pub(super) fn places(&self, id: &BlobId) -> Result<Vec<Place>> {
         self.inner.places(id).map_err(|cause| self.index.unusable(cause, "read"))
+    }
+
+    /// As [`Index::contains`].
+    fn contains(&self, id: &BlobId) -> Result<bool> {
+        let contains =
+            self.inner.places(id).and_then(|places| Ok(!places.is_empty() && !self.inner.is_distrusted(id)?));
+        contains.map_err(|cause| self.index.unusable(cause, "read"))
     }
 
     /// As [`Index::with_prefix`].

@@ -16,7 +16,7 @@ use crate::save::sources::table_stat;
 use crate::save::walk::Found;
 
 /// What came of reading a thing.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::save) enum EntryRead {
     /// It is in the store now.
     Stored(Entry),
@@ -72,7 +72,7 @@ fn read_file(capturing: &mut Capturing<'_>, previous: Option<&mut Previous<'_>>,
         opened => opened?.or_fail(&found.absolute)?,
     };
     Ok(match file::store(capturing, source.file(), &found.absolute, found.stat.size, before)? {
-        ReadOutcome::Shrank => EntryRead::Changed,
+        ReadOutcome::Changed => EntryRead::Changed,
         ReadOutcome::Stored(stored) => {
             let capture = Capture::Plain;
             let file = FileEntry { content: stored.content, capture, sparse: stored.sparse, stats };

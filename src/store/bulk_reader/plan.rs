@@ -11,6 +11,7 @@ use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
 use crate::format::pack::{BlobKind, Encoding, Frame};
 use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::store::blob_reader::{BlobReader, Found};
+use crate::store::chain::ChainFacts;
 use crate::store::index::Lookups;
 use crate::store::staged::Span;
 
@@ -35,10 +36,8 @@ pub(super) struct Node {
     pub(super) is_base: bool,
     /// Where its payload was staged.
     pub(super) payload: Option<Span>,
-    /// Deltas on the longest way to a whole record.
-    depth: usize,
-    /// Records that it needs, shared ones counted once for each way to them.
-    records: usize,
+    /// What its chain is like.
+    pub(super) facts: ChainFacts,
 }
 
 /// How a blob is recorded.
@@ -106,6 +105,12 @@ impl Plan {
         Ok(true)
     }
 
+    /// A chunk that can be planned for, with all that it needs.
+    pub(super) fn chunk(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<Option<&Node>> {
+        let number = self.number_of(id, Some(BlobKind::Chunk), 0, source)?;
+        Ok(number.and_then(|number| self.node(number)).filter(|node| node.kind == BlobKind::Chunk))
+    }
+
     /// The number of a blob that can be planned for, with all that it needs.
     fn number_of(
         &mut self,
@@ -146,27 +151,27 @@ impl Plan {
             is_wanted: false,
             is_base: false,
             payload: None,
-            depth: 0,
-            records: 1,
+            facts: ChainFacts::whole(record.id),
         });
         let form = match &record.encoding {
             Encoding::Whole => Form::Whole,
             Encoding::Delta { id_table: true, .. } => Form::Unplanned,
             Encoding::Delta { bases, .. } => self.bases_of(bases, depth, source)?,
         };
-        let (mut deepest, mut records) = (0, 1);
-        if let Form::Delta { bases } = &form {
+        if let (Form::Delta { bases }, Encoding::Delta { step, .. }) = (&form, &record.encoding) {
+            let mut facts = Vec::with_capacity(bases.len());
             for base in bases {
                 let Some(base) = self.nodes.get_mut(*base as usize) else { continue };
                 base.is_base = true;
-                deepest = deepest.max(base.depth + 1);
-                records += base.records;
+                facts.push(base.facts);
             }
-        }
-        if let Some(node) = self.nodes.get_mut(number as usize) {
-            let within_limits = deepest <= CHAIN_DEPTH && records <= CHAIN_RECORDS;
-            (node.depth, node.records) = (deepest, records);
-            node.form = if within_limits { form } else { Form::Unplanned };
+            let facts = ChainFacts::delta(record.id, *step, &facts);
+            let within_limits = facts.depth as usize <= CHAIN_DEPTH && facts.records as usize <= CHAIN_RECORDS;
+            if let Some(node) = self.nodes.get_mut(number as usize).filter(|_| within_limits) {
+                (node.facts, node.form) = (facts, form);
+            }
+        } else if let Some(node) = self.nodes.get_mut(number as usize) {
+            node.form = form;
         }
         Ok(number)
     }

@@ -1,0 +1,75 @@
+//! A chunk that changed, between being found and being stored.
+//!
+//! Invariant: it holds no content. Thousands of them wait at a time, and the content is read again when it is needed;
+//! that it is still the same is proven by its id before anything of it is stored.
+
+use super::delta_record::OwnBase;
+use crate::chunk::delta::Run;
+use crate::id::BlobId;
+
+/// A chunk that differs from the one that stood at its place.
+pub(super) struct Changed {
+    pub(super) id: BlobId,
+    pub(super) slot: u64,
+    pub(super) against: Against,
+    /// Where it differs from its base; all of it where it has none.
+    pub(super) differences: Differences,
+    /// The number of the first of these among the needles, if they are looked for.
+    pub(super) first_needle: Option<usize>,
+}
+
+/// What a changed chunk is stored against.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Against {
+    /// Nothing: a whole record is due, or what it could build upon cannot be read.
+    Nothing,
+    /// What stood at its place, or content from elsewhere alone if nothing did.
+    Previous(Option<OwnBase>),
+}
+
+impl Changed {
+    pub(super) fn new(id: BlobId, slot: u64) -> Self {
+        Self { id, slot, against: Against::Nothing, differences: Differences::default(), first_needle: None }
+    }
+}
+
+/// Runs of one chunk in four bytes each.
+#[derive(Debug, Default)]
+pub(super) struct Differences(Box<[(u16, u16)]>);
+
+impl Differences {
+    /// Of these runs, which lie in one chunk.
+    pub(super) fn of(runs: &[Run]) -> Self {
+        // A chunk has 2^16 bytes, so the first and the last one of a run fit.
+        Self(runs.iter().map(|run| (run.start as u16, (run.end() - 1) as u16)).collect())
+    }
+
+    /// The runs.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run> {
+        let run = |&(first, last): &(u16, u16)| Run {
+            start: usize::from(first),
+            length: usize::from(last).saturating_sub(usize::from(first)) + 1,
+        };
+        self.0.iter().map(run)
+    }
+
+    /// Bytes in all runs.
+    pub(super) fn bytes(&self) -> usize {
+        self.runs().map(|run| run.length).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_come_back_as_they_were() {
+        let runs = [Run { start: 0, length: 1 }, Run { start: 700, length: 64_835 }, Run { start: 65_535, length: 1 }];
+        let differences = Differences::of(&runs);
+        assert_eq!(differences.runs().collect::<Vec<_>>(), runs);
+        assert_eq!(differences.bytes(), 64_837);
+        assert_eq!(Differences::of(&[Run { start: 0, length: 65_536 }]).bytes(), 65_536);
+        assert_eq!(Differences::default().bytes(), 0);
+    }
+}

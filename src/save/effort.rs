@@ -1,0 +1,30 @@
+//! How much time is spent to store less.
+
+use crate::chunk::compress::Thoroughness;
+use crate::store::MetadataRecords;
+
+/// How much time is spent to store less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Effort {
+    /// None: what changed is stored whole.
+    None,
+    /// Only what changed in place is found.
+    Fast,
+    /// Content that moved is looked for in what changed, where a first look finds some.
+    #[default]
+    Normal,
+    /// Content that moved is looked for in all of the previous version.
+    Max,
+}
+
+impl Effort {
+    /// How tables and list nodes are stored.
+    pub(super) fn metadata(self) -> MetadataRecords {
+        if self == Self::None { MetadataRecords::Whole } else { MetadataRecords::Deltas }
+    }
+
+    /// How hard what changed is compressed.
+    pub(super) fn thoroughness(self) -> Thoroughness {
+        if self == Self::Max { Thoroughness::Utmost } else { Thoroughness::Thorough }
+    }
+}
