@@ -1,33 +1,31 @@
 //! Getting many chunks out of the repository, in the order of packs instead of their own.
 //!
 //! First footers say which records the chunks need, chains included; then each frame that holds one of them is decoded
-//! once, on all cores; what deltas need is staged in a temporary file; last, deltas are put together from there.
+//! once, on all cores, those with deltas first. Most deltas rest on one whole record and are put together while its frame is
+//! at hand; what the others need is staged in a temporary file, from which they are put together last.
 //! Invariant: what is handed out has been hashed and is what was asked for; what this way does not lead to (damage,
 //! records that are not there, ambiguous prefixes) is left to [`BlobReader`], which tries every other way and says what is
 //! wrong. Memory: a plan of bounded size, and a frame a core.
 
+mod order;
 mod plan;
 mod splice;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::prelude::*;
-
 use super::blob_reader::{BlobReader, temporary_directory};
 use super::chain::ChainFacts;
-use super::packs;
 use super::repository::Repository;
-use super::staged::{Span, StagedBlobs};
-use crate::disk::Storage;
+use super::staged::StagedBlobs;
 use crate::error::Result;
-use crate::format::pack::{BlobKind, Frame};
-use crate::id::{BlobId, PackId};
+use crate::id::BlobId;
 
-use plan::{Form, Node, NodeNumber, Plan, Source};
-use splice::Splicer;
+use plan::{Plan, Source};
+use work::Work;
 
 /// A chunk with the length that its place in a file demands, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,13 +67,6 @@ pub struct BulkReader<'a> {
     wanted: Vec<WantedChunk>,
     staged: Arc<StagedBlobs>,
     kept: HashSet<BlobId>,
-}
-
-/// The records that are needed of one frame.
-struct FrameTask<'p> {
-    pack: PackId,
-    frame: Frame,
-    nodes: Vec<(NodeNumber, &'p Node)>,
 }
 
 impl<'a> BulkReader<'a> {
@@ -159,117 +150,10 @@ impl<'a> BulkReader<'a> {
         };
         let storage = self.repository.storage();
         let work = Work { storage, staged: &self.staged, kept: &self.kept, take: &take };
-        work.decode_frames(&mut plan)?;
-        work.put_together(&plan)?;
+        work.carry_out(&mut plan)?;
         let came_out = came_out.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut unread = std::mem::take(&mut self.unread);
         unread.extend(self.wanted.drain(..).filter(|chunk| !came_out.contains(&chunk.id)));
         Ok(unread)
     }
-}
-
-/// What all threads share while a plan is carried out.
-struct Work<'w> {
-    storage: &'w dyn Storage,
-    staged: &'w StagedBlobs,
-    kept: &'w HashSet<BlobId>,
-    take: TakeChunk<'w>,
-}
-
-impl Work<'_> {
-    /// Hands out what is recorded whole, and stages whatever deltas need.
-    fn decode_frames(&self, plan: &mut Plan) -> Result<()> {
-        let tasks = frame_tasks(plan);
-        let staged: Vec<Vec<(NodeNumber, Span)>> =
-            tasks.par_iter().map(|task| self.decode_frame(task)).collect::<Result<_>>()?;
-        for (number, span) in staged.into_iter().flatten() {
-            if let Some(node) = plan.nodes.get_mut(number as usize) {
-                node.payload = Some(span);
-            }
-        }
-        Ok(())
-    }
-
-    fn decode_frame(&self, task: &FrameTask<'_>) -> Result<Vec<(NodeNumber, Span)>> {
-        let frame = match packs::read_frame(self.storage, &task.pack, &task.frame) {
-            Ok(frame) => frame,
-            Err(cause) => {
-                tracing::debug!(%cause, "a frame cannot be read; what it holds is looked for elsewhere");
-                return Ok(Vec::new());
-            }
-        };
-        let mut needed = Vec::new();
-        for &(number, node) in &task.nodes {
-            let start = node.record.start as usize;
-            let Some(payload) = frame.get(start..start + node.record.length as usize) else { continue };
-            if matches!(node.form, Form::Whole) {
-                if node.kind.id_of(payload) != node.id {
-                    continue;
-                }
-                if node.is_wanted {
-                    (self.take)(&node.id, payload)?;
-                }
-                if !node.is_base && !self.is_worth_keeping(node) {
-                    continue;
-                }
-            }
-            needed.push((number, node));
-        }
-        Ok(self.stage_payloads(&frame, &needed))
-    }
-
-    /// Stages payloads of one frame; neighbours are written at once.
-    fn stage_payloads(&self, frame: &[u8], needed: &[(NodeNumber, &Node)]) -> Vec<(NodeNumber, Span)> {
-        let mut staged = Vec::with_capacity(needed.len());
-        for neighbours in needed.chunk_by(|(_, one), (_, next)| one.record.end() == next.record.start) {
-            let Some(((_, first), (_, last))) = neighbours.first().zip(neighbours.last()) else { continue };
-            let start = first.record.start;
-            let bytes = frame.get(start as usize..last.record.end() as usize);
-            let Some(all) = bytes.and_then(|bytes| self.staged.put(bytes)) else { continue };
-            for (number, node) in neighbours {
-                let Some(span) = all.part(node.record.start - start, node.record.length) else { continue };
-                staged.push((*number, span));
-                if matches!(node.form, Form::Whole) && self.kept.contains(&node.id) {
-                    self.staged.keep_span(node.id, span);
-                }
-            }
-        }
-        staged
-    }
-
-    /// Whether a chunk recorded whole is read again, and there is room to spare the decoding of its frame then.
-    fn is_worth_keeping(&self, node: &Node) -> bool {
-        self.kept.contains(&node.id) && self.staged.has_room_to_spare()
-    }
-
-    /// Hands out what is recorded as deltas.
-    fn put_together(&self, plan: &Plan) -> Result<()> {
-        let is_delta = |node: &Node| node.is_wanted && matches!(node.form, Form::Delta { .. });
-        plan.nodes.par_iter().enumerate().filter(|(_, node)| is_delta(node)).try_for_each(|(number, node)| {
-            let spliced = Splicer::new(plan, self.staged).blob(number as NodeNumber);
-            if let Some(bytes) = spliced.filter(|bytes| BlobKind::Chunk.id_of(bytes) == node.id) {
-                if self.kept.contains(&node.id) {
-                    self.staged.keep(node.id, &bytes);
-                }
-                (self.take)(&node.id, &bytes)?;
-            }
-            Ok(())
-        })
-    }
-}
-
-/// The planned records by frames, in the order of packs.
-fn frame_tasks(plan: &Plan) -> Vec<FrameTask<'_>> {
-    let planned = (0..).zip(&plan.nodes).filter(|(_, node)| !matches!(node.form, Form::Unplanned));
-    let mut nodes: Vec<(NodeNumber, &Node)> = planned.collect();
-    nodes.sort_by_key(|(_, node)| (node.record.pack, node.record.frame.offset, node.record.start));
-    let mut tasks: Vec<FrameTask<'_>> = Vec::new();
-    for (number, node) in nodes {
-        let (pack, frame) = (node.record.pack, node.record.frame);
-        match tasks.last_mut().filter(|task| (task.pack, task.frame) == (pack, frame)) {
-            Some(task) => task.nodes.push((number, node)),
-            None => tasks.push(FrameTask { pack, frame, nodes: vec![(number, node)] }),
-        }
-    }
-    tasks
 }

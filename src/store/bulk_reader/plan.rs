@@ -32,8 +32,8 @@ pub(super) struct Node {
     pub(super) form: Form,
     /// Whether it was asked for itself.
     pub(super) is_wanted: bool,
-    /// Whether a delta needs it.
-    pub(super) is_base: bool,
+    /// The whole record that it needs, if it needs no other: for a whole one itself.
+    pub(super) rests_on: Option<NodeNumber>,
     /// Where its payload was staged.
     pub(super) payload: Option<Span>,
     /// What its chain is like.
@@ -149,7 +149,7 @@ impl Plan {
             },
             form: Form::Unplanned,
             is_wanted: false,
-            is_base: false,
+            rests_on: matches!(record.encoding, Encoding::Whole).then_some(number),
             payload: None,
             facts: ChainFacts::whole(record.id),
         });
@@ -159,16 +159,14 @@ impl Plan {
             Encoding::Delta { bases, .. } => self.bases_of(bases, depth, source)?,
         };
         if let (Form::Delta { bases }, Encoding::Delta { step, .. }) = (&form, &record.encoding) {
-            let mut facts = Vec::with_capacity(bases.len());
-            for base in bases {
-                let Some(base) = self.nodes.get_mut(*base as usize) else { continue };
-                base.is_base = true;
-                facts.push(base.facts);
-            }
+            let bases = || bases.iter().filter_map(|base| self.node(*base));
+            let facts: Vec<_> = bases().map(|base| base.facts).collect();
+            let root = bases().next().and_then(|base| base.rests_on);
+            let rests_on = root.filter(|_| bases().all(|base| base.rests_on == root));
             let facts = ChainFacts::delta(record.id, *step, &facts);
             let within_limits = facts.depth as usize <= CHAIN_DEPTH && facts.records as usize <= CHAIN_RECORDS;
             if let Some(node) = self.nodes.get_mut(number as usize).filter(|_| within_limits) {
-                (node.facts, node.form) = (facts, form);
+                (node.facts, node.rests_on, node.form) = (facts, rests_on, form);
             }
         } else if let Some(node) = self.nodes.get_mut(number as usize) {
             node.form = form;

@@ -19,6 +19,8 @@ const MOST_OPEN: usize = 192;
 pub(super) struct Splicer<'p> {
     plan: &'p Plan,
     staged: &'p StagedBlobs,
+    /// The bytes of a whole record that need not be staged.
+    at_hand: Option<(NodeNumber, &'p [u8])>,
     open: HashMap<NodeNumber, Open>,
 }
 
@@ -37,7 +39,12 @@ struct OpenDelta {
 
 impl<'p> Splicer<'p> {
     pub(super) fn new(plan: &'p Plan, staged: &'p StagedBlobs) -> Self {
-        Self { plan, staged, open: HashMap::new() }
+        Self { plan, staged, at_hand: None, open: HashMap::new() }
+    }
+
+    /// One that has a whole record before it.
+    pub(super) fn with_at_hand(plan: &'p Plan, staged: &'p StagedBlobs, number: NodeNumber, bytes: &'p [u8]) -> Self {
+        Self { at_hand: Some((number, bytes)), ..Self::new(plan, staged) }
     }
 
     /// The bytes of a blob, as its records have them.
@@ -84,6 +91,10 @@ impl<'p> Splicer<'p> {
     }
 
     fn fill_from_whole(&mut self, number: NodeNumber, start: usize, bytes: &mut [u8]) -> Option<()> {
+        if let Some((_, whole)) = self.at_hand.filter(|(at_hand, _)| *at_hand == number) {
+            bytes.copy_from_slice(whole.get(start..start.checked_add(bytes.len())?)?);
+            return Some(());
+        }
         let span = self.plan.node(number)?.payload?;
         let whole = match self.open.get(&number) {
             Some(Open::Whole(whole)) => Rc::clone(whole),

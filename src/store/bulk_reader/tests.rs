@@ -11,8 +11,9 @@ use super::*;
 use crate::format::compression::Codec;
 use crate::format::delta::{self, Instruction};
 use crate::format::limits::CHAIN_DEPTH;
-use crate::format::pack::{self, Encoding, Footer, Record, Step};
-use crate::store::{LockWait, layout};
+use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
+use crate::id::PackId;
+use crate::store::{LockWait, layout, packs};
 
 const WAIT: LockWait = LockWait(Duration::from_secs(2));
 
@@ -173,6 +174,39 @@ fn only_what_must_be_rebuilt_is_staged() {
     assert_eq!(*handed_out.lock().unwrap(), 1);
     assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[0].0), BlobKind::Chunk), None);
     assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[1].0), BlobKind::Chunk).unwrap(), records[1].0);
+}
+
+#[test]
+fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
+    use super::order::{Order, Round};
+
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (noise(1, 3000), noise(2, 3000));
+    let (alone, on_top) = (successor(&one, 7), successor(&successor(&one, 7).0, 8));
+    let content = [&one[..1000], &two[..1000]].concat();
+    let copy = |base| Instruction::CopyFrom { length: 1000, base, offset: 0 };
+    let both = (content, Some((vec![one.clone(), two.clone()], vec![copy(0), copy(1)])));
+    let records = [whole(&one), whole(&two), alone, on_top.clone(), both.clone()];
+    let repository = repository(directory.path(), &records);
+    let order_for = |asked: &[&Handmade]| {
+        let mut bulk = BulkReader::new(&repository);
+        for (content, _) in asked {
+            bulk.want(wanted(content)).unwrap();
+        }
+        let order = Order::of(&bulk.plan);
+        let staged = |content: &[u8]| {
+            let numbered = (0..).zip(&bulk.plan.nodes);
+            let found = numbered.into_iter().find(|(_, node)| node.id == BlobId::of_chunk(content));
+            found.is_some_and(|(number, node)| order.is_staged(number, node))
+        };
+        let staged = records.each_ref().map(|(content, _)| staged(content));
+        let frames = [Round::First, Round::Second].map(|round| order.tasks(&bulk.plan, round).len());
+        (staged, frames)
+    };
+    assert_eq!(order_for(&[&on_top]), ([false, false, true, true, false], [2, 1]));
+    assert_eq!(order_for(&[&both]), ([true, true, false, false, true], [1, 2]));
+    assert_eq!(order_for(&[&on_top, &both]), ([true, true, true, true, true], [3, 2]));
+    assert_eq!(order_for(&[&records[0]]), ([false; 5], [0, 1]), "handed out, and that is all");
 }
 
 #[test]

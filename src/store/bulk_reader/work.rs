@@ -1,0 +1,114 @@
+//! Carrying out a plan: decoding its frames on all cores, and handing out what was wanted.
+//!
+//! Invariant: what is handed out has been hashed. What is merely a base has not: the hash of what is built on it proves both.
+
+use std::collections::HashSet;
+
+use rayon::prelude::*;
+
+use super::TakeChunk;
+use super::order::{FrameTask, Order, Round};
+use super::plan::{Form, Node, NodeNumber, Plan};
+use super::splice::Splicer;
+use crate::disk::Storage;
+use crate::error::Result;
+use crate::format::pack::BlobKind;
+use crate::id::BlobId;
+use crate::store::packs;
+use crate::store::staged::{Span, StagedBlobs};
+
+/// What all threads share while a plan is carried out.
+pub(super) struct Work<'w> {
+    pub(super) storage: &'w dyn Storage,
+    pub(super) staged: &'w StagedBlobs,
+    pub(super) kept: &'w HashSet<BlobId>,
+    pub(super) take: TakeChunk<'w>,
+}
+
+impl Work<'_> {
+    /// Hands out all that is wanted and can be had.
+    pub(super) fn carry_out(&self, plan: &mut Plan) -> Result<()> {
+        let order = Order::of(plan);
+        for round in [Round::First, Round::Second] {
+            let tasks = order.tasks(plan, round);
+            let staged: Vec<Vec<(NodeNumber, Span)>> =
+                tasks.par_iter().map(|task| self.decode_frame(task, plan, &order)).collect::<Result<_>>()?;
+            for (number, span) in staged.into_iter().flatten() {
+                if let Some(node) = plan.nodes.get_mut(number as usize) {
+                    node.payload = Some(span);
+                }
+            }
+        }
+        let last = plan.nodes.par_iter().enumerate().map(|(number, node)| (number as NodeNumber, node));
+        last.filter(|&(number, node)| node.is_wanted && order.is_last(number, node))
+            .try_for_each(|(number, node)| self.hand_out(node, Splicer::new(plan, self.staged).blob(number)))
+    }
+
+    /// Hands out what rests on the records of a frame, and stages what others need of it.
+    fn decode_frame(&self, task: &FrameTask<'_>, plan: &Plan, order: &Order) -> Result<Vec<(NodeNumber, Span)>> {
+        let frame = match packs::read_frame(self.storage, &task.pack, &task.frame) {
+            Ok(frame) => frame,
+            Err(cause) => {
+                tracing::debug!(%cause, "a frame cannot be read; what it holds is looked for elsewhere");
+                return Ok(Vec::new());
+            }
+        };
+        let mut needed = Vec::new();
+        for &(number, node) in &task.nodes {
+            let start = node.record.start as usize;
+            let Some(payload) = frame.get(start..start + node.record.length as usize) else { continue };
+            let mut is_needed = order.is_staged(number, node);
+            if matches!(node.form, Form::Whole) {
+                if node.is_wanted {
+                    if node.kind.id_of(payload) != node.id {
+                        continue;
+                    }
+                    (self.take)(&node.id, payload)?;
+                    is_needed |= self.is_worth_keeping(node);
+                }
+                for &resting in order.resting_on(number) {
+                    let Some(delta) = plan.node(resting) else { continue };
+                    let spliced = Splicer::with_at_hand(plan, self.staged, number, payload).blob(resting);
+                    self.hand_out(delta, spliced)?;
+                }
+            }
+            if is_needed {
+                needed.push((number, node));
+            }
+        }
+        Ok(self.stage_payloads(&frame, &needed))
+    }
+
+    /// Hands out a chunk that is recorded as a delta, if it came out right.
+    fn hand_out(&self, node: &Node, bytes: Option<Vec<u8>>) -> Result<()> {
+        let Some(bytes) = bytes.filter(|bytes| BlobKind::Chunk.id_of(bytes) == node.id) else { return Ok(()) };
+        if self.kept.contains(&node.id) {
+            self.staged.keep(node.id, &bytes);
+        }
+        (self.take)(&node.id, &bytes)
+    }
+
+    /// Stages payloads of one frame; neighbours are written at once.
+    fn stage_payloads(&self, frame: &[u8], needed: &[(NodeNumber, &Node)]) -> Vec<(NodeNumber, Span)> {
+        let mut staged = Vec::with_capacity(needed.len());
+        for neighbours in needed.chunk_by(|(_, one), (_, next)| one.record.end() == next.record.start) {
+            let Some(((_, first), (_, last))) = neighbours.first().zip(neighbours.last()) else { continue };
+            let start = first.record.start;
+            let bytes = frame.get(start as usize..last.record.end() as usize);
+            let Some(all) = bytes.and_then(|bytes| self.staged.put(bytes)) else { continue };
+            for (number, node) in neighbours {
+                let Some(span) = all.part(node.record.start - start, node.record.length) else { continue };
+                staged.push((*number, span));
+                if matches!(node.form, Form::Whole) && self.kept.contains(&node.id) {
+                    self.staged.keep_span(node.id, span);
+                }
+            }
+        }
+        staged
+    }
+
+    /// Whether a chunk recorded whole is read again, and there is room to spare the decoding of its frame then.
+    fn is_worth_keeping(&self, node: &Node) -> bool {
+        self.kept.contains(&node.id) && self.staged.has_room_to_spare()
+    }
+}
