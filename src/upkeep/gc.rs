@@ -2,8 +2,9 @@
 //!
 //! Invariants: a pack is removed only when every blob that a snapshot reaches has been given a record in a pack that
 //! stays, with records for all bases that it needs and without a cycle (format-spec.md §18.3); what packs hold is taken
-//! from their footers alone; a pack whose footer cannot be read is never touched. Where a second copy is what makes a
-//! pack superfluous, that copy has been read and hashed first. A doubt costs space, never data: the pack stays.
+//! from their footers alone; a pack whose footer cannot be read is never touched, nor is any other one as long as it may
+//! hold the bases of what is in there. Where a second copy is what makes a pack superfluous, that copy has been read and
+//! hashed first. A doubt costs space, never data: the pack stays.
 //! The story, which `upkeep::cleanup` tells with its locks: begin, mark, plan (choose records, decide fates, find new
 //! bases), rewrite, settle (the proof), sweep.
 
@@ -111,8 +112,21 @@ impl Collection {
                 "snapshots need blobs that no readable pack holds; `vecsnap validate` names the files"
             );
         }
+        if self.keep_what_may_be_needed()? {
+            return Ok(());
+        }
         self.catalogue.plan_rewrites()?;
         self.prove_second_copies(repository, progress)
+    }
+
+    /// A blob without a record may have one in a pack that cannot be read now, as a delta on bases that nothing else needs:
+    /// then every pack stays. Returns whether that is so.
+    fn keep_what_may_be_needed(&self) -> Result<bool> {
+        let in_doubt = !self.unreadable.is_empty() && self.catalogue.lost()? > 0;
+        if in_doubt {
+            self.catalogue.keep_all()?;
+        }
+        Ok(in_doubt)
     }
 
     /// Bytes that carrying the plan out frees, as far as can be told without doing it.
@@ -186,7 +200,7 @@ impl Collection {
         loop {
             self.catalogue.choose()?;
             if self.catalogue.pardon()? == 0 {
-                return Ok(());
+                return self.keep_what_may_be_needed().map(|_| ());
             }
         }
     }

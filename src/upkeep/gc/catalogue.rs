@@ -183,6 +183,11 @@ impl Catalogue {
             .map_err(failed("write"))
     }
 
+    /// Lets every pack stay.
+    pub(super) fn keep_all(&self) -> Result<()> {
+        self.execute("UPDATE packs SET fate = 0")
+    }
+
     /// Calls `take` with each blob that survives in a pack that stays, without being stored anew, while a pack that is to
     /// go holds it too.
     pub(super) fn each_superseded(&self, mut take: impl FnMut(Superseded) -> Result<()>) -> Result<()> {
