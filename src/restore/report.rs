@@ -29,7 +29,9 @@ impl From<sqlite::Verdict> for Integrity {
         match verdict {
             sqlite::Verdict::Ok => Self::Ok,
             sqlite::Verdict::Unknown(cause) => Self::Unknown(cause),
-            sqlite::Verdict::Failed(cause) | sqlite::Verdict::OpenFailed(cause) => Self::Failed(cause),
+            sqlite::Verdict::Failed(cause)
+            | sqlite::Verdict::OpenFailed(cause)
+            | sqlite::Verdict::Unreadable(cause) => Self::Failed(cause),
         }
     }
 }

@@ -24,7 +24,7 @@ pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
     let verdict = match sqlite::integrity_check(path) {
         sqlite::Verdict::Ok => Verdict::Ok,
         sqlite::Verdict::Failed(cause) => Verdict::Failed(cause),
-        sqlite::Verdict::Unknown(cause) => Verdict::Unknown(cause),
+        sqlite::Verdict::Unknown(cause) | sqlite::Verdict::Unreadable(cause) => Verdict::Unknown(cause),
         sqlite::Verdict::OpenFailed(cause) => Verdict::OpenFailed(cause),
     };
     if !matches!(verdict, Verdict::Unknown(_) | Verdict::Unchecked)
@@ -71,5 +71,18 @@ pub fn keep_on_json(index: &Index, content: &Content, verdict: &JsonVerdict) {
     };
     if let Err(cause) = index.record_verdict(Question::Json, content, &verdict) {
         tracing::debug!(%cause, "a verdict could not be kept");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_has_no_verdict() {
+        let index = Index::open_private().unwrap();
+        let verdict = check_image(&index, &Content::EMPTY, Path::new("/nowhere/image"));
+        assert!(matches!(&verdict, Verdict::Unknown(_)), "{verdict:?}");
+        assert_eq!(kept(&index, &Content::EMPTY, Recheck::IfUnknown), None);
     }
 }

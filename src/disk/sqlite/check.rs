@@ -9,6 +9,7 @@ use std::path::Path;
 use rusqlite::{Connection, ErrorCode};
 
 use super::connection::{Access, check_length, open};
+use crate::error::Error;
 
 /// How many findings are reported at most.
 const FINDINGS: usize = 5;
@@ -27,21 +28,21 @@ pub enum Verdict {
     Unknown(String),
     /// The file cannot be opened as a database at all; why.
     OpenFailed(String),
+    /// The system did not let the file be read, which tells nothing of its bytes; why.
+    Unreadable(String),
 }
+
+/// How findings begin, behind the place in the database, that are errors of reading rather than damage.
+const NOT_READ: [&str; 2] = ["failed to get page", "unable to get the page. error code=10"];
 
 /// Checks a database that no process uses: an image, or a restored file. Opened as immutable, so that no lock is taken and
 /// no sidecar appears or is looked at. Memory: about 16 MiB of cache.
 pub fn integrity_check(path: &Path) -> Verdict {
-    if let Err(error) = check_length(path) {
-        return Verdict::OpenFailed(error.to_string());
-    }
-    match std::path::absolute(path)
-        .map_err(|error| error.to_string())
-        .and_then(|path| open(&path, Access::Immutable).map_err(|error| error.to_string()))
-    {
-        Ok(connection) => check(&connection).unwrap_or_else(verdict_of_error),
-        Err(cause) => Verdict::OpenFailed(cause),
-    }
+    let opened = std::path::absolute(path).map_err(Error::io("resolve", path)).and_then(|path| {
+        check_length(&path)?;
+        Ok(open(&path, Access::Immutable).and_then(|connection| check(&connection)).unwrap_or_else(verdict_of_error))
+    });
+    opened.unwrap_or_else(|error| Verdict::Unreadable(error.to_string()))
 }
 
 fn check(connection: &Connection) -> rusqlite::Result<Verdict> {
@@ -55,18 +56,24 @@ fn check(connection: &Connection) -> rusqlite::Result<Verdict> {
         return Ok(Verdict::Ok);
     }
     let all_unchecked = findings.iter().all(|finding| finding.starts_with(NOT_CHECKED));
+    let not_read = findings.iter().any(|finding| NOT_READ.iter().any(|text| finding.contains(text)));
     findings.truncate(FINDINGS);
     let text = findings.join("; ");
-    Ok(if all_unchecked { Verdict::Unknown(text) } else { Verdict::Failed(text) })
+    Ok(match (not_read, all_unchecked) {
+        (true, _) => Verdict::Unreadable(text),
+        (_, true) => Verdict::Unknown(text),
+        _ => Verdict::Failed(text),
+    })
 }
 
 fn verdict_of_error(error: rusqlite::Error) -> Verdict {
     let text = error.to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt) => Verdict::Failed(text),
-        Some(
-            ErrorCode::NotADatabase | ErrorCode::CannotOpen | ErrorCode::SystemIoFailure | ErrorCode::PermissionDenied,
-        ) => Verdict::OpenFailed(text),
+        Some(ErrorCode::NotADatabase) => Verdict::OpenFailed(text),
+        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure | ErrorCode::PermissionDenied) => {
+            Verdict::Unreadable(text)
+        }
         _ => Verdict::Unknown(text),
     }
 }
@@ -126,6 +133,6 @@ mod tests {
         assert!(matches!(integrity_check(&path), Verdict::Failed(_)));
         fs::write(&path, [0x55; 4096]).unwrap();
         assert!(matches!(integrity_check(&path), Verdict::OpenFailed(_)));
-        assert!(matches!(integrity_check(&root.path().join("none")), Verdict::OpenFailed(_)));
+        assert!(matches!(integrity_check(&root.path().join("none")), Verdict::Unreadable(_)));
     }
 }

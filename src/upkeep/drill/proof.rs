@@ -194,7 +194,7 @@ fn database_fault(path: &Path, name: &str) -> Option<String> {
     match sqlite::integrity_check(path) {
         Verdict::Ok => None,
         Verdict::Failed(cause) => Some(format!("db_integrity_check_failed: {name}: {cause}")),
-        Verdict::OpenFailed(cause) => Some(format!("db_open_failed: {name}: {cause}")),
+        Verdict::OpenFailed(cause) | Verdict::Unreadable(cause) => Some(format!("db_open_failed: {name}: {cause}")),
         Verdict::Unknown(cause) => {
             tracing::warn!(path = name, %cause, "db_integrity_unknown: the integrity check could not run");
             None
