@@ -121,11 +121,12 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
 
     let way_back = keep_present_state(repository, &job, options, &plans, progress)?;
     let _locks = guard::lock_out(&job, &plans, options.others)?;
-    publish_intent(repository, &job, way_back)?;
-    let plans = fold(repository, &job, options, plans, progress)?;
-    let applied =
-        overwrite(repository, &job, options, &plans, staged, progress).map_err(|error| unfinished(error, way_back))?;
-    intents::clear(repository)?;
+    let plans = publish_intent(repository, &job, way_back)
+        .and_then(|()| fold(repository, &job, options, plans, progress))
+        .map_err(|error| withdrawn(repository, &job, error, way_back))?;
+    let applied = overwrite(repository, &job, options, &plans, staged, progress)
+        .and_then(|applied| intents::clear(repository).map(|()| applied))
+        .map_err(|error| unfinished(error, way_back))?;
 
     let integrity = check_database(&job, &plans, progress);
     let report = RestoreReport {
@@ -298,7 +299,7 @@ fn publish_intent(repository: &Repository, job: &Job, way_back: Option<Stamp>) -
 }
 
 /// Lets SQLite bring what lies beside the databases into them; where there was something, the target is looked at anew.
-/// That loses nothing, so if it fails the targets are as whole as before, and no intent of this run need stand.
+/// That loses nothing: if it fails, the targets are as whole as before.
 fn fold(
     repository: &Repository,
     job: &Job,
@@ -314,11 +315,15 @@ fn fold(
         }
         _ => Ok(plan),
     });
-    let folded: Result<Vec<Plan>> = folded.collect();
-    if folded.is_err() && job.pending.is_none() {
-        intents::clear(repository)?;
+    folded.collect()
+}
+
+/// An error before the first write: no intent of this run need stand, and if one does, the ways on are told.
+fn withdrawn(repository: &Repository, job: &Job, error: Error, way_back: Option<Stamp>) -> Error {
+    if job.pending.is_none() && intents::clear(repository).is_ok() {
+        return error;
     }
-    folded
+    unfinished(error, way_back)
 }
 
 /// Writes all targets; afterwards they are whole and durable.
