@@ -3,6 +3,7 @@
 //! <https://www.sqlite.org/fileformat2.html#the_database_header>: 16 bytes of magic; byte 19 is 2 if the database is in WAL
 //! mode. SQLite itself would take an empty file for an empty database and delete the WAL beside it.
 
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -45,10 +46,12 @@ pub fn sniff(path: &Path) -> Result<Sniffed> {
     let mut start = Vec::new();
     let mut buffer = [0; READ_VERSION + 1];
     while start.len() < buffer.len() {
-        let read = file.file().read_at(&mut buffer, start.len() as u64).map_err(Error::io("read", path))?;
-        if read == 0 {
-            break;
-        }
+        let read = match file.file().read_at(&mut buffer, start.len() as u64) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Error::io("read", path)(error)),
+        };
         start.extend(buffer.iter().take(read.min(buffer.len() - start.len())));
     }
     Ok(match start.get(READ_VERSION) {
