@@ -63,6 +63,9 @@ pub struct Index {
     path: Option<PathBuf>,
 }
 
+/// What messages call an index without a file of its own.
+const PRIVATE: &str = "(temporary index)";
+
 #[derive(Debug)]
 struct Inner {
     connection: Connection,
@@ -93,7 +96,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if no temporary file can be made.
     pub fn open_private() -> Result<Self> {
-        let named = Path::new("(temporary index)");
+        let named = Path::new(PRIVATE);
         let connection = Connection::open("").map_err(Error::sqlite("create", named))?;
         prepare(&connection).map_err(Error::sqlite("create", named))?;
         Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: None })
@@ -126,12 +129,12 @@ impl Index {
     /// [`Error::Sqlite`] if the index cannot be read; the caller begins a new one.
     pub fn reconcile(&self, existing: &[PackFile]) -> Result<Vec<PackFile>> {
         let mut inner = self.lock();
-        let known = inner.known_packs().map_err(failed("read"))?;
+        let known = inner.known_packs().map_err(self.failed("read"))?;
         let adopted = |pack: &PackFile| known.get(&key_of(&pack.id)) == Some(pack);
         let present = existing.iter().filter(|pack| adopted(pack)).count();
         if present < known.len() {
             // A pack is gone: what was whole may not be so any more.
-            inner.connection.execute("DELETE FROM whole", []).map_err(failed("write"))?;
+            inner.connection.execute("DELETE FROM whole", []).map_err(self.failed("write"))?;
         }
         inner.packs = existing.iter().filter(|pack| adopted(pack)).map(|pack| (key_of(&pack.id), *pack)).collect();
         Ok(existing.iter().filter(|pack| !adopted(pack)).copied().collect())
@@ -155,7 +158,7 @@ impl Index {
     pub fn adopt_new(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
         self.adopt(pack, footer)?;
         let mut inner = self.lock();
-        inner.trust(footer).map_err(failed("write"))
+        inner.trust(footer).map_err(self.failed("write"))
     }
 
     /// Adds the rows of many packs. `footer_of` may be asked several times for each; it returns `None` for a pack that
@@ -207,7 +210,7 @@ impl Index {
         for pack in packs {
             inner.packs.remove(&key_of(pack));
         }
-        inner.delete(packs).map_err(failed("write"))
+        inner.delete(packs).map_err(self.failed("write"))
     }
 
     /// The places of a blob in packs that exist.
@@ -242,7 +245,7 @@ impl Index {
     /// [`Error::Sqlite`] if it cannot be written; the blobs then count as there until they are met again.
     pub fn distrust(&self, blobs: &[BlobPrefix]) -> Result<()> {
         let mut inner = self.lock();
-        inner.distrust(blobs).map_err(failed("write"))
+        inner.distrust(blobs).map_err(self.failed("write"))
     }
 
     /// The ids that begin with `prefix`, at most `limit`.
@@ -281,7 +284,11 @@ impl Index {
     pub fn mark_whole(&self, content: &Content) -> Result<()> {
         let key = codec::encode(content).map_err(|fault| Error::Failed(format!("a content: {fault}")))?;
         let inner = self.lock();
-        inner.connection.execute("INSERT OR IGNORE INTO whole VALUES(?)", [key]).map(|_| ()).map_err(failed("write"))
+        inner
+            .connection
+            .execute("INSERT OR IGNORE INTO whole VALUES(?)", [key])
+            .map(|_| ())
+            .map_err(self.failed("write"))
     }
 
     /// The recorded verdict on this content.
@@ -305,7 +312,7 @@ impl Index {
             .connection
             .execute("INSERT OR REPLACE INTO verdicts VALUES(?, ?)", params![key, value])
             .map(|_| ())
-            .map_err(failed("write"))
+            .map_err(self.failed("write"))
     }
 
     /// The packs that exist and are indexed.
@@ -328,8 +335,13 @@ impl Index {
                 "the index {} was damaged and has been removed; the next command builds it anew from the packs (run the command again if this one failed)",
                 path.display()
             )),
-            _ => failed(action)(cause),
+            _ => self.failed(action)(cause),
         }
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+        let path = self.path.clone().unwrap_or_else(|| PathBuf::from(PRIVATE));
+        move |source| Error::Sqlite { action, path: path.clone(), source }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -451,8 +463,4 @@ impl Inner {
         let rows = query.query_map(params![low, high, limit as i64], |row| Ok(BlobId::from_bytes(row.get(0)?)))?;
         rows.collect()
     }
-}
-
-fn failed(action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
-    move |source| Error::Sqlite { action, path: PathBuf::from("index.sqlite"), source }
 }

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::super::durable::FILE_MODE;
 use super::connection::{Access, Database, check_length, open};
@@ -186,6 +186,8 @@ fn copy(source: &Connection, path: &Path, image: &Path, deadline: Instant) -> Re
     let trouble = |error: rusqlite::Error| match error.sqlite_error_code() {
         // The image is what finds no room, not the source.
         Some(ErrorCode::DiskFull) => Error::io("write", image)(ErrorKind::StorageFull.into()).into(),
+        // Nor is the source ever written.
+        _ if is_of_writing(&error) => Error::sqlite("write", image)(error).into(),
         _ => SourceTrouble::of(error, "copy", path),
     };
     let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(image);
@@ -210,6 +212,11 @@ fn copy(source: &Connection, path: &Path, image: &Path, deadline: Instant) -> Re
     let page_size = destination.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(trouble)?;
     destination.close().map_err(|(_, error)| Error::sqlite("finish", image)(error))?;
     Ok((page_size, pages))
+}
+
+fn is_of_writing(error: &rusqlite::Error) -> bool {
+    let writing = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_TRUNCATE, ffi::SQLITE_IOERR_FSYNC];
+    error.sqlite_error().is_some_and(|error| writing.contains(&error.extended_code))
 }
 
 fn journal_mode(connection: &Connection) -> rusqlite::Result<HeaderMode> {

@@ -152,3 +152,13 @@ fn of_many_packs_those_that_can_be_read_are_adopted() {
     assert!(index.contains(&BlobId::of_chunk(&[3])).unwrap() && !index.contains(&BlobId::of_chunk(&[2])).unwrap());
     assert!(index.adopt_all(&all, |_| Err(Error::Failed("gone".into()))).is_err());
 }
+
+#[test]
+fn an_index_that_cannot_be_read_is_named_with_its_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    let index = Index::open(&path).unwrap();
+    Connection::open(&path).unwrap().execute_batch("DROP TABLE blobs").unwrap();
+    let error = index.places(&BlobId::of_chunk(b"a")).unwrap_err().to_string();
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+}
