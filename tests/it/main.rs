@@ -52,6 +52,10 @@ mod drill;
 mod stats;
 mod status;
 
+// Attacks on the real binary.
+mod errors;
+mod kills;
+
 // What goes wrong.
 mod bad_input;
 mod damaged_bases;

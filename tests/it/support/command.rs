@@ -4,9 +4,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::mount::Mounts;
+use super::tracer::{self, Aim, Call, Traced};
 
 /// No call of a test takes this long; one that does hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,9 +56,18 @@ impl Vecsnap {
         if fs::metadata("/proc/self").unwrap().uid() != 0 {
             return self;
         }
-        let mut call = Self::of(assert_cmd::Command::new("setpriv"));
-        let bound = "--bounding-set=-dac_override,-dac_read_search";
-        call.command.arg(bound).arg(binary()).args(self.command.get_args());
+        self.run_by(&["setpriv", "--bounding-set=-dac_override,-dac_read_search"])
+    }
+
+    /// The same call in a namespace.
+    pub fn within(self, mounts: &Mounts) -> Self {
+        self.run_by(mounts.enter())
+    }
+
+    /// The same call, begun by another program.
+    fn run_by(self, program: &[impl AsRef<OsStr>]) -> Self {
+        let mut call = Self::of(assert_cmd::Command::new(&program[0]));
+        call.command.args(&program[1..]).arg(binary()).args(self.command.get_args());
         call.command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         Self { line: self.line, ..call }
     }
@@ -88,6 +101,20 @@ impl Vecsnap {
             stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
             stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
         }
+    }
+
+    /// Runs the call and strikes at one of its system calls.
+    pub fn traced(self, aim: &Aim<'_>) -> (Outcome, Vec<Call>) {
+        let mut command = Command::new(self.command.get_program());
+        command.args(self.command.get_args());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let Traced { calls, code, stdout, stderr } = tracer::run(&command, aim);
+        (Outcome { line: self.line, code, stdout, stderr }, calls)
     }
 
     /// Runs a call that must succeed, and returns its document.

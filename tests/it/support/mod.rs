@@ -9,7 +9,11 @@ pub mod mount;
 pub mod noise;
 pub mod packs;
 pub mod runtime;
+pub mod seed;
 mod selftest;
+pub mod stage;
+pub mod syscalls;
+pub mod tracer;
 pub mod tree_state;
 pub mod vector_store;
 

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::mount::Mounts;
 use super::{TreeState, Vecsnap, VectorStore, tree_state};
 
 /// How the database of the runtime is journalled.
@@ -19,6 +21,8 @@ pub enum Journal {
 /// Database, registry, vector store and (once there is a snapshot) repository.
 pub struct Runtime {
     directory: TempDir,
+    /// Where commands run, if not where the tests do.
+    mounts: Option<Mounts>,
 }
 
 impl Runtime {
@@ -38,11 +42,54 @@ impl Runtime {
 
     /// Only the directory.
     pub fn bare() -> Self {
-        Self { directory: TempDir::with_prefix("vecsnap-it-").unwrap() }
+        Self { directory: TempDir::with_prefix("vecsnap-it-").unwrap(), mounts: None }
+    }
+
+    /// Only the directory, in memory where there is such a place: for thousands of runs that need no medium.
+    pub fn bare_in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let place = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+        Self { directory: TempDir::with_prefix_in("vecsnap-it-", place).unwrap(), mounts: None }
+    }
+
+    /// Copies everything that there is, to come back to it.
+    pub fn save(&self) -> Saved {
+        let saved = Saved(Self::bare_in_memory());
+        copy_all(self.path(), saved.0.path());
+        saved
+    }
+
+    /// Brings everything back to how it was.
+    pub fn go_back(&self, saved: &Saved) {
+        for entry in fs::read_dir(self.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+        }
+        copy_all(saved.0.path(), self.path());
     }
 
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// From now on commands run in this namespace, and [`Runtime::seen`] looks into it.
+    pub fn enter(&mut self, mounts: Mounts) {
+        self.mounts = Some(mounts);
+    }
+
+    /// The namespace, which must have been entered.
+    pub fn mounts(&self) -> &Mounts {
+        self.mounts.as_ref().unwrap()
+    }
+
+    /// Goes back to where the tests run.
+    pub fn leave(&mut self) {
+        self.mounts = None;
+    }
+
+    /// A path of the runtime, as it looks where commands run.
+    pub fn seen(&self, path: &Path) -> PathBuf {
+        self.mounts.as_ref().map_or_else(|| path.to_path_buf(), |mounts| mounts.seen(path))
     }
 
     pub fn data(&self) -> PathBuf {
@@ -72,7 +119,7 @@ impl Runtime {
 
     /// The names under `snapshots/`, ascending.
     pub fn snapshots(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(self.repo().join("snapshots")) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(self.seen(&self.repo().join("snapshots"))) else { return Vec::new() };
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -133,11 +180,13 @@ impl Runtime {
 
     /// Everything that a restore brings back, SQLite files told by their rows.
     pub fn live_state(&self) -> TreeState {
-        let mut state = TreeState::logical(&self.data());
-        state.0.extend(TreeState::logical(&self.path().join("config")).0.into_iter().map(|(name, item)| {
-            let name = Path::new("../config").join(name);
-            (name, item)
-        }));
+        let mut state = TreeState::logical(&self.seen(&self.data()));
+        state.0.extend(TreeState::logical(&self.seen(&self.path().join("config"))).0.into_iter().map(
+            |(name, item)| {
+                let name = Path::new("../config").join(name);
+                (name, item)
+            },
+        ));
         // Not part of any source.
         for outside in ["", "db", "../config/"] {
             state.0.remove(Path::new(outside));
@@ -147,11 +196,15 @@ impl Runtime {
 
     /// A call of the binary with all places given.
     pub fn vecsnap(&self, arguments: &[&str]) -> Vecsnap {
-        Vecsnap::new()
+        let call = Vecsnap::new()
             .env("ATOCORE_BACKUP_DIR", self.repo())
             .env("ATOCORE_DATA_DIR", self.data())
             .env("ATOCORE_PROJECT_REGISTRY_PATH", self.registry())
-            .args(arguments)
+            .args(arguments);
+        match &self.mounts {
+            Some(mounts) => call.within(mounts),
+            None => call,
+        }
     }
 
     /// Takes a snapshot that must succeed, and returns its stamp.
@@ -167,6 +220,21 @@ impl Runtime {
         let call = self.vecsnap(&["restore", stamp, "--confirm-service-stopped", "--json"]);
         call.args(arguments).run().exits(0).json()
     }
+}
+
+/// A copy of a runtime with its repository.
+pub struct Saved(Runtime);
+
+impl Saved {
+    /// Where the copy is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    let copied = Command::new("cp").args(["-a", "--sparse=auto"]).arg(from.join(".")).arg(to).status().unwrap();
+    assert!(copied.success(), "cp -a {}", from.display());
 }
 
 /// The contents of all memories of a database, in the order of their ids.

@@ -95,6 +95,12 @@ impl TreeState {
         self
     }
 
+    /// Without modes, times and owners.
+    pub fn without_attributes(mut self) -> Self {
+        self.0.values_mut().for_each(|item| (item.mode, item.modified, item.owner) = (0, (0, 0), (0, 0)));
+        self
+    }
+
     /// Without the times of directories, which change whenever somebody lists a file in them.
     pub fn without_directory_times(mut self) -> Self {
         let directories = self.0.values_mut().filter(|item| item.thing == Thing::Directory);

@@ -1,0 +1,241 @@
+//! The n-th system call of the binary fails, for n = 1, 2, 3 … until a run is not struck: one sentence and an exit code,
+//! never a panic; never a success over something lost; what was acknowledged stays, and the next command goes on.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::errno::Errno;
+use serde_json::Value;
+
+use crate::support::Outcome;
+use crate::support::seed::Seed;
+use crate::support::stage::{Operation, Stage};
+use crate::support::tracer::{Call, Counted, Fault};
+
+/// What the system may say at any call.
+const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::EACCES, Errno::EINTR];
+
+/// How many points the quick tier takes of each operation.
+const SAMPLE: usize = 3;
+
+/// How many of the thousands of calls that only look the long tier takes of each operation.
+const LOOKS: usize = 100;
+
+/// The codes by which a run may say that it failed: not 2, since the call was right, nor 130.
+const FAILURES: [i32; 6] = [1, 3, 4, 5, 6, 7];
+
+/// Strikes once. Returns whether a call of this number was made.
+#[track_caller]
+fn check_struck(stage: &Stage, counted: Counted, number: usize, fault: Fault) -> bool {
+    let (outcome, calls) = stage.run(counted, Some((number, fault)));
+    let Some(call) = calls.get(number - 1) else {
+        outcome.exits(0);
+        return false;
+    };
+    let what = format!("{:?} with {fault:?} at call {number}, {call}", stage.operation);
+    let code = outcome.code.unwrap_or_else(|| panic!("{what}: killed by a signal: {outcome}"));
+    let said = &outcome.stderr;
+    for word in ["panicked", "RUST_BACKTRACE", "stack backtrace", "overflow"] {
+        assert!(!said.contains(word), "{what}: {outcome}");
+    }
+    stage.check_snapshots(&what);
+    if code == 0 {
+        stage.check_done(&outcome, &what);
+    } else {
+        assert!(FAILURES.contains(&code), "{what}: {outcome}");
+        let sentences = sentences(&outcome);
+        let place = stage.runtime.path().to_str().unwrap();
+        let names_a_path = sentences.iter().any(|line| line.contains(place)) || outcome.stdout.contains(place);
+        assert!(names_a_path && !sentences.is_empty(), "{what}: no sentence with a path: {outcome}");
+        assert!(sentences.len() == 1 || !outcome.stdout.is_empty(), "{what}: more than one sentence: {outcome}");
+        // Who resumes or undoes knows already.
+        let needs_advice = stage.is_pending() && !stage.operation.goes_on();
+        assert!(!needs_advice || said.contains("--resume"), "{what}: no advice: {outcome}");
+    }
+    match fault {
+        Fault::Lie => assert_eq!(code, 0, "{what}: {outcome}"),
+        Fault::Error(Errno::EINTR) => {
+            let is_merely_interrupted = ["write", "pwrite64", "read", "pread64"].contains(&call.name);
+            assert!(code == 0 || !is_merely_interrupted, "{what}: {outcome}");
+        }
+        Fault::Error(_) if call.name == "fsync" || call.name == "fdatasync" => {
+            check_not_synced(&what, &outcome, number, &calls);
+        }
+        _ => {}
+    }
+    if code != 0 {
+        stage.check_recovery(&what);
+    }
+    true
+}
+
+/// What a run that failed said about it: on stderr, or where several things may go wrong, in its document.
+fn sentences(outcome: &Outcome) -> Vec<String> {
+    let mut sentences: Vec<_> =
+        outcome.stderr.lines().filter(|line| line.starts_with("error: ")).map(String::from).collect();
+    if sentences.is_empty() && !outcome.stdout.is_empty() {
+        let document = outcome.json();
+        let told = ["errors", "unread_sources"].iter().filter_map(|field| document[field].as_array());
+        sentences = told.flatten().chain(document.get("integrity_error")).map(Value::to_string).collect();
+    }
+    sentences
+}
+
+/// What an fsync could not make durable is lost, and asking again would not tell.
+#[track_caller]
+fn check_not_synced(what: &str, outcome: &Outcome, number: usize, calls: &[Call]) {
+    let call = &calls[number - 1];
+    // A cleanup without room gives up its new packs, deletes what nothing needs, and tries again.
+    let starts_over = what.starts_with("Cleanup with Error(ENOSPC)");
+    assert!(outcome.code != Some(0) || starts_over, "{what}: {outcome}");
+    let is_directory = call.path.is_dir();
+    let again = calls[number..].iter().filter(|later| later.path == call.path && later.name == call.name).count();
+    assert!(is_directory || again == 0, "{what}: synced again: {outcome}");
+}
+
+fn sample(operation: Operation) {
+    let stage = Stage::new(operation);
+    let seed = Seed::from_environment();
+    for counted in [Counted::Changes, Counted::Looks, Counted::Syncs] {
+        let (outcome, calls) = stage.run(counted, None);
+        outcome.exits(0);
+        let name = format!("{operation:?} {counted:?}");
+        for number in seed.sample(&name, calls.len(), SAMPLE) {
+            let fault = match counted {
+                Counted::Syncs => Fault::Lie,
+                _ => Fault::Error(ERRORS[seed.below(&format!("{name} {number}"), ERRORS.len() as u64) as usize]),
+            };
+            check_struck(&stage, counted, number + 1, fault);
+        }
+    }
+}
+
+/// Strikes at all of these calls, until there are no more, and fails with all that went wrong.
+struct Attack {
+    stage: Stage,
+    failures: Vec<String>,
+}
+
+impl Attack {
+    fn strike(&mut self, counted: Counted, numbers: impl IntoIterator<Item = usize>, fault: Fault) {
+        let mut struck = 0;
+        for number in numbers {
+            let checked = catch_unwind(AssertUnwindSafe(|| check_struck(&self.stage, counted, number, fault)));
+            match checked {
+                Ok(false) => break,
+                Ok(true) => struck += 1,
+                Err(_) => self.failures.push(format!("{counted:?} {number} {fault:?}")),
+            }
+        }
+        eprintln!("{:?}: {fault:?} at {struck} calls of {counted:?}", self.stage.operation);
+    }
+}
+
+fn all(operation: Operation) {
+    let mut attack = Attack { stage: Stage::new(operation), failures: Vec::new() };
+    for error in ERRORS {
+        attack.strike(Counted::Changes, 1.., Fault::Error(error));
+    }
+    attack.strike(Counted::Syncs, 1.., Fault::Lie);
+    let looks = attack.stage.run(Counted::Looks, None).1.len();
+    for error in [Errno::EIO, Errno::EACCES, Errno::EINTR] {
+        let chosen = Seed::from_environment().sample(&format!("{operation:?} {error}"), looks, LOOKS);
+        attack.strike(Counted::Looks, chosen.into_iter().map(|number| number + 1), Fault::Error(error));
+    }
+    assert!(attack.failures.is_empty(), "{operation:?}: {} failures: {:?}", attack.failures.len(), attack.failures);
+}
+
+/// Strikes at the first call of this name whose path contains these words.
+#[track_caller]
+fn strike_at(stage: &Stage, counted: Counted, name: &str, words: &str, fault: Fault) -> Outcome {
+    let (outcome, calls) = stage.run(counted, None);
+    outcome.exits(0);
+    let is_meant = |call: &Call| call.name == name && call.path.to_str().unwrap().contains(words);
+    let number = calls.iter().position(is_meant).expect("there is such a call") + 1;
+    let (outcome, calls) = stage.run(counted, Some((number, fault)));
+    assert!(is_meant(&calls[number - 1]), "{} was struck", calls[number - 1]);
+    outcome
+}
+
+#[test]
+fn an_intent_that_could_not_be_published_or_removed_is_told_of() {
+    let stage = Stage::new(Operation::Restore);
+    for (name, place) in [("fsync", "backup/intents"), ("unlink", "backup/intents/restore.json")] {
+        let outcome = strike_at(&stage, Counted::Changes, name, place, Fault::Error(Errno::EIO)).exits(1);
+        assert_eq!(stage.is_pending(), outcome.stderr.contains("--resume"), "{outcome}");
+        stage.check_recovery(name);
+    }
+}
+
+#[test]
+fn looking_at_the_first_bytes_of_a_source_goes_on_after_an_interruption() {
+    let stage = Stage::new(Operation::FirstCreate);
+    let outcome = strike_at(&stage, Counted::Looks, "pread64", "chroma/blob", Fault::Error(Errno::EINTR)).exits(0);
+    stage.check_done(&outcome, "interrupted");
+}
+
+#[test]
+fn an_image_that_cannot_be_written_is_named_and_not_its_source() {
+    let stage = Stage::new(Operation::FirstCreate);
+    let outcome = strike_at(&stage, Counted::Changes, "pwrite64", "/image-", Fault::Error(Errno::EIO));
+    outcome.exits(1).says(&["cannot write", "/image-"]);
+}
+
+#[test]
+fn an_image_that_could_not_be_read_for_its_check_is_not_called_damaged() {
+    let stage = Stage::new(Operation::FirstCreate);
+    let calls = stage.run(Counted::Looks, None).1;
+    let of_images = calls.iter().filter(|call| call.path.to_str().unwrap().contains("/image-"));
+    let last = of_images.filter(|call| call.name == "pread64").count();
+    for turn in [1, 2, last / 2, last] {
+        let mut left = turn;
+        let number = calls.iter().position(|call| {
+            left -= usize::from(call.name == "pread64" && call.path.to_str().unwrap().contains("/image-"));
+            left == 0
+        });
+        check_struck(&stage, Counted::Looks, number.unwrap() + 1, Fault::Error(Errno::EIO));
+    }
+}
+
+/// Deltas of a pack that cannot be read for a moment need bases that nothing else seems to need.
+#[test]
+fn a_pack_that_a_cleanup_cannot_read_for_a_moment_keeps_the_bases_of_its_deltas() {
+    let stage = Stage::new(Operation::Cleanup);
+    let calls = stage.run(Counted::Looks, None).1;
+    // The footers of its two packs are what it reads first.
+    let opened = (1..).zip(&calls).filter(|(_, call)| call.name == "openat" && is_pack(call)).take(8);
+    for (number, _) in opened {
+        check_struck(&stage, Counted::Looks, number, Fault::Error(Errno::EIO));
+    }
+}
+
+fn is_pack(call: &Call) -> bool {
+    call.path.extension().is_some_and(|extension| extension == "pack")
+}
+
+macro_rules! operations {
+    ($($operation:ident: $quick:ident, $long:ident;)*) => {
+        $(
+            #[test]
+            fn $quick() {
+                sample(Operation::$operation);
+            }
+
+            #[test]
+            #[ignore = "lets every system call fail: minutes"]
+            fn $long() {
+                all(Operation::$operation);
+            }
+        )*
+    };
+}
+
+operations! {
+    FirstCreate: a_first_create_meets_errors, a_first_create_meets_every_error;
+    Create: a_create_meets_errors, a_create_meets_every_error;
+    Restore: a_restore_meets_errors, a_restore_meets_every_error;
+    RestoreWithWayBack: a_restore_with_a_way_back_meets_errors, a_restore_with_a_way_back_meets_every_error;
+    Resume: a_resume_meets_errors, a_resume_meets_every_error;
+    Undo: an_undo_meets_errors, an_undo_meets_every_error;
+    Cleanup: a_cleanup_meets_errors, a_cleanup_meets_every_error;
+    Repair: a_repair_meets_errors, a_repair_meets_every_error;
+}
