@@ -102,6 +102,12 @@ impl Error {
         Error::Damaged { path: path.as_ref().to_path_buf(), detail: detail.into() }
     }
 
+    /// Whether the cause is that a medium has no room left, of bytes or of names, or that a quota is used up.
+    pub fn is_out_of_room(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Error::Io { source, .. } if full.contains(&source.kind()))
+    }
+
     /// Whether the cause is that a file or directory does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)

@@ -61,6 +61,13 @@ enum Extent {
     Given,
 }
 
+/// Whether a repository that is written needs a directory for temporary files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ScratchNeed {
+    Always,
+    IfThereIsRoom,
+}
+
 impl std::fmt::Debug for dyn Storage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Storage({})", self.root().display())
@@ -74,6 +81,19 @@ impl Repository {
     /// [`Error::Busy`] while a cleanup deletes; [`Error::Damaged`] for a repository that is damaged or of an unknown
     /// version or feature.
     pub fn open(root: &Path, access: Access, wait: LockWait) -> Result<Option<Self>> {
+        Self::open_with(root, access, wait, ScratchNeed::Always)
+    }
+
+    /// Opens the repository at `root` to take things away, which works without any room too: then it has no scratch
+    /// directory, and nothing can be created in it.
+    ///
+    /// # Errors
+    /// Those of [`Repository::open`].
+    pub fn open_to_reclaim(root: &Path, wait: LockWait) -> Result<Option<Self>> {
+        Self::open_with(root, Access::Write, wait, ScratchNeed::IfThereIsRoom)
+    }
+
+    fn open_with(root: &Path, access: Access, wait: LockWait, need: ScratchNeed) -> Result<Option<Self>> {
         let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
         if read_header(&LocalStorage::new(&root, None))?.is_none() {
             return Ok(None);
@@ -89,7 +109,10 @@ impl Repository {
             Access::Read => None,
             Access::Write => {
                 scratch::remove_abandoned(&root.join(layout::TMP));
-                Some(ScratchDirectory::create(&root.join(layout::TMP))?)
+                match ScratchDirectory::create(&root.join(layout::TMP)) {
+                    Err(error) if need == ScratchNeed::IfThereIsRoom && error.is_out_of_room() => None,
+                    made => Some(made?),
+                }
             }
         };
         let storage = LocalStorage::new(&root, scratch.as_ref().map(ScratchDirectory::path));
@@ -135,7 +158,7 @@ impl Repository {
     /// [`Error::Refused`] if the repository was opened for reading.
     pub fn scratch(&self) -> Result<&Path> {
         self.scratch.as_ref().map(ScratchDirectory::path).ok_or_else(|| {
-            Error::Refused(format!("the repository {} was opened for reading only", self.root.display()))
+            Error::Refused(format!("nothing can be created in the repository {} now", self.root.display()))
         })
     }
 
@@ -231,6 +254,10 @@ pub fn create(root: &Path) -> Result<()> {
     durable::create_directories(&root, durable::DIRECTORY_MODE)?;
     for directory in [layout::PACKS, layout::SNAPSHOTS, layout::INTENTS, layout::TMP] {
         durable::create_directories(&root.join(directory), durable::DIRECTORY_MODE)?;
+    }
+    for lock in [layout::LOCK, layout::LIVE_LOCK, layout::CLEANUP_LOCK] {
+        // Once the medium is full, there may be no room for them.
+        FileLock::try_acquire(&root.join(lock), LockMode::Shared)?;
     }
     let scratch = ScratchDirectory::create(&root.join(layout::TMP))?;
     let storage = LocalStorage::new(&root, Some(scratch.path()));

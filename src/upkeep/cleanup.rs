@@ -111,10 +111,11 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
         freed_bytes: 0,
     };
     let mut done = Attempt { report: empty, rewriting: Rewriting::Done };
-    let access = if mode == CleanupMode::Delete { Access::Write } else { Access::Read };
-    let Some(mut repository) = Repository::open(root, access, wait)? else {
-        return Ok(done);
+    let opened = match mode {
+        CleanupMode::Delete => Repository::open_to_reclaim(root, wait)?,
+        CleanupMode::DryRun => Repository::open(root, Access::Read, wait)?,
     };
+    let Some(mut repository) = opened else { return Ok(done) };
     let _alone = if mode == CleanupMode::Delete { Some(repository.lock_cleanup()?) } else { None };
     intents::refuse_pending(&repository)?;
 
@@ -279,17 +280,21 @@ fn snapshot_bytes(repository: &Repository, stamp: Stamp) -> u64 {
     files.map(|file| file.len()).sum()
 }
 
-/// Moves the directories of snapshots out of `snapshots/`, durably; they vanish with this run's scratch directory.
+/// Moves the directories of snapshots out of `snapshots/`, durably, and only then removes what is in them: one that is cut
+/// short is left to the next command, as every directory in `tmp/` without an owner.
 fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal> {
-    let scratch = repository.scratch()?;
+    let aside = repository.scratch().map_or_else(|_| repository.root().join(layout::TMP), Path::to_path_buf);
     let mut removal = Removal::default();
+    let mut moved = Vec::new();
     for stamp in stamps {
         let directory = layout::snapshot_directory(repository.root(), &stamp.to_string());
         let bytes = snapshot_bytes(repository, *stamp);
-        match fs::rename(&directory, scratch.join(stamp.to_string())) {
+        let to = aside.join(stamp.to_string());
+        match fs::rename(&directory, &to) {
             Ok(()) => {
                 removal.removed.push(*stamp);
                 removal.bytes += bytes;
+                moved.push(to);
             }
             // The old clean-up job, or the operator, was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -297,5 +302,10 @@ fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal
         }
     }
     durable::sync_directory(&repository.root().join(layout::SNAPSHOTS))?;
+    for directory in moved {
+        if let Err(cause) = fs::remove_dir_all(&directory) {
+            tracing::debug!(path = %directory.display(), %cause, "a removed snapshot's directory stays for now");
+        }
+    }
     Ok(removal)
 }

@@ -17,7 +17,6 @@ mod rewriting;
 mod tests;
 
 use std::collections::BTreeSet;
-use std::io;
 
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
@@ -168,6 +167,10 @@ impl Collection {
         if opened.is_empty() && bytes == 0 {
             return Ok(Rewriting::Done);
         }
+        if repository.scratch().is_err() {
+            self.keep_opened()?;
+            return Ok(Rewriting::NoRoom);
+        }
         progress.phase(Phase::Cleaning, Some(bytes));
         match rewriting::rewrite(&self.catalogue, repository, progress) {
             Ok(rewritten) => {
@@ -180,7 +183,7 @@ impl Collection {
                 self.add_packs(repository, &rewritten.packs, Fate::Stays, progress)?;
                 Ok(Rewriting::Done)
             }
-            Err(error) if is_out_of_room(&error) => {
+            Err(error) if error.is_out_of_room() => {
                 self.keep_opened()?;
                 Ok(Rewriting::NoRoom)
             }
@@ -241,9 +244,4 @@ impl Collection {
         let freed: u64 = dead.iter().filter(|pack| self.found.contains(pack)).map(|pack| pack.size).sum();
         Ok(freed.saturating_sub(self.written))
     }
-}
-
-fn is_out_of_room(error: &Error) -> bool {
-    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-    matches!(error, Error::Io { source, .. } if full.contains(&source.kind()))
 }

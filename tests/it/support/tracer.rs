@@ -116,6 +116,8 @@ pub fn run(command: &Command, aim: &Aim<'_>) -> Traced {
     });
     let mut tracer = Tracer { process, aim, calls: Vec::new(), answers: HashMap::new() };
     let code = tracer.follow();
+    // It was waited for already, as a traced process.
+    let _ = child.wait();
     drop(over);
     watch.join().unwrap();
     let text = |name| fs::read_to_string(place(name)).unwrap();
