@@ -54,6 +54,7 @@ mod status;
 
 // Attacks on the real binary.
 mod errors;
+mod full_disk;
 mod kills;
 
 // What goes wrong.

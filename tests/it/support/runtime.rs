@@ -225,13 +225,6 @@ impl Runtime {
 /// A copy of a runtime with its repository.
 pub struct Saved(Runtime);
 
-impl Saved {
-    /// Where the copy is.
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-}
-
 fn copy_all(from: &Path, to: &Path) {
     let copied = Command::new("cp").args(["-a", "--sparse=auto"]).arg(from.join(".")).arg(to).status().unwrap();
     assert!(copied.success(), "cp -a {}", from.display());

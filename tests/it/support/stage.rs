@@ -91,6 +91,7 @@ impl Stage {
         fs::write(chroma("blob"), noise::bytes("blob", 400_000)).unwrap();
         fs::create_dir(chroma("gone")).unwrap();
         fs::write(chroma("gone/file"), noise::bytes("gone", 100_000)).unwrap();
+        fs::write(chroma("gone/other"), "").unwrap();
         std::os::unix::fs::symlink("blob", chroma("link")).unwrap();
         self.first = live(runtime);
         if self.operation.begins_with_snapshots() {
@@ -149,11 +150,17 @@ impl Stage {
 
     /// Runs the operation from its beginning and strikes at one of its calls.
     pub fn run(&self, counted: Counted, strike: Option<(usize, Fault)>) -> (Outcome, Vec<Call>) {
-        self.runtime.go_back(&self.beginning);
+        self.begin();
         self.call().traced(&Aim { counted, ..self.aim(strike) })
     }
 
-    fn call(&self) -> Vecsnap {
+    /// Brings everything to where the operation begins.
+    pub fn begin(&self) {
+        self.runtime.go_back(&self.beginning);
+    }
+
+    /// The call that runs the operation.
+    pub fn call(&self) -> Vecsnap {
         let first = || self.acknowledged.keys().next().unwrap().as_str();
         let call = |arguments: &[&str]| self.runtime.vecsnap(arguments).arg("--json");
         match self.operation {
