@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::store::BlobReader;
 
-use super::attributes::{Attributes, AttributesSet, OwnerPolicy, is_denied};
+use super::attributes::{Attributes, AttributesSet, OwnerPolicy, is_denied, is_permitted};
 use super::blocks::{BlockWriter, Written, is_as_wanted};
 use super::plan::{Change, Existence, FileRole, FileStep, Plan};
 
@@ -134,7 +134,9 @@ impl<'a, 'r> Applier<'a, 'r> {
         }
         for step in self.plan.directories.iter().rev() {
             self.progress.check()?;
-            self.set_attributes(&step.name, &step.attributes)?;
+            if self.set_attributes(&step.name, &step.attributes)? != AttributesSet::Kept {
+                is_permitted(self.root.sync_directory(&step.name))?;
+            }
         }
         Ok(())
     }
@@ -148,11 +150,12 @@ impl<'a, 'r> Applier<'a, 'r> {
             }
             Change::Overwrite(ref difference) if difference.is_none() => {
                 // Only attributes are wrong, or it is a database, whose turn comes last.
-                return if step.role == FileRole::Database {
-                    Ok(())
-                } else {
-                    self.set_attributes(&step.name, &step.attributes)
-                };
+                if step.role == FileRole::Plain
+                    && self.set_attributes(&step.name, &step.attributes)? != AttributesSet::Kept
+                {
+                    is_permitted(self.root.read_file(&step.name).and_then(|file| file.sync()))?;
+                }
+                return Ok(());
             }
             Change::Overwrite(_) => self.open_for_writing(&step.name)?,
         };
@@ -188,10 +191,11 @@ impl<'a, 'r> Applier<'a, 'r> {
         file.sync()
     }
 
-    fn set_attributes(&mut self, name: &[u8], wanted: &Attributes) -> Result<()> {
+    /// They are durable only once the name is synced; one that this user may not open is left to the kernel.
+    fn set_attributes(&mut self, name: &[u8], wanted: &Attributes) -> Result<AttributesSet> {
         let outcome = wanted.set(self.root, name, self.owner)?;
         self.not_permitted += u64::from(outcome == AttributesSet::NotPermitted);
-        Ok(())
+        Ok(outcome)
     }
 
     fn touch(&mut self, name: &[u8]) {

@@ -35,7 +35,9 @@ pub(super) struct Attributes {
 /// What became of attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttributesSet {
-    /// They are as wanted.
+    /// They were as wanted before.
+    Kept,
+    /// They are now.
     All,
     /// Some may not be set by this user.
     NotPermitted,
@@ -61,7 +63,9 @@ impl Attributes {
     /// # Errors
     /// I/O errors other than that it is not permitted.
     pub(super) fn set(&self, root: &TargetRoot, name: &[u8], owner: OwnerPolicy) -> Result<AttributesSet> {
-        let Some(stat) = root.stat(name)? else { return Ok(AttributesSet::All) };
+        let Some(stat) = root.stat(name)?.filter(|stat| self.differ(stat, owner)) else {
+            return Ok(AttributesSet::Kept);
+        };
         let mut permitted = true;
         if owner == OwnerPolicy::Restore && (stat.uid, stat.gid) != (self.uid, self.gid) {
             permitted &= root.set_owner(name, self.uid, self.gid)? == OwnerChange::Done;
@@ -90,7 +94,8 @@ pub(super) fn is_denied(error: &Error) -> bool {
     matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
 }
 
-fn is_permitted(outcome: Result<()>) -> Result<bool> {
+/// Whether it was done; that it is not permitted is no error.
+pub(super) fn is_permitted(outcome: Result<()>) -> Result<bool> {
     match outcome {
         Ok(()) => Ok(true),
         Err(error) if is_denied(&error) => Ok(false),
