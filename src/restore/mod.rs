@@ -293,7 +293,10 @@ fn publish_intent(repository: &Repository, job: &Job, way_back: Option<Stamp>) -
         targets: job.intent_targets(),
     };
     match &job.pending {
-        Some(pending) if (&pending.stamp, pending.is_undo()) == (&intent.stamp, intent.is_undo()) => Ok(()),
+        Some(pending) if (&pending.stamp, pending.is_undo()) == (&intent.stamp, intent.is_undo()) => {
+            // Who published it may not have come far enough for it to survive a crash.
+            intents::confirm(repository)
+        }
         _ => intents::publish(repository, &intent),
     }
 }
@@ -348,6 +351,7 @@ fn overwrite(
             Action::Remove => targets.extend(task.target.open()?.map(|root| (root, plan))),
         }
     }
+    settle(&targets)?;
     let mut total = Applied::default();
     // Each step on all targets before the next: no database becomes readable before everything is in place.
     let mut on_all = |step: fn(&mut Applier<'_, '_>) -> Result<()>| {
@@ -365,6 +369,20 @@ fn overwrite(
     on_all(|applier| applier.finish_databases())?;
     attributes::warn_of_denials(total.not_permitted);
     Ok(total)
+}
+
+/// Makes durable what is there already: a plan leaves alone what looks right, but a service, or a restore that was killed,
+/// may have written it without a sync.
+fn settle(targets: &[(TargetRoot, &Plan)]) -> Result<()> {
+    let mut settled = HashSet::new();
+    for (root, _) in targets {
+        if let Some(stat) = root.stat(b"")?
+            && settled.insert(stat.device)
+        {
+            root.sync_file_system()?;
+        }
+    }
+    Ok(())
 }
 
 /// An error after the first write, said so that the operator knows the ways on.

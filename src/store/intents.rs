@@ -87,6 +87,14 @@ pub fn publish(repository: &Repository, intent: &Intent) -> Result<()> {
     }
 }
 
+/// On return, the intents that stand survive a crash.
+///
+/// # Errors
+/// I/O errors; nothing may then be written into the targets.
+pub fn confirm(repository: &Repository) -> Result<()> {
+    repository.storage().sync_directory(layout::INTENTS)
+}
+
 /// Removes every intent, durably: the targets are whole again.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmod, chownat, fstat,
-    mkdirat, openat, openat2, readlinkat, statat, symlinkat, utimensat,
+    mkdirat, openat, openat2, readlinkat, statat, symlinkat, syncfs, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -210,6 +210,11 @@ impl TargetRoot {
             .open_beneath(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
             .and_then(|directory| sync_open_directory(&File::from(directory)).map_err(from_io));
         synced.map_err(|fault| self.error("fsync the directory", name, fault))
+    }
+
+    /// On return, everything that anybody did so far to the file system that the root is on survives a crash.
+    pub fn sync_file_system(&self) -> Result<()> {
+        syncfs(&self.directory).map_err(|errno| self.error("sync the file system of", b"", errno.into()))
     }
 
     /// Whether something is mounted at a name.
