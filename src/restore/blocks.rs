@@ -82,14 +82,22 @@ impl BlockWriter<'_, '_> {
             Some(Wanted::Hidden(hidden)) => Err(hidden.into_error(self.reader)),
             Some(Wanted::Slot(slot)) => {
                 let wanted = read_slot(self.reader, &slot)?;
-                self.write(file, 0, wanted.get(..BLOCK).unwrap_or(&wanted))
+                self.write_header_last(file, wanted.get(..BLOCK).unwrap_or(&wanted))
             }
             Some(Wanted::Hole(hole)) => {
                 let length = usize::try_from(hole.length).unwrap_or(BLOCK).min(BLOCK);
-                self.write(file, 0, [0; BLOCK].get(..length).unwrap_or_default())
+                self.write_header_last(file, [0; BLOCK].get(..length).unwrap_or_default())
             }
             None => Ok(()),
         }
+    }
+
+    fn write_header_last(&mut self, file: &TargetFile, block: &[u8]) -> Result<()> {
+        let (header, rest) = block.split_at_checked(SPOILED_HEADER.len()).unwrap_or((block, &[]));
+        file.write_block(header.len() as u64, rest)?;
+        file.sync()?;
+        self.written.bytes += rest.len() as u64;
+        self.write(file, 0, header)
     }
 
     /// Spoils the header of a database that is there.
