@@ -164,9 +164,12 @@ pub fn rename_no_replace(from: &Path, to: &Path) -> Result<Renamed> {
 }
 
 /// Makes a directory and those above it that are missing, with the given permission bits, each durable in its parent.
+///
+/// One that is there but empty may have been made by somebody who was killed before its name was durable; whoever put
+/// something in it had that done first.
 pub fn create_directories(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {
-        return Ok(());
+        return if is_empty(path) { sync_where_permitted(parent_of(path)) } else { Ok(()) };
     }
     let parent = parent_of(path);
     if path.file_name() != Some(OsStr::new("")) && parent != path {
@@ -178,6 +181,19 @@ pub fn create_directories(path: &Path, mode: u32) -> Result<()> {
         Err(error) => return Err(Error::io("create the directory", path)(error)),
     }
     sync_directory(parent)
+}
+
+/// [`sync_directory`], unless this user may not open the directory: then it was not this tool that made something in it.
+fn sync_where_permitted(path: &Path) -> Result<()> {
+    match sync_directory(path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Whether nothing is in a directory; one that cannot be listed counts as filled.
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 fn rename_in_steps(from: &Path, to: &Path) -> io::Result<()> {

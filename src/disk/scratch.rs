@@ -35,7 +35,9 @@ pub struct ScratchDirectory {
 impl ScratchDirectory {
     /// Makes `<tmp_root>/<random>/`, and `tmp_root` itself if it is missing.
     pub fn create(tmp_root: &Path) -> Result<Self> {
-        durable::create_directories(tmp_root, DIRECTORY_MODE)?;
+        if !tmp_root.is_dir() {
+            durable::create_directories(tmp_root, DIRECTORY_MODE)?;
+        }
         for _ in 0..ATTEMPTS {
             let directory = tempfile::Builder::new()
                 .prefix("")
