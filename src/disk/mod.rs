@@ -3,6 +3,7 @@
 //! Everything above this room names files only through it, so the promises about durability, about following no
 //! symlink and about not disturbing a live database are kept (and can be checked) in one place.
 
+pub mod boot;
 pub mod durable;
 pub mod held;
 pub mod holes;

@@ -2,8 +2,8 @@
 //!
 //! Invariant: every row is a fact about an immutable pack ("blob X is record n of pack P"), and packs are keyed by eight
 //! bytes of their own id, never by a number that could be given twice. So a row is true in whichever older copy of the
-//! file, or mixture of old pages, it is found; rows of packs that are gone are passed over; rows that are missing cost a
-//! second look at the footers. Whoever deletes packs reads footers and does not ask the index (upkeep::gc).
+//! file it is found; rows of packs that are gone are passed over; rows that are missing cost a second look at the
+//! footers. What a loss of power tore may say anything, so an index of an earlier boot is begun anew. Whoever deletes packs reads footers and does not ask the index (upkeep::gc).
 
 mod file;
 mod rows;
@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-use self::file::{is_unusable, open_checked, prepare, remove_files};
+use self::file::{distrust, open_or_begin, prepare, remove_files};
 use self::rows::{Left, Row, SmallestRows, key_of};
 use super::packs::PackFile;
 use crate::error::{Error, Result};
@@ -79,15 +79,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if it can neither be opened nor made.
     pub fn open(path: &Path) -> Result<Self> {
-        let connection = match open_checked(path)? {
-            Ok(connection) => connection,
-            Err(cause) if is_unusable(&cause) => {
-                tracing::debug!(path = %path.display(), %cause, "the index is begun anew");
-                remove_files(path)?;
-                open_checked(path)?.map_err(Error::sqlite("create", path))?
-            }
-            Err(cause) => return Err(Error::sqlite("open", path)(cause)),
-        };
+        let connection = open_or_begin(path)?;
         Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: Some(path.to_path_buf()) })
     }
 
@@ -429,12 +421,7 @@ impl Inner {
 
     fn distrust(&mut self, blobs: &[BlobPrefix]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
-        {
-            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO distrusted VALUES(?)")?;
-            for blob in blobs {
-                insert.execute([blob.as_bytes()])?;
-            }
-        }
+        distrust(&transaction, blobs.iter().map(BlobPrefix::as_bytes))?;
         // What was whole may hold them.
         transaction.execute("DELETE FROM whole", [])?;
         transaction.commit()

@@ -1,6 +1,8 @@
 //! The file of the index: its tables, and beginning it anew where it is none.
 //!
-//! Nothing is ever synced: a crash may tear the file, and a torn index is begun anew.
+//! Nothing is ever synced: a loss of power may tear the file, and what SQLite then reads need not be wrong visibly: a row may
+//! name a record that is not there. So an index is trusted only within the boot of the machine that began it, and begun
+//! anew from the packs in the next. A killed process tears nothing.
 
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -9,22 +11,69 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
+use crate::disk::boot::boot_id;
 use crate::disk::durable;
+use crate::disk::stat::{FileIdentity, stat};
 use crate::error::{Error, Result};
 use crate::store::temporary;
 
-const SCHEMA_VERSION: i64 = 3;
+/// How long one process waits for another that writes.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Unreadable blobs that are remembered beyond the index that named them.
+const MOST_DISTRUSTED: i64 = 100_000;
+const SCHEMA_VERSION: i64 = 4;
 const SCHEMA: &str = "
 CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL, size INTEGER NOT NULL) STRICT;
 CREATE TABLE blobs(id BLOB NOT NULL, pack INTEGER NOT NULL, record INTEGER NOT NULL, PRIMARY KEY(id, pack, record)) STRICT, WITHOUT ROWID;
 CREATE TABLE verdicts(content BLOB PRIMARY KEY, verdict BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE whole(content BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE distrusted(prefix BLOB PRIMARY KEY) STRICT, WITHOUT ROWID;
-PRAGMA user_version = 3;";
+CREATE TABLE begun(boot TEXT NOT NULL) STRICT;
+PRAGMA user_version = 4;";
+
+/// Opens the index, beginning a new one where it is missing, unusable, or of another boot.
+///
+/// Many processes may find the same unusable index: its exclusive lock lets one of them after the other remove it, and who
+/// comes later sees that it was done. So nobody's new index is removed, with a journal of it left to the next.
+///
+/// # Errors
+/// I/O errors; [`Error::Sqlite`] if it can neither be opened nor made.
+pub(super) fn open_or_begin(path: &Path) -> Result<Connection> {
+    let cause = match open_checked(path)? {
+        Ok(connection) => return Ok(connection),
+        Err(cause) if is_unusable(&cause) => cause,
+        Err(cause) => return Err(Error::sqlite("open", path)(cause)),
+    };
+    let found = identity(path);
+    let locked = lock(path);
+    let is_replaced = identity(path) != found || locked.as_ref().is_ok_and(|locked| check(locked).is_ok());
+    if is_replaced {
+        drop(locked);
+        return open_checked(path)?.map_err(Error::sqlite("open", path));
+    }
+    tracing::debug!(path = %path.display(), %cause, "the index is begun anew");
+    let unreadable = locked.as_ref().map(distrusted_in).unwrap_or_default();
+    remove_files(path)?;
+    let connection = open_checked(path)?.map_err(Error::sqlite("create", path))?;
+    distrust(&connection, unreadable).map_err(Error::sqlite("write", path))?;
+    Ok(connection)
+}
+
+/// Keeps others from reading the file; an error if it is no database at all.
+fn lock(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.execute_batch("BEGIN EXCLUSIVE")?;
+    Ok(connection)
+}
+
+fn identity(path: &Path) -> Option<FileIdentity> {
+    stat(path).ok().flatten().map(|stat| stat.identity())
+}
 
 /// Opens the file and brings it into use. It is made with the mode of all files of a repository, which SQLite's own
 /// sidecars then take over; one that exists is never opened but by SQLite, whose locks a second descriptor would drop.
-pub(super) fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> {
+fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> {
     match fs::OpenOptions::new().write(true).create_new(true).mode(durable::FILE_MODE).open(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
             return Err(Error::io("create", path)(error));
@@ -35,16 +84,14 @@ pub(super) fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> 
 }
 
 /// Whether the file is no index of this schema, rather than busy or unreadable at the moment.
-pub(super) fn is_unusable(cause: &rusqlite::Error) -> bool {
+fn is_unusable(cause: &rusqlite::Error) -> bool {
     let passing = [ErrorCode::DatabaseBusy, ErrorCode::DatabaseLocked, ErrorCode::DiskFull, ErrorCode::ReadOnly];
     cause.sqlite_error_code().is_none_or(|code| !passing.contains(&code))
 }
 
-/// Brings the connection into use; an index of another schema or without its tables is an error.
-///
-/// Nothing is ever synced: a crash may tear the file, and a torn index is begun anew.
+/// Brings the connection into use; an index of another schema or boot, or without its tables, is an error.
 pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
-    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.busy_timeout(PATIENCE)?;
     connection.pragma_update(None, "journal_mode", "DELETE")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
     connection.pragma_update(None, "cache_size", -8 * 1024)?;
@@ -55,10 +102,20 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
         // Another process may have made the tables meanwhile.
         if schema_version(&transaction)? == 0 {
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute("INSERT INTO begun VALUES(?)", [this_boot()])?;
         }
         transaction.commit()?;
     }
+    check(connection)
+}
+
+/// Whether this is an index of this schema and boot.
+fn check(connection: &Connection) -> rusqlite::Result<()> {
     if schema_version(connection)? != SCHEMA_VERSION {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    let boot: String = connection.query_row("SELECT boot FROM begun", [], |row| row.get(0))?;
+    if boot != this_boot() {
         return Err(rusqlite::Error::InvalidQuery);
     }
     connection.prepare("SELECT id, pack, record FROM blobs LIMIT 1")?.exists([])?;
@@ -67,6 +124,30 @@ pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare("SELECT content FROM whole LIMIT 1")?.exists([])?;
     connection.prepare("SELECT prefix FROM distrusted LIMIT 1")?.exists([])?;
     Ok(())
+}
+
+fn this_boot() -> String {
+    boot_id().unwrap_or_else(|| "unknown".into())
+}
+
+/// The blobs that an index which is no longer trusted holds unreadable, as far as it can be read: to store one of them
+/// anew without need costs its size, to forget one may cost the snapshot that is built upon it.
+fn distrusted_in(connection: &Connection) -> Vec<Vec<u8>> {
+    let read = || {
+        let mut query = connection.prepare("SELECT prefix FROM distrusted LIMIT ?")?;
+        let rows = query.query_map([MOST_DISTRUSTED], |row| row.get(0))?;
+        rows.collect::<rusqlite::Result<Vec<Vec<u8>>>>()
+    };
+    read().unwrap_or_default()
+}
+
+/// Remembers blobs as unreadable, by their prefixes.
+pub(super) fn distrust(
+    connection: &Connection,
+    prefixes: impl IntoIterator<Item = impl rusqlite::ToSql>,
+) -> rusqlite::Result<()> {
+    let mut insert = connection.prepare_cached("INSERT OR IGNORE INTO distrusted VALUES(?)")?;
+    prefixes.into_iter().try_for_each(|prefix| insert.execute([prefix]).map(|_| ()))
 }
 
 fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {

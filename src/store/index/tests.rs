@@ -83,6 +83,47 @@ fn many_may_begin_the_index_at_once_and_only_the_owner_may_read_it() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// Lets an index be of another boot of the machine.
+fn age(path: &Path) {
+    Connection::open(path).unwrap().execute("UPDATE begun SET boot = 'an earlier one'", []).unwrap();
+}
+
+#[test]
+fn an_index_of_an_earlier_boot_is_begun_anew_but_what_was_unreadable_stays_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    let index = Index::open(&path).unwrap();
+    index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
+    index.mark_whole(&Content::EMPTY).unwrap();
+    index.distrust(&[BlobId::of_chunk(b"a").prefix()]).unwrap();
+    drop(index);
+    assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [], "of the same boot it is kept");
+    age(&path);
+    let index = Index::open(&path).unwrap();
+    assert_eq!(index.reconcile(&[pack(1)]).unwrap(), [pack(1)]);
+    assert!(!index.is_whole(&Content::EMPTY));
+    index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
+    assert!(!index.contains(&BlobId::of_chunk(b"a")).unwrap() && index.contains(&BlobId::of_chunk(b"b")).unwrap());
+}
+
+#[test]
+fn many_may_find_the_index_of_an_earlier_boot_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    for _ in 0..5 {
+        Index::open(&path).unwrap().adopt(&pack(99), &footer(&[b"old"])).unwrap();
+        age(&path);
+        std::thread::scope(|scope| {
+            for number in 1..9 {
+                let path = &path;
+                scope.spawn(move || Index::open(path).unwrap().adopt(&pack(number), &footer(&[&[number]])).unwrap());
+            }
+        });
+        let all: Vec<_> = (1..9).map(pack).collect();
+        assert_eq!(Index::open(&path).unwrap().reconcile(&all).unwrap(), [], "somebody's index was removed");
+    }
+}
+
 #[test]
 fn a_content_is_whole_until_a_pack_is_lost() {
     let index = Index::open_private().unwrap();
