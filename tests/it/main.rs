@@ -59,6 +59,7 @@ mod kills;
 
 // What goes wrong.
 mod bad_input;
+mod crashes;
 mod damaged_bases;
 mod index;
 mod permissions;

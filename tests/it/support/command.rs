@@ -72,6 +72,16 @@ impl Vecsnap {
         Self { line: self.line, ..call }
     }
 
+    /// The same call under strace, which writes these system calls of it into a file.
+    pub fn recorded(self, calls: &str, output: &Path) -> Self {
+        let mut call = Self::of(assert_cmd::Command::new("strace"));
+        let whole = ["-f", "-qq", "-xx", "--seccomp-bpf", "-s", "16777216", "-e", "signal=none", "-e"];
+        call.command.args(whole).arg(format!("trace={calls}")).arg("-o").arg(output).arg(binary());
+        call.command.args(self.command.get_args());
+        call.command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self { line: self.line, ..call }
+    }
+
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.line.push(' ');
         self.line.push_str(&argument.as_ref().to_string_lossy());

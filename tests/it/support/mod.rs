@@ -11,6 +11,7 @@ pub mod packs;
 pub mod runtime;
 pub mod seed;
 mod selftest;
+pub mod simulated_disk;
 pub mod stage;
 pub mod syscalls;
 pub mod tracer;

@@ -108,9 +108,8 @@ impl TreeState {
         self
     }
 
-    /// Fails with the names that differ.
-    #[track_caller]
-    pub fn assert_same(&self, expected: &Self, what: &str) {
+    /// What differs, name by name; empty if nothing does.
+    pub fn differences(&self, expected: &Self) -> String {
         let mut differences = String::new();
         for name in self.0.keys().chain(expected.0.keys().filter(|name| !self.0.contains_key(*name))) {
             let (is, should) = (self.0.get(name), expected.0.get(name));
@@ -118,6 +117,13 @@ impl TreeState {
                 writeln!(differences, "{name:?}\n  is        {is:?}\n  should be {should:?}").unwrap();
             }
         }
+        differences
+    }
+
+    /// Fails with the names that differ.
+    #[track_caller]
+    pub fn assert_same(&self, expected: &Self, what: &str) {
+        let differences = self.differences(expected);
         assert!(differences.is_empty(), "{what}:\n{differences}");
     }
 }
