@@ -3,7 +3,8 @@
 //! Invariant: every row is a fact about an immutable pack ("blob X is record n of pack P"), and packs are keyed by eight
 //! bytes of their own id, never by a number that could be given twice. So a row is true in whichever older copy of the
 //! file it is found; rows of packs that are gone are passed over; rows that are missing cost a second look at the
-//! footers. What a loss of power tore may say anything, so an index of an earlier boot is begun anew. Whoever deletes packs reads footers and does not ask the index (upkeep::gc).
+//! footers. What a loss of power tore may say anything, so an index of an earlier boot is begun anew. Whoever deletes
+//! packs reads footers and does not ask the index (upkeep::gc).
 
 mod file;
 mod rows;

@@ -80,8 +80,7 @@ fn a_database_whose_first_block_is_torn_cannot_be_read() {
     assert!(headers.len() > 1, "headers were written");
     for point in headers {
         for seed in 0..20 {
-            let crash = Crash { point, way: 2 };
-            targets.put(&disk.power_cut_at(point, Survival::random(Random::of(&[seed]))), crash);
+            targets.put(&disk.power_cut_at(point, Survival::torn(Random::of(&[seed]))), Crash { point, way: 2 });
             targets.hold_databases();
         }
     }

@@ -42,6 +42,11 @@ impl Survival {
         Self { names: Fate::Lost, data: Fate::Lost, ..Self::everything() }
     }
 
+    /// Names survive, and of every write some sectors of 512 bytes.
+    pub fn torn(random: Random) -> Self {
+        Self { data: Fate::Chance(0), torn: 100, random, ..Self::everything() }
+    }
+
     /// Something in between.
     pub fn random(mut random: Random) -> Self {
         let chance = Fate::Chance(random.pick(&[10, 50, 90]));
