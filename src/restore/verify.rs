@@ -11,6 +11,7 @@ mod files;
 mod finding;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod images;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -19,6 +20,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::format::content::Content;
 use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
 use crate::format::table::EntryKind;
 use crate::id::{BlobId, BlobPrefix};
@@ -29,6 +31,7 @@ use crate::store::{BlobFault, BlobReader, Repository, StagedBlobs, WantedChunk};
 use blobs::{Checked, LostChunks, NeededChunks};
 pub use files::check_registry;
 pub use finding::{FileRange, Finding, file_name};
+use images::{CheckedImage, ImageFiles, MOST_IMAGES};
 pub use walk::{Descent, Step, walk};
 
 /// The source that every ordinary snapshot holds.
@@ -39,6 +42,8 @@ const REGISTRY: &str = "registry";
 const MOST_PLACES: usize = 1000;
 /// Chunks remembered that are read again.
 pub(super) const MOST_KEPT: usize = 200_000;
+/// Chunks looked up at one time.
+pub(super) const CHUNKS_AT_ONCE: usize = 512;
 /// Lost blobs remembered.
 const MOST_LOST: usize = 65_536;
 
@@ -147,28 +152,30 @@ pub fn verify_keeping(
     repository: &Repository,
     manifest: &Manifest,
     options: VerifyOptions,
-    mut kept: HashSet<BlobId>,
+    kept: HashSet<BlobId>,
     progress: &dyn Progress,
 ) -> Result<Verified> {
     progress.phase(Phase::Verifying, None);
+    repository.forget_footers();
     let mut needed = NeededChunks::new()?;
     let mut reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
-    let mut surveys = Vec::with_capacity(manifest.sources.len());
+    let (mut surveys, mut images) = (Vec::with_capacity(manifest.sources.len()), Vec::new());
     for source in &manifest.sources {
-        let mut surveyor = Surveyor { options, needed: &mut needed, kept: &mut kept, survey: Survey::default() };
+        let mut surveyor = Surveyor { options, needed: &mut needed, images: &mut images, survey: Survey::default() };
         surveyor.walk(source, &mut reader, progress)?;
         surveys.push(surveyor.survey);
     }
+    let images = ImageFiles::lay_out(&images, &mut reader)?;
     // Its caches make room for those of the threads.
     drop(reader);
     progress.phase(Phase::Verifying, Some(needed.bytes()));
-    let Checked { lost, staged } = needed.check(repository, options.depth, kept, progress)?;
+    let Checked { lost, staged, images } = needed.check(repository, options.depth, kept, images.as_ref(), progress)?;
     drop(needed);
     let mut reader = BlobReader::new(repository);
     if let Some(staged) = &staged {
         reader = reader.with_staged(Arc::clone(staged));
     }
-    let verification = judge(manifest, surveys, &lost, options, &mut reader, progress)?;
+    let verification = judge(manifest, surveys, &lost, &images, options, &mut reader, progress)?;
     Ok(Verified { verification, staged })
 }
 
@@ -177,6 +184,7 @@ fn judge(
     manifest: &Manifest,
     surveys: Vec<Survey>,
     lost: &LostChunks,
+    checked: &[CheckedImage],
     options: VerifyOptions,
     reader: &mut BlobReader<'_>,
     progress: &dyn Progress,
@@ -197,7 +205,7 @@ fn judge(
         if any_lost || survey.hidden {
             findings.extend(name_losses(source, lost, reader)?);
         }
-        findings.extend(files::check_images(source, options, reader, progress)?);
+        findings.extend(files::check_images(source, options, checked, reader, progress)?);
         if source.name == REGISTRY && options.depth != Depth::Quick {
             findings.extend(check_registry(source, reader)?);
         }
@@ -226,28 +234,28 @@ struct Survey {
 struct Surveyor<'s> {
     options: VerifyOptions,
     needed: &'s mut NeededChunks,
-    /// Chunks that are read again after the verification.
-    kept: &'s mut HashSet<BlobId>,
+    /// Images without a verdict, some of very many.
+    images: &'s mut Vec<Content>,
     survey: Survey,
 }
 
 impl Surveyor<'_> {
     fn walk(&mut self, source: &SourceRecord, reader: &mut BlobReader<'_>, progress: &dyn Progress) -> Result<()> {
-        // Whether the file whose chunks come now is checked as a whole in the end.
-        let mut is_checked = false;
-        let Self { options, needed, kept, survey } = self;
+        let Self { options, needed, images, survey } = self;
+        let mut chunks = Vec::with_capacity(CHUNKS_AT_ONCE);
         walk(source, Descent::Chunks, reader, &mut |reader, step| {
             match step {
                 Step::Entry(entry) => {
                     progress.check()?;
                     survey.entries += 1;
                     survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
-                    is_checked = files::is_to_be_checked(source, entry, *options, reader.repository().index());
+                    images.extend(files::to_be_checked(source, entry, *options, reader.repository().index()));
+                    images.truncate(MOST_IMAGES);
                 }
                 Step::Chunk { id, length, .. } => {
-                    needed.insert(reader.repository(), WantedChunk { id, length })?;
-                    if is_checked && kept.len() < MOST_KEPT {
-                        kept.insert(id);
+                    chunks.push(WantedChunk { id, length });
+                    if chunks.len() == CHUNKS_AT_ONCE {
+                        needed.insert(reader.repository(), &mut chunks)?;
                     }
                 }
                 Step::Hole { .. } => {}
@@ -259,7 +267,8 @@ impl Surveyor<'_> {
                 }
             }
             Ok(())
-        })
+        })?;
+        needed.insert(reader.repository(), &mut chunks)
     }
 }
 

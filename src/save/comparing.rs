@@ -89,7 +89,7 @@ impl Comparing<'_, '_, '_> {
                     let straw = HaystackChunk { id: own.id, facts: own.facts };
                     let straw = self.haystack.as_mut().map(|haystack| haystack.announce(straw));
                     waiting.entry(own.id).or_default().push(Waiting { number, slot: chunk.slot, straw });
-                    if bulk.want(WantedChunk { id: own.id, length })? == Room::Full {
+                    if bulk.want(&[WantedChunk { id: own.id, length }])? == Room::Full {
                         alone.extend(self.read(&mut bulk, &mut waiting, changed, &mut steadiness)?);
                     }
                 }

@@ -29,14 +29,12 @@ use crate::error::{Error, Result};
 use crate::format::delta;
 use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES};
 use crate::format::pack::{BlobKind, Encoding, Footer, Record, Step};
-use crate::id::{BlobId, BlobPrefix, PackId};
+use crate::id::{BlobId, BlobPrefix};
 
 use search::{RecordPlace, Search};
 
 /// Most decoded bytes of frames kept at one time.
 const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
-/// Most records in footers kept at one time.
-const FOOTER_CACHE_RECORDS: usize = 25_000;
 /// Rebuilt blobs kept take this part of the bytes of the frames kept.
 const BLOB_SHARE: usize = 2;
 /// Blobs remembered as known.
@@ -59,8 +57,6 @@ pub type BlobResult = std::result::Result<Arc<[u8]>, BlobFault>;
 /// Reads blobs of one repository, with caches of its own.
 pub struct BlobReader<'a> {
     repository: &'a Repository,
-    footers: LruCache<PackId, Arc<Footer>>,
-    footer_records: usize,
     frames: Frames,
     blobs: LruCache<BlobId, CachedBlob>,
     spilled_blobs: Spill<BlobId>,
@@ -147,8 +143,6 @@ impl<'a> BlobReader<'a> {
         let spilled_frames = Spill::new(temporary_directory(repository));
         Self {
             repository,
-            footers: LruCache::unbounded(),
-            footer_records: 0,
             frames: Frames::new(repository.storage_shared(), frame_limit, spilled_frames),
             spilled_blobs: Spill::new(temporary_directory(repository)),
             blobs: LruCache::new(blobs),
@@ -238,8 +232,7 @@ impl<'a> BlobReader<'a> {
         }
         self.reindexed = true;
         self.repository.reindex()?;
-        self.footers.clear();
-        self.footer_records = 0;
+        self.repository.forget_footers();
         self.search(id, kind)
     }
 
@@ -350,7 +343,7 @@ impl<'a> BlobReader<'a> {
 
     /// The record at a place, or `None` if the index was wrong about it.
     fn find(&mut self, place: &Place, id: &BlobId) -> Result<Option<Found>> {
-        let footer = self.footer(place)?;
+        let footer = self.repository.footer(&place.pack)?;
         let Some(record) = footer.records.get(place.record as usize).filter(|record| record.id == *id).cloned() else {
             return Ok(None);
         };
@@ -428,21 +421,6 @@ impl<'a> BlobReader<'a> {
             }
         }
         Ok(Err(RecordFault::Own(self.describe(found, &fault))))
-    }
-
-    fn footer(&mut self, place: &Place) -> Result<Arc<Footer>> {
-        if let Some(footer) = self.footers.get(&place.pack.id) {
-            return Ok(Arc::clone(footer));
-        }
-        let footer = packs::read_footer(self.repository.storage(), self.repository.header(), &place.pack)?;
-        let footer = Arc::new(footer);
-        self.footer_records += footer.records.len();
-        self.footers.put(place.pack.id, Arc::clone(&footer));
-        while self.footer_records > FOOTER_CACHE_RECORDS && self.footers.len() > 1 {
-            let Some((_, old)) = self.footers.pop_lru() else { break };
-            self.footer_records -= old.records.len();
-        }
-        Ok(footer)
     }
 
     /// The payload of a record.

@@ -100,21 +100,19 @@ impl<'a> BulkReader<'a> {
         })
     }
 
-    /// Asks for a chunk.
+    /// Asks for chunks; the index is locked as long as they are looked up.
     ///
     /// # Errors
     /// I/O errors of the index.
-    pub fn want(&mut self, chunk: WantedChunk) -> Result<Room> {
-        let Self { plan, footers, .. } = self;
-        let planned = self
-            .repository
-            .index()
-            .reading(|index| plan.want(&chunk.id, chunk.length, &mut Source { index, footers }))?;
-        if planned {
-            self.wanted.push(chunk);
-        } else {
-            self.unread.push(chunk);
-        }
+    pub fn want(&mut self, chunks: &[WantedChunk]) -> Result<Room> {
+        let Self { plan, footers, wanted, unread, .. } = self;
+        self.repository.index().reading(|index| {
+            for chunk in chunks {
+                let planned = plan.want(&chunk.id, chunk.length, &mut Source { index, footers })?;
+                if planned { wanted.push(*chunk) } else { unread.push(*chunk) }
+            }
+            Ok(())
+        })?;
         Ok(self.room())
     }
 

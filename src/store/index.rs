@@ -215,6 +215,14 @@ impl Index {
         places.map_err(|cause| self.unusable(cause, "read"))
     }
 
+    /// The first place of each of these blobs, if it has one.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the index cannot be read.
+    pub fn first_places<'b>(&self, ids: impl IntoIterator<Item = &'b BlobId>) -> Result<Vec<Option<Place>>> {
+        self.reading(|lookups| ids.into_iter().map(|id| Ok(lookups.places(id)?.into_iter().next())).collect())
+    }
+
     /// Whether a pack that exists holds the blob, and nobody found it unreadable since it was last stored.
     ///
     /// # Errors

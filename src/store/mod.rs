@@ -13,6 +13,7 @@ mod compressing;
 pub mod content;
 pub mod damaged;
 pub mod file_table;
+mod footers;
 mod frames;
 pub mod index;
 pub mod intents;
@@ -30,7 +31,7 @@ pub mod verdicts;
 pub mod wanted;
 
 pub use base::{Base, PreviousVersion, TreeSink};
-pub use blob_reader::{BlobFault, BlobReader, RecordedDelta};
+pub use blob_reader::{BlobFault, BlobReader, BlobResult, RecordedDelta};
 pub use blob_writer::{BlobWriter, Company, DeltaRecord, Purpose, Stored};
 pub use bulk_reader::{BulkReader, Room, TakeChunk, WantedChunk};
 pub use metadata_frame::MetadataRecords;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 
+use super::footers::Footers;
 use super::index::Index;
 use super::packs::PackFile;
 use super::{layout, packs};
@@ -20,6 +21,7 @@ use crate::disk::{
 use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::header::{RepositoryDocument, RepositoryHeader};
+use crate::format::pack::Footer;
 use crate::id::RepositoryId;
 
 const DOCUMENT_LIMIT: u64 = 65_536;
@@ -50,6 +52,7 @@ pub struct Repository {
     lock: Option<FileLock>,
     wait: LockWait,
     packs: Extent,
+    footers: Footers,
 }
 
 /// Which packs a repository is taken to have.
@@ -119,7 +122,17 @@ impl Repository {
         let Some(header) = read_header(&storage)? else { return Ok(None) };
         let index = open_index(&storage, &header, access)?;
         let (storage, index) = (Arc::new(storage), Arc::new(index));
-        Ok(Some(Self { root, header, storage, index, scratch, lock, wait, packs: Extent::All }))
+        Ok(Some(Self {
+            root,
+            header,
+            storage,
+            index,
+            scratch,
+            lock,
+            wait,
+            packs: Extent::All,
+            footers: Footers::new(),
+        }))
     }
 
     /// Opens the repository at `root` for writing, making it if there is none.
@@ -230,7 +243,18 @@ impl Repository {
             lock: None,
             wait: self.wait,
             packs: Extent::Given,
+            footers: Footers::new(),
         })
+    }
+
+    /// The footer of a pack, which may have been read before.
+    pub(super) fn footer(&self, pack: &PackFile) -> Result<Arc<Footer>> {
+        self.footers.get(self.storage(), &self.header, pack)
+    }
+
+    /// Has footers read anew from here on, for who asks whether packs are sound now.
+    pub fn forget_footers(&self) {
+        self.footers.forget();
     }
 
     pub(super) fn storage_shared(&self) -> Arc<dyn Storage> {

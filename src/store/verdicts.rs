@@ -21,7 +21,12 @@ pub enum Recheck {
 
 /// Checks the image of this content in the file at `path`, which no process uses, and keeps the verdict.
 pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
-    let verdict = match sqlite::integrity_check(path) {
+    keep(index, content, sqlite::integrity_check(path))
+}
+
+/// Keeps what SQLite said of the image of this content, unless that says nothing about the image, and returns what it means.
+pub fn keep(index: &Index, content: &Content, verdict: sqlite::Verdict) -> Verdict {
+    let verdict = match verdict {
         sqlite::Verdict::Ok => Verdict::Ok,
         sqlite::Verdict::Failed(cause) => Verdict::Failed(cause),
         sqlite::Verdict::Unknown(cause) | sqlite::Verdict::Unreadable(cause) => Verdict::Unknown(cause),

@@ -132,6 +132,8 @@ mod tests {
     use super::*;
     use crate::progress::Silent;
     use crate::restore::verify::fixture::{Source, create, database, noise, snapshot};
+    use crate::restore::verify::{Depth, VerifyOptions, verify};
+    use crate::store::verdicts::Recheck;
 
     const OLD: &str = "20260406T180000Z";
     const NEW: &str = "20260407T180000Z";
@@ -183,6 +185,23 @@ mod tests {
         assert_eq!(lines.len(), 3);
         let keys: Vec<_> = lines[0].as_object().unwrap().keys().cloned().collect();
         assert_eq!(keys, ["at", "stamp", "ok", "scratch", "errors", "duration_s"]);
+    }
+
+    #[test]
+    fn verdicts_of_a_drill_are_kept_for_restores() {
+        let directory = TempDir::new().unwrap();
+        let sound = database(&directory.path().join("live.db"));
+        let mut damaged = sound.clone();
+        damaged[100..4096].fill(0xAA);
+        let repository = create(&directory.path().join("repo"));
+        let chroma: &[(&str, &[u8])] = &[("chroma.sqlite3", &damaged)];
+        let sources = [Source { name: "db", files: &[("live.db", &sound)] }, Source { name: "chroma", files: chroma }];
+        let manifest = snapshot(&repository, NEW, &sources);
+        let content = VerifyOptions { depth: Depth::Content, recheck: Recheck::IfUnknown };
+        assert!(verify(&repository, &manifest, content, &Silent).unwrap().is_valid(), "not known yet");
+        let drills = drill(&repository, None, directory.path(), &Silent).unwrap();
+        assert!(drills[0].errors[0].starts_with("db_integrity_check_failed: chroma/chroma.sqlite3: "), "{drills:?}");
+        assert!(!verify(&repository, &manifest, content, &Silent).unwrap().is_valid());
     }
 
     #[test]

@@ -5,14 +5,18 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::Depth;
+use super::images::{CheckedImage, ImageFiles};
+use super::{CHUNKS_AT_ONCE, Depth};
 use crate::error::Result;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::Progress;
-use crate::store::{BlobFault, BlobReader, BulkReader, Repository, Room, StagedBlobs, WantedChunk, temporary};
+use crate::store::{
+    BlobFault, BlobReader, BlobResult, BulkReader, Repository, Room, StagedBlobs, WantedChunk, temporary,
+};
 
 /// Frames kept decoded while tables are read, in bytes.
 pub(super) const FRAME_CACHE: usize = 8 * 1024 * 1024;
@@ -21,6 +25,8 @@ pub(super) const FRAME_CACHE: usize = 8 * 1024 * 1024;
 pub(super) struct Checked {
     pub(super) lost: LostChunks,
     pub(super) staged: Option<Arc<StagedBlobs>>,
+    /// Verdicts reached meanwhile.
+    pub(super) images: Vec<CheckedImage>,
 }
 
 /// The distinct chunks of a snapshot.
@@ -35,20 +41,17 @@ impl NeededChunks {
         Ok(Self { database: temporary::database(schema)?, bytes: 0 })
     }
 
-    /// Adds a chunk with its place, unless it is there.
-    pub(super) fn insert(&mut self, repository: &Repository, chunk: WantedChunk) -> Result<()> {
-        let mut known = temporary::prepared(&self.database, "SELECT 1 FROM needed WHERE id = ? AND length = ?")?;
-        let key = params![chunk.id.as_bytes(), chunk.length.cast_signed()];
-        if known.exists(key).map_err(temporary::failed("read"))? {
-            return Ok(());
+    /// Adds chunks with their places, those that are not there, and empties the list.
+    pub(super) fn insert(&mut self, repository: &Repository, chunks: &mut Vec<WantedChunk>) -> Result<()> {
+        let places = repository.index().first_places(chunks.iter().map(|chunk| &chunk.id))?;
+        let mut insert = temporary::prepared(&self.database, "INSERT OR IGNORE INTO needed VALUES(?, ?, ?, ?)")?;
+        for (chunk, place) in chunks.drain(..).zip(places) {
+            let (pack, record) = (place.map(|place| *place.pack.id.as_bytes()), place.map(|place| place.record));
+            let inserted = insert
+                .execute(params![chunk.id.as_bytes(), chunk.length.cast_signed(), pack, record])
+                .map_err(temporary::failed("write"))?;
+            self.bytes += inserted as u64 * chunk.length;
         }
-        let place = repository.index().places(&chunk.id)?.into_iter().next();
-        let mut insert = temporary::prepared(&self.database, "INSERT INTO needed VALUES(?, ?, ?, ?)")?;
-        let (pack, record) = (place.map(|place| *place.pack.id.as_bytes()), place.map(|place| place.record));
-        insert
-            .execute(params![chunk.id.as_bytes(), chunk.length.cast_signed(), pack, record])
-            .map_err(temporary::failed("write"))?;
-        self.bytes += chunk.length;
         Ok(())
     }
 
@@ -57,45 +60,53 @@ impl NeededChunks {
         self.bytes
     }
 
-    /// Reads or looks up all chunks; of those in `kept`, what is worth it is staged.
+    /// Reads or looks up all chunks; those of `images` come first, so that these are checked meanwhile; of those in `kept`, what is worth it is staged.
     pub(super) fn check(
         &self,
         repository: &Repository,
         depth: Depth,
         kept: HashSet<BlobId>,
+        images: Option<&ImageFiles>,
         progress: &dyn Progress,
     ) -> Result<Checked> {
-        match depth {
-            Depth::Content | Depth::Full => self.read_all(repository, kept, progress),
-            Depth::Quick => Ok(Checked { lost: self.look_up_all(repository, progress)?, staged: None }),
+        if depth == Depth::Quick {
+            let lost = self.look_up_all(repository, progress)?;
+            return Ok(Checked { lost, staged: None, images: Vec::new() });
         }
+        let mut reading = Reading::begin(repository, kept, progress)?;
+        let Some(images) = images else {
+            self.read(&mut reading, None, |_| true)?;
+            return Ok(reading.finish(Vec::new()));
+        };
+        self.read(&mut reading, Some(images), |id| images.have(id))?;
+        let checked = thread::scope(|scope| {
+            let check = scope.spawn(|| images.check(repository.index()));
+            self.read(&mut reading, None, |id| !images.have(id))?;
+            // Were it to fail, the images would be checked once more, one by one.
+            Ok(check.join().unwrap_or_default())
+        })?;
+        Ok(reading.finish(checked))
     }
 
-    fn read_all(&self, repository: &Repository, kept: HashSet<BlobId>, progress: &dyn Progress) -> Result<Checked> {
-        let lost = LostChunks::new()?;
-        let mut bulk = BulkReader::keeping(repository, kept);
-        let staged = bulk.staged();
-        let mut single = BlobReader::with_frame_cache(repository, FRAME_CACHE).with_staged(Arc::clone(&staged));
-        let mut read = |bulk: &mut BulkReader<'_>| {
-            let unread = bulk.read(&|_, bytes| {
-                progress.advance(bytes.len() as u64);
-                progress.check()
-            })?;
-            for chunk in unread {
-                progress.check()?;
-                if let Some(fault) = fault_of(&chunk, &mut single)? {
-                    lost.insert(&chunk, &fault, single.blamed())?;
+    /// Reads the chunks that are chosen, and writes them into images.
+    fn read(
+        &self,
+        reading: &mut Reading<'_>,
+        images: Option<&ImageFiles>,
+        chosen: impl Fn(&BlobId) -> bool,
+    ) -> Result<()> {
+        let mut chunks = Vec::with_capacity(CHUNKS_AT_ONCE);
+        self.in_order_of_packs(|chunk| {
+            if chosen(&chunk.id) {
+                chunks.push(chunk);
+                if chunks.len() == CHUNKS_AT_ONCE && reading.want(&mut chunks)? == Room::Full {
+                    return reading.read(images);
                 }
-                progress.advance(chunk.length);
             }
             Ok(())
-        };
-        self.in_order_of_packs(|chunk| match bulk.want(chunk)? {
-            Room::Left => Ok(()),
-            Room::Full => read(&mut bulk),
         })?;
-        read(&mut bulk)?;
-        Ok(Checked { lost, staged: Some(staged) })
+        reading.want(&mut chunks)?;
+        reading.read(images)
     }
 
     fn look_up_all(&self, repository: &Repository, progress: &dyn Progress) -> Result<LostChunks> {
@@ -124,17 +135,59 @@ impl NeededChunks {
     }
 }
 
-fn fault_of(chunk: &WantedChunk, reader: &mut BlobReader<'_>) -> Result<Option<BlobFault>> {
-    Ok(match reader.chunk(&chunk.id)? {
-        Ok(bytes) if bytes.len() as u64 == chunk.length => None,
-        Ok(bytes) => Some(BlobFault::Corrupt(format!(
-            "blob {} has {} bytes where the file has {}",
-            chunk.id,
-            bytes.len(),
-            chunk.length
-        ))),
-        Err(fault) => Some(fault),
-    })
+/// What reads chunks of a snapshot, and what it found so far.
+struct Reading<'r> {
+    bulk: BulkReader<'r>,
+    /// For what cannot be read in bulk.
+    single: BlobReader<'r>,
+    lost: LostChunks,
+    progress: &'r dyn Progress,
+}
+
+impl<'r> Reading<'r> {
+    fn begin(repository: &'r Repository, kept: HashSet<BlobId>, progress: &'r dyn Progress) -> Result<Self> {
+        let bulk = BulkReader::keeping(repository, kept);
+        let single = BlobReader::with_frame_cache(repository, FRAME_CACHE).with_staged(bulk.staged());
+        Ok(Self { bulk, single, lost: LostChunks::new()?, progress })
+    }
+
+    fn want(&mut self, chunks: &mut Vec<WantedChunk>) -> Result<Room> {
+        let room = self.bulk.want(chunks);
+        chunks.clear();
+        room
+    }
+
+    fn read(&mut self, images: Option<&ImageFiles>) -> Result<()> {
+        let progress = self.progress;
+        let write = |id: &BlobId, bytes: &[u8]| images.map_or(Ok(()), |images| images.write(id, bytes));
+        let unread = self.bulk.read(&|id, bytes| {
+            write(id, bytes)?;
+            progress.advance(bytes.len() as u64);
+            progress.check()
+        })?;
+        for chunk in unread {
+            progress.check()?;
+            match read_alone(&chunk, &mut self.single)? {
+                Ok(bytes) => write(&chunk.id, &bytes)?,
+                Err(fault) => self.lost.insert(&chunk, &fault, self.single.blamed())?,
+            }
+            progress.advance(chunk.length);
+        }
+        Ok(())
+    }
+
+    fn finish(self, images: Vec<CheckedImage>) -> Checked {
+        Checked { lost: self.lost, staged: Some(self.bulk.staged()), images }
+    }
+}
+
+fn read_alone(chunk: &WantedChunk, reader: &mut BlobReader<'_>) -> Result<BlobResult> {
+    Ok(reader.chunk(&chunk.id)?.and_then(|bytes| match bytes.len() as u64 {
+        length if length == chunk.length => Ok(bytes),
+        length => {
+            Err(BlobFault::Corrupt(format!("blob {} has {length} bytes where the file has {}", chunk.id, chunk.length)))
+        }
+    }))
 }
 
 /// The chunks that cannot be had, and why.

@@ -73,6 +73,7 @@ impl<'r> Census<'r> {
     /// When no temporary file can be made.
     pub fn begin(repository: &'r Repository, sample: Option<Sample>) -> Result<Self> {
         let marks = temporary::database(SCHEMA)?;
+        repository.forget_footers();
         let reader = BlobReader::with_frame_cache(repository, blobs::FRAME_CACHE);
         let sample = sample.map(|sample| Draw { sample, packs: LruCache::new(DRAWN_PACKS) });
         Ok(Self { repository, reader, needed: NeededChunks::new()?, marks, sample })
@@ -131,7 +132,7 @@ impl<'r> Census<'r> {
                 Some(Piece::Chunk { id, length, .. }) => {
                     progress.check()?;
                     if self.is_drawn(&id)? {
-                        self.needed.insert(self.repository, WantedChunk { id, length: length as u64 })?;
+                        self.needed.insert(self.repository, &mut vec![WantedChunk { id, length: length as u64 }])?;
                     }
                 }
                 Some(Piece::Hidden { node, .. }) => {
@@ -179,7 +180,7 @@ impl<'r> Census<'r> {
     pub fn read(self, options: VerifyOptions, progress: &dyn Progress) -> Result<Losses<'r>> {
         let bytes = self.needed.bytes();
         progress.phase(Phase::Verifying, Some(bytes));
-        let chunks = self.needed.check(self.repository, options.depth, HashSet::new(), progress)?.lost;
+        let chunks = self.needed.check(self.repository, options.depth, HashSet::new(), None, progress)?.lost;
         Ok(Losses { reader: self.reader, chunks, marks: self.marks, options, bytes })
     }
 }
@@ -243,7 +244,7 @@ impl Losses<'_> {
         for source in &manifest.sources {
             surveys.push(look_over(source, descent, &mut self.reader, progress)?);
         }
-        judge(manifest, surveys, &self.chunks, self.options, &mut self.reader, progress)
+        judge(manifest, surveys, &self.chunks, &[], self.options, &mut self.reader, progress)
     }
 }
 

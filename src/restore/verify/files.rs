@@ -1,35 +1,35 @@
 //! What the files of a source must be beyond their bytes: sound databases, a registry that is JSON.
 //!
-//! Invariant: a verdict of the integrity check belongs to content, so one that is known is not reached again. An image is
-//! checked as a file that exists for that long only, in the repository's place for temporary files or, where that
-//! cannot be written, in the system's. An image with lost blobs is not checked: that is reported already.
+//! Invariant: a verdict of the integrity check belongs to content, so one that is known is not reached again. Most images
+//! were checked while blobs were verified (`images`); the others are written out here, one after the other. An image
+//! with lost blobs is not checked: that is reported already.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::de::IgnoredAny;
-use tempfile::TempDir;
 
 use super::finding::{Finding, file_name};
+use super::images::{CheckedImage, ImageRoom};
 use super::walk::{Descent, Step, walk};
 use super::{Depth, VerifyOptions};
-use crate::disk::{ScratchDirectory, space};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry};
 use crate::progress::Progress;
+use crate::store::BlobReader;
 use crate::store::content::{Piece, Pieces};
 use crate::store::index::Index;
 use crate::store::verdicts::{self, Recheck};
-use crate::store::{BlobReader, Repository, layout};
 
-/// Checks the SQLite images of a captured source.
+/// Checks the SQLite images of a captured source, but for those that are checked already.
 pub(super) fn check_images(
     source: &SourceRecord,
     options: VerifyOptions,
+    checked: &[CheckedImage],
     reader: &mut BlobReader<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Finding>> {
@@ -40,7 +40,10 @@ pub(super) fn check_images(
             && file.capture == Capture::SqliteImage
         {
             progress.check()?;
-            let verdict = verdict_on(source, entry, file, options, reader)?;
+            let verdict = match checked.iter().find(|checked| checked.content == file.content) {
+                Some(checked) => Some(checked.verdict.clone()),
+                None => verdict_on(source, entry, file, options, reader)?,
+            };
             findings.extend(verdict.and_then(|verdict| finding_of(source, entry, verdict)));
             progress.advance(file.content.length);
         }
@@ -49,12 +52,19 @@ pub(super) fn check_images(
     Ok(findings)
 }
 
-/// Whether a verdict on this entry is still to be reached, which takes all of its bytes.
-pub(super) fn is_to_be_checked(source: &SourceRecord, entry: &Entry, options: VerifyOptions, index: &Index) -> bool {
-    matches!(&entry.kind, EntryKind::File(file) if file.capture == Capture::SqliteImage
+/// The image on which a verdict is still to be reached, if this entry is one.
+pub(super) fn to_be_checked(
+    source: &SourceRecord,
+    entry: &Entry,
+    options: VerifyOptions,
+    index: &Index,
+) -> Option<Content> {
+    let EntryKind::File(file) = &entry.kind else { return None };
+    let to_be_checked = file.capture == Capture::SqliteImage
         && file.content != Content::EMPTY
         && is_checked(source, options.depth)
-        && !is_final(known_verdict(source, file, options, index).as_ref()))
+        && !is_final(known_verdict(source, file, options, index).as_ref());
+    to_be_checked.then_some(file.content)
 }
 
 /// Whether images of this source are checked unless there is a verdict.
@@ -117,40 +127,6 @@ fn finding_of(source: &SourceRecord, entry: &Entry, verdict: Verdict) -> Option<
         Verdict::Unknown(cause) => {
             let detail = if in_tree { format!("{}: {cause}", file_name(&source.name, entry)) } else { cause };
             Some(Finding::IntegrityUnknown { detail })
-        }
-    }
-}
-
-/// A directory for one image.
-enum ImageRoom {
-    InRepository(ScratchDirectory),
-    OfSystem(TempDir),
-}
-
-impl ImageRoom {
-    /// In the repository if that has the room, so that one may be restored whose repository is full.
-    ///
-    /// # Errors
-    /// [`Error::Failed`] that names the bytes needed if they are free nowhere.
-    fn find(repository: &Repository, bytes: u64, image: &str) -> Result<Self> {
-        match ScratchDirectory::create(&repository.root().join(layout::TMP)) {
-            Ok(scratch) if space::available(scratch.path())? >= bytes => return Ok(Self::InRepository(scratch)),
-            Ok(_) => tracing::debug!("the repository has no room for an image; the system's temporary files take it"),
-            Err(cause) => {
-                tracing::debug!(%cause, "the repository has no place for temporary files; the system's is used");
-            }
-        }
-        let system = std::env::temp_dir();
-        let room = TempDir::new().map_err(Error::io("create a temporary directory in", &system))?;
-        let purpose = format!("checking the integrity of {image}");
-        space::require(room.path(), bytes, &purpose, "make room there, or name a larger directory in TMPDIR")?;
-        Ok(Self::OfSystem(room))
-    }
-
-    fn path(&self) -> &Path {
-        match self {
-            Self::InRepository(scratch) => scratch.path(),
-            Self::OfSystem(directory) => directory.path(),
         }
     }
 }

@@ -63,18 +63,7 @@ impl ImageFiles {
     /// # Errors
     /// I/O errors.
     pub(super) fn lay_out(contents: &[Content], reader: &mut BlobReader<'_>) -> Result<Option<Self>> {
-        let mut contents: Vec<Content> = contents.to_vec();
-        // The check of a large image takes longest.
-        contents.sort_by_key(|content| std::cmp::Reverse(content.length));
-        contents.dedup();
-        contents.truncate(MOST_IMAGES);
-        let mut chunks = 0;
-        contents.retain(|content| {
-            let more = content.length.div_ceil(CHUNK_SIZE as u64);
-            let fits = chunks + more <= MOST_KEPT as u64;
-            chunks += if fits { more } else { 0 };
-            fits
-        });
+        let contents = chosen(contents);
         let bytes = contents.iter().map(|content| content.length).sum();
         let Ok(room) = ImageRoom::find(reader.repository(), bytes, "the images of the snapshot") else {
             return Ok(None);
@@ -120,6 +109,21 @@ impl ImageFiles {
         };
         whole.map(check).collect()
     }
+}
+
+/// Distinct images, large ones first since their check takes longest, with a bounded number of chunks.
+fn chosen(contents: &[Content]) -> Vec<Content> {
+    let mut by_length = contents.to_vec();
+    by_length.sort_by_key(|content| std::cmp::Reverse(content.length));
+    let (mut chosen, mut chunks) = (Vec::new(), 0);
+    for content in by_length {
+        let more = content.length.div_ceil(CHUNK_SIZE as u64);
+        if chosen.len() < MOST_IMAGES && chunks + more <= MOST_KEPT as u64 && !chosen.contains(&content) {
+            chunks += more;
+            chosen.push(content);
+        }
+    }
+    chosen
 }
 
 impl ImageFile {
@@ -181,5 +185,45 @@ impl ImageRoom {
             Self::InRepository(scratch) => scratch.path(),
             Self::OfSystem(directory) => directory.path(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chunk::compress::Thoroughness;
+    use crate::restore::verify::fixture::{create, database, store_content};
+    use crate::store::{BlobWriter, MetadataRecords};
+
+    #[test]
+    fn images_are_filled_in_any_order_and_checked_once_they_are_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let sound = database(&directory.path().join("live.db"));
+        let mut damaged = sound.clone();
+        damaged[100..4096].fill(0xAA);
+        let repository = create(&directory.path().join("repo"));
+        let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole, Thoroughness::Thorough).unwrap();
+        let contents = [&sound, &damaged].map(|bytes| store_content(bytes, &mut writer));
+        writer.finish().unwrap();
+        let mut reader = BlobReader::new(&repository);
+        let images = ImageFiles::lay_out(&[contents[0], contents[1], contents[0]], &mut reader).unwrap().unwrap();
+        let index = repository.index();
+        let (first, rest) = damaged.split_at(CHUNK_SIZE);
+        for chunk in rest.chunks(CHUNK_SIZE).rev() {
+            let id = BlobId::of_chunk(chunk);
+            if images.have(&id) {
+                images.write(&id, chunk).unwrap();
+            }
+        }
+        assert_eq!(images.check(index), [], "each lacks its first chunk");
+        images.write(&BlobId::of_chunk(first), first).unwrap();
+        let checked = images.check(index);
+        assert!(
+            matches!(&checked[..], [CheckedImage { content, verdict: Verdict::Failed(_) }] if *content == contents[1])
+        );
+        images.write(&BlobId::of_chunk(&sound[..CHUNK_SIZE]), &sound[..CHUNK_SIZE]).unwrap();
+        assert!(images.check(index).contains(&CheckedImage { content: contents[0], verdict: Verdict::Ok }));
+        assert_eq!(images.check(index).len(), 2, "a content is checked once, wherever it stands");
+        assert!(!images.have(&BlobId::of_chunk(b"another")));
     }
 }

@@ -100,9 +100,7 @@ fn wanted(content: &[u8]) -> WantedChunk {
 
 /// What comes out by id, and what does not.
 fn read(bulk: &mut BulkReader<'_>, chunks: &[WantedChunk]) -> (HashMap<BlobId, Vec<u8>>, Vec<WantedChunk>) {
-    for chunk in chunks {
-        bulk.want(*chunk).unwrap();
-    }
+    bulk.want(chunks).unwrap();
     let came_out = Mutex::new(HashMap::new());
     let unread = bulk.read(&|id, bytes| {
         came_out.lock().unwrap().insert(*id, bytes.to_vec());
@@ -191,7 +189,7 @@ fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
     let order_for = |asked: &[&Handmade]| {
         let mut bulk = BulkReader::new(&repository);
         for (content, _) in asked {
-            bulk.want(wanted(content)).unwrap();
+            bulk.want(&[wanted(content)]).unwrap();
         }
         let order = Order::of(&bulk.plan);
         let staged = |content: &[u8]| {

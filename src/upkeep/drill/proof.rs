@@ -24,7 +24,7 @@ use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
 use crate::restore::directory_of;
 use crate::restore::verify::{Descent, Step, walk};
-use crate::store::{BlobReader, Repository};
+use crate::store::{BlobReader, Repository, verdicts};
 
 use super::shown;
 
@@ -43,6 +43,10 @@ pub(super) fn prove(
     progress.phase(Phase::Comparing, Some(captured().map(|source| source.bytes).sum()));
     for source in captured() {
         faults.extend(compare(source, directory, &mut reader, progress)?);
+    }
+    if !faults.is_empty() {
+        // What is wrong with other bytes than the snapshot's says nothing about the snapshot.
+        return Ok(faults);
     }
     progress.phase(Phase::CheckingDatabases, None);
     for source in captured() {
@@ -162,7 +166,7 @@ fn is_hole(file: &File, offset: u64, length: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Checks the restored databases and the restored registry.
+/// Checks the restored databases, whose verdicts are kept since their bytes are the snapshot's, and the restored registry.
 fn check_files(
     source: &SourceRecord,
     directory: &Path,
@@ -170,13 +174,15 @@ fn check_files(
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
     let mut faults = Vec::new();
-    walk(source, Descent::Entries, reader, &mut |_, step| {
+    walk(source, Descent::Entries, reader, &mut |reader, step| {
         progress.check()?;
         let Step::Entry(entry) = step else { return Ok(()) };
         let EntryKind::File(file) = &entry.kind else { return Ok(()) };
         let path = path_of(source, entry, directory);
         if file.capture == Capture::SqliteImage && file.content.length > 0 {
-            faults.extend(database_fault(&path, &shown(&path, directory)));
+            let verdict = sqlite::integrity_check(&path);
+            verdicts::keep(reader.repository().index(), &file.content, verdict.clone());
+            faults.extend(fault_of(verdict, &shown(&path, directory)));
         }
         if source.name == REGISTRY {
             let parsed =
@@ -190,8 +196,8 @@ fn check_files(
     Ok(faults)
 }
 
-fn database_fault(path: &Path, name: &str) -> Option<String> {
-    match sqlite::integrity_check(path) {
+fn fault_of(verdict: Verdict, name: &str) -> Option<String> {
+    match verdict {
         Verdict::Ok => None,
         Verdict::Failed(cause) => Some(format!("db_integrity_check_failed: {name}: {cause}")),
         Verdict::OpenFailed(cause) | Verdict::Unreadable(cause) => Some(format!("db_open_failed: {name}: {cause}")),
