@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::connection::{Access, check_length, open};
 use crate::error::Error;
@@ -32,9 +32,6 @@ pub enum Verdict {
     Unreadable(String),
 }
 
-/// How findings begin, behind the place in the database, that are errors of reading rather than damage.
-const NOT_READ: [&str; 2] = ["failed to get page", "unable to get the page. error code=10"];
-
 /// Checks a database that no process uses: an image, or a restored file. Opened as immutable, so that no lock is taken and
 /// no sidecar appears or is looked at. Memory: about 16 MiB of cache.
 pub fn integrity_check(path: &Path) -> Verdict {
@@ -56,7 +53,7 @@ fn check(connection: &Connection) -> rusqlite::Result<Verdict> {
         return Ok(Verdict::Ok);
     }
     let all_unchecked = findings.iter().all(|finding| finding.starts_with(NOT_CHECKED));
-    let not_read = findings.iter().any(|finding| NOT_READ.iter().any(|text| finding.contains(text)));
+    let not_read = findings.iter().any(|finding| is_of_reading(finding));
     findings.truncate(FINDINGS);
     let text = findings.join("; ");
     Ok(match (not_read, all_unchecked) {
@@ -64,6 +61,13 @@ fn check(connection: &Connection) -> rusqlite::Result<Verdict> {
         (_, true) => Verdict::Unknown(text),
         _ => Verdict::Failed(text),
     })
+}
+
+/// Whether a finding is an error of reading rather than damage: the codes are those of `SQLITE_IOERR`, however extended.
+fn is_of_reading(finding: &str) -> bool {
+    let codes = finding.split("unable to get the page. error code=").skip(1);
+    let mut codes = codes.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<i32>().ok());
+    finding.contains("failed to get page") || codes.any(|code| code & 0xff == ffi::SQLITE_IOERR)
 }
 
 fn verdict_of_error(error: rusqlite::Error) -> Verdict {
@@ -121,6 +125,16 @@ mod tests {
                    UPDATE sqlite_schema SET sql='CREATE VIRTUAL TABLE t USING fts5(x, tokenize=house)' WHERE name='t'";
         let verdict = integrity_check(&database(root.path(), sql));
         assert!(matches!(&verdict, Verdict::Unknown(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn errors_of_reading_are_told_from_damage() {
+        let damage = ["Tree 2 page 3: btreeInitPage() returns error code 11", "Page 5: never used", "ok"];
+        assert!(!damage.iter().any(|finding| is_of_reading(finding)));
+        let page =
+            |code: u32| format!("*** in database main ***\nTree 6 page 18: unable to get the page. error code={code}");
+        assert!(is_of_reading(&page(266)) && is_of_reading(&page(8458)) && !is_of_reading(&page(11)));
+        assert!(is_of_reading("Tree 2 page 2 cell 1: failed to get page 4\nPage 5: never used"));
     }
 
     #[test]
