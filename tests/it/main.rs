@@ -56,6 +56,7 @@ mod status;
 mod errors;
 mod full_disk;
 mod kills;
+mod power_cuts;
 
 // What goes wrong.
 mod bad_input;

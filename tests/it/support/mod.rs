@@ -5,6 +5,7 @@ pub mod chroma;
 pub mod command;
 pub mod damage;
 pub mod handmade;
+pub mod image;
 pub mod mount;
 pub mod noise;
 pub mod packs;

@@ -1,6 +1,7 @@
 //! A made-up runtime of the service in a directory for temporary files, gone with its value.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -55,17 +56,21 @@ impl Runtime {
     /// Copies everything that there is, to come back to it.
     pub fn save(&self) -> Saved {
         let saved = Saved(Self::bare_in_memory());
-        copy_all(self.path(), saved.0.path());
+        copy_all(&self.seen(self.path()), saved.0.path());
         saved
     }
 
     /// Brings everything back to how it was.
     pub fn go_back(&self, saved: &Saved) {
-        for entry in fs::read_dir(self.path()).unwrap() {
+        for entry in fs::read_dir(self.seen(self.path())).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+            match if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
+                // Something is mounted there; it is empty now.
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {}
+                removed => removed.unwrap(),
+            }
         }
-        copy_all(saved.0.path(), self.path());
+        copy_all(saved.0.path(), &self.seen(self.path()));
     }
 
     pub fn path(&self) -> &Path {

@@ -145,13 +145,19 @@ impl Stage {
     }
 
     fn aim(&self, strike: Option<(usize, Fault)>) -> Aim<'_> {
-        Aim { below: self.runtime.path(), counted: Counted::Changes, strike }
+        Aim { below: self.runtime.path(), counted: Counted::Changes, strike, before: None }
     }
 
     /// Runs the operation from its beginning and strikes at one of its calls.
     pub fn run(&self, counted: Counted, strike: Option<(usize, Fault)>) -> (Outcome, Vec<Call>) {
         self.begin();
         self.call().traced(&Aim { counted, ..self.aim(strike) })
+    }
+
+    /// Runs the operation from where things are, and kills it at one of its calls, right before which something else is
+    /// done.
+    pub fn kill_at(&self, number: usize, before: &dyn Fn()) -> (Outcome, Vec<Call>) {
+        self.call().traced(&Aim { before: Some(before), ..self.aim(Some((number, Fault::Kill))) })
     }
 
     /// Brings everything to where the operation begins.

@@ -65,13 +65,15 @@ impl std::fmt::Display for Call {
 }
 
 /// What to strike at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Aim<'a> {
     /// Calls count that concern what is below.
     pub below: &'a Path,
     pub counted: Counted,
     /// The number of the call, from 1, and its fate.
     pub strike: Option<(usize, Fault)>,
+    /// What is done right before, while the call waits.
+    pub before: Option<&'a dyn Fn()>,
 }
 
 /// What a traced run did.
@@ -167,21 +169,19 @@ impl Tracer<'_> {
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
         let Some(call) = self.counts(thread, registers.orig_rax, arguments) else { return };
         self.calls.push(call);
-        match self.aim.strike {
-            Some((number, fault)) if number == self.calls.len() => match fault {
-                Fault::Kill => {
-                    kill(self.process, Signal::SIGKILL).unwrap();
-                }
-                Fault::Error(_) | Fault::Lie => {
-                    let errno = if let Fault::Error(errno) = fault { errno as i64 } else { 0 };
-                    self.answers.insert(thread, (-errno) as u64);
-                    // There is no such call, so the kernel does nothing.
-                    registers.orig_rax = u64::MAX;
-                    ptrace::setregs(thread, registers).unwrap();
-                }
-            },
-            _ => {}
+        let Some((_, fault)) = self.aim.strike.filter(|(number, _)| *number == self.calls.len()) else { return };
+        if let Some(before) = self.aim.before {
+            before();
         }
+        let errno = match fault {
+            Fault::Kill => return kill(self.process, Signal::SIGKILL).unwrap(),
+            Fault::Error(errno) => errno as i64,
+            Fault::Lie => 0,
+        };
+        self.answers.insert(thread, (-errno) as u64);
+        // There is no such call, so the kernel does nothing.
+        registers.orig_rax = u64::MAX;
+        ptrace::setregs(thread, registers).unwrap();
     }
 
     fn counts(&self, thread: Pid, number: u64, arguments: [u64; 4]) -> Option<Call> {
