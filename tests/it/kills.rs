@@ -40,8 +40,65 @@ fn all(operation: Operation) {
     assert!(points > 20, "{operation:?}: only {points} calls were met");
 }
 
+/// The same by strace, which counts each name in each thread by itself: n = 1, 2, 3 … of these names, until a run ends.
+fn all_by_strace(operation: Operation, names: &[&str]) {
+    let stage = Stage::new(operation);
+    let mut points = 0;
+    for name in names {
+        let killed = |number: &usize| {
+            let traced = format!("trace={name}");
+            let inject = format!("inject={name}:signal=SIGKILL:when={number}");
+            stage.begin();
+            let strace = ["strace", "-f", "-qqq", "-o", "/dev/null", "-e", &traced, "-e", &inject];
+            let outcome = stage.call().run_by(&strace).run();
+            if outcome.code.is_some() {
+                outcome.exits(0);
+                return false;
+            }
+            let what = format!("{operation:?} killed by strace at {name} {number}");
+            stage.check_snapshots(&what);
+            stage.check_recovery(&what);
+            true
+        };
+        points += (1..).take_while(killed).count();
+    }
+    eprintln!("{operation:?}: {points} kill points by strace");
+    assert!(points > 0, "{operation:?}: strace killed nothing");
+}
+
+#[test]
+fn a_create_killed_by_strace() {
+    all_by_strace(Operation::Create, &["linkat", "renameat2"]);
+}
+
+#[test]
+#[ignore = "kills by strace at every system call of each name: minutes"]
+fn everything_killed_by_strace() {
+    const NAMES: [&str; 14] = [
+        "write",
+        "pwrite64",
+        "fsync",
+        "fdatasync",
+        "ftruncate",
+        "fallocate",
+        "openat",
+        "mkdir",
+        "unlink",
+        "unlinkat",
+        "rename",
+        "renameat2",
+        "linkat",
+        "utimensat",
+    ];
+    for operation in ALL.iter().copied() {
+        all_by_strace(operation, &NAMES);
+    }
+}
+
 macro_rules! operations {
     ($($operation:ident: $quick:ident, $long:ident;)*) => {
+        const ALL: &[Operation] = &[$(Operation::$operation),*];
+
         $(
             #[test]
             fn $quick() {

@@ -52,10 +52,14 @@ mod drill;
 mod stats;
 mod status;
 
-// Attacks on the real binary.
+// Attacks on the real binary, at its system calls and by its media.
+#[cfg(target_arch = "x86_64")]
 mod errors;
+#[cfg(target_arch = "x86_64")]
 mod full_disk;
+#[cfg(target_arch = "x86_64")]
 mod kills;
+#[cfg(target_arch = "x86_64")]
 mod power_cuts;
 
 // What goes wrong.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::mount::Mounts;
+#[cfg(target_arch = "x86_64")]
 use super::tracer::{self, Aim, Call, Traced};
 
 /// No call of a test takes this long; one that does hangs.
@@ -65,7 +66,7 @@ impl Vecsnap {
     }
 
     /// The same call, begun by another program.
-    fn run_by(self, program: &[impl AsRef<OsStr>]) -> Self {
+    pub fn run_by(self, program: &[impl AsRef<OsStr>]) -> Self {
         let mut call = Self::of(assert_cmd::Command::new(&program[0]));
         call.command.args(&program[1..]).arg(binary()).args(self.command.get_args());
         call.command.envs(self.command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -114,6 +115,7 @@ impl Vecsnap {
     }
 
     /// Runs the call and strikes at one of its system calls.
+    #[cfg(target_arch = "x86_64")]
     pub fn traced(self, aim: &Aim<'_>) -> (Outcome, Vec<Call>) {
         let mut command = Command::new(self.command.get_program());
         command.args(self.command.get_args());

@@ -5,6 +5,7 @@ pub mod chroma;
 pub mod command;
 pub mod damage;
 pub mod handmade;
+#[cfg(target_arch = "x86_64")]
 pub mod image;
 pub mod mount;
 pub mod noise;
@@ -13,8 +14,11 @@ pub mod runtime;
 pub mod seed;
 mod selftest;
 pub mod simulated_disk;
+#[cfg(target_arch = "x86_64")]
 pub mod stage;
+#[cfg(target_arch = "x86_64")]
 pub mod syscalls;
+#[cfg(target_arch = "x86_64")]
 pub mod tracer;
 pub mod tree_state;
 pub mod vector_store;
