@@ -212,30 +212,90 @@ fn is_pack(call: &Call) -> bool {
     call.path.extension().is_some_and(|extension| extension == "pack")
 }
 
-macro_rules! operations {
-    ($($operation:ident: $quick:ident, $long:ident;)*) => {
-        $(
-            #[test]
-            fn $quick() {
-                sample(Operation::$operation);
-            }
-
-            #[test]
-            #[ignore = "lets every system call fail: minutes"]
-            fn $long() {
-                all(Operation::$operation);
-            }
-        )*
-    };
+#[test]
+fn a_first_create_meets_errors() {
+    sample(Operation::FirstCreate);
 }
 
-operations! {
-    FirstCreate: a_first_create_meets_errors, a_first_create_meets_every_error;
-    Create: a_create_meets_errors, a_create_meets_every_error;
-    Restore: a_restore_meets_errors, a_restore_meets_every_error;
-    RestoreWithWayBack: a_restore_with_a_way_back_meets_errors, a_restore_with_a_way_back_meets_every_error;
-    Resume: a_resume_meets_errors, a_resume_meets_every_error;
-    Undo: an_undo_meets_errors, an_undo_meets_every_error;
-    Cleanup: a_cleanup_meets_errors, a_cleanup_meets_every_error;
-    Repair: a_repair_meets_errors, a_repair_meets_every_error;
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_first_create_meets_every_error() {
+    all(Operation::FirstCreate);
+}
+
+#[test]
+fn a_create_meets_errors() {
+    sample(Operation::Create);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_create_meets_every_error() {
+    all(Operation::Create);
+}
+
+#[test]
+fn a_restore_meets_errors() {
+    sample(Operation::Restore);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_restore_meets_every_error() {
+    all(Operation::Restore);
+}
+
+#[test]
+fn a_restore_with_a_way_back_meets_errors() {
+    sample(Operation::RestoreWithWayBack);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_restore_with_a_way_back_meets_every_error() {
+    all(Operation::RestoreWithWayBack);
+}
+
+#[test]
+fn a_resume_meets_errors() {
+    sample(Operation::Resume);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_resume_meets_every_error() {
+    all(Operation::Resume);
+}
+
+#[test]
+fn an_undo_meets_errors() {
+    sample(Operation::Undo);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn an_undo_meets_every_error() {
+    all(Operation::Undo);
+}
+
+#[test]
+fn a_cleanup_meets_errors() {
+    sample(Operation::Cleanup);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_cleanup_meets_every_error() {
+    all(Operation::Cleanup);
+}
+
+#[test]
+fn a_repair_meets_errors() {
+    sample(Operation::Repair);
+}
+
+#[test]
+#[ignore = "lets every system call fail: minutes"]
+fn a_repair_meets_every_error() {
+    all(Operation::Repair);
 }

@@ -90,37 +90,95 @@ fn everything_killed_by_strace() {
         "linkat",
         "utimensat",
     ];
-    for operation in ALL.iter().copied() {
+    for operation in Operation::ALL {
         all_by_strace(operation, &NAMES);
     }
 }
 
-macro_rules! operations {
-    ($($operation:ident: $quick:ident, $long:ident;)*) => {
-        const ALL: &[Operation] = &[$(Operation::$operation),*];
-
-        $(
-            #[test]
-            fn $quick() {
-                sample(Operation::$operation);
-            }
-
-            #[test]
-            #[ignore = "kills at every system call: minutes"]
-            fn $long() {
-                all(Operation::$operation);
-            }
-        )*
-    };
+#[test]
+fn a_killed_first_create() {
+    sample(Operation::FirstCreate);
 }
 
-operations! {
-    FirstCreate: a_killed_first_create, a_first_create_killed_at_every_call;
-    Create: a_killed_create, a_create_killed_at_every_call;
-    Restore: a_killed_restore, a_restore_killed_at_every_call;
-    RestoreWithWayBack: a_killed_restore_with_a_way_back, a_restore_with_a_way_back_killed_at_every_call;
-    Resume: a_killed_resume, a_resume_killed_at_every_call;
-    Undo: a_killed_undo, an_undo_killed_at_every_call;
-    Cleanup: a_killed_cleanup, a_cleanup_killed_at_every_call;
-    Repair: a_killed_repair, a_repair_killed_at_every_call;
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_first_create_killed_at_every_call() {
+    all(Operation::FirstCreate);
+}
+
+#[test]
+fn a_killed_create() {
+    sample(Operation::Create);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_create_killed_at_every_call() {
+    all(Operation::Create);
+}
+
+#[test]
+fn a_killed_restore() {
+    sample(Operation::Restore);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_restore_killed_at_every_call() {
+    all(Operation::Restore);
+}
+
+#[test]
+fn a_killed_restore_with_a_way_back() {
+    sample(Operation::RestoreWithWayBack);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_restore_with_a_way_back_killed_at_every_call() {
+    all(Operation::RestoreWithWayBack);
+}
+
+#[test]
+fn a_killed_resume() {
+    sample(Operation::Resume);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_resume_killed_at_every_call() {
+    all(Operation::Resume);
+}
+
+#[test]
+fn a_killed_undo() {
+    sample(Operation::Undo);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn an_undo_killed_at_every_call() {
+    all(Operation::Undo);
+}
+
+#[test]
+fn a_killed_cleanup() {
+    sample(Operation::Cleanup);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_cleanup_killed_at_every_call() {
+    all(Operation::Cleanup);
+}
+
+#[test]
+fn a_killed_repair() {
+    sample(Operation::Repair);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_repair_killed_at_every_call() {
+    all(Operation::Repair);
 }

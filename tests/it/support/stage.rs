@@ -34,6 +34,17 @@ pub enum Operation {
 }
 
 impl Operation {
+    pub const ALL: [Operation; 8] = [
+        Operation::FirstCreate,
+        Operation::Create,
+        Operation::Restore,
+        Operation::RestoreWithWayBack,
+        Operation::Resume,
+        Operation::Undo,
+        Operation::Cleanup,
+        Operation::Repair,
+    ];
+
     fn begins_with_snapshots(self) -> bool {
         self != Operation::FirstCreate
     }
