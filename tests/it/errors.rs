@@ -15,7 +15,7 @@ use crate::support::tracer::{Call, Counted, Fault};
 const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::EACCES, Errno::EINTR];
 
 /// How many points the quick tier takes of each operation.
-const SAMPLE: usize = 3;
+const SAMPLE: usize = 2;
 
 /// How many of the thousands of calls that only look the long tier takes of each operation.
 const LOOKS: usize = 100;

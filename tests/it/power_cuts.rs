@@ -18,7 +18,7 @@ use crate::support::stage::{Operation, Stage};
 const CUTS: &str = "VECSNAP_POWER_CUTS";
 
 /// How many points the quick tier takes of each operation.
-const SAMPLE: usize = 3;
+const SAMPLE: usize = 2;
 
 /// Cuts the power at one call, or right after the end if there are not so many. Returns whether there were.
 #[track_caller]
