@@ -9,6 +9,7 @@ mod campaign;
 mod cleanups;
 mod creates;
 mod found;
+mod recording;
 mod recoveries;
 mod repairs;
 mod repository;

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use super::repository::World;
 use crate::support::simulated_disk::{Disk, Random, Survival, Volume};
 
 /// How many crashes are tried.
@@ -83,6 +84,18 @@ impl Campaign {
         disk.power_cut_at(crash.point, survival)
     }
 
+    /// The disk of a world after a crash, from where work goes on, in the real directory too. Every other time only the
+    /// process was killed: what it had not synced still is not.
+    pub(super) fn left_by(&self, disk: &Disk, crash: Crash, world: &World) -> Disk {
+        if crash.way % 2 == 0 {
+            let killed = disk.killed_at(crash.point);
+            killed.now().write_to(&world.root());
+            return killed;
+        }
+        world.put(&self.state(disk, crash), crash, &mut self.random(crash));
+        Disk::load(&world.root())
+    }
+
     /// The crashes to try: with `VECSNAP_CRASH=name:point:way` that one alone.
     pub(super) fn crashes(&self, begin: usize, disk: &Disk) -> Vec<Crash> {
         if let Ok(only) = env::var("VECSNAP_CRASH") {
@@ -141,8 +154,8 @@ impl Campaign {
     fn failed(&mut self, disk: &Disk, crash: Crash, volume: &Volume, panic: &(dyn std::any::Any + Send)) {
         let (name, Crash { point, way }) = (&self.name, crash);
         let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let kept =
-            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-{}-{point}-{way}", name.replace(' ', "-")));
+        let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("crash-{}-{point}-{way}", name.replace([' ', ':'], "-")));
         volume.write_to(&kept);
         let told = format!(
             "VECSNAP_SEED={} VECSNAP_CRASH='{name}:{point}:{way}' (what was left is in {}):\n{}\n  last operations:\n    {}",

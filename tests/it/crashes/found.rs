@@ -3,7 +3,8 @@
 use std::fs;
 
 use super::campaign::Crash;
-use super::creates::Recorded;
+use super::creates;
+use super::recording::Recording;
 use super::repository::stamp_of;
 use super::targets::{Present, Targets, Way};
 use crate::support::simulated_disk::change::Change;
@@ -89,7 +90,7 @@ fn a_database_whose_first_block_is_torn_cannot_be_read() {
 /// A directory of packs that a killed create had made need not be durable; the next create put its pack there.
 #[test]
 fn a_directory_that_a_killed_create_made_is_durable_before_a_pack_is_in_it() {
-    let Recorded { mut world, disk, .. } = Recorded::next();
+    let Recording { mut world, disk, .. } = creates::next();
     let packs = world.repository().join("packs");
     let is_of_packs = |change: &Change| matches!(change, Change::Enter { name, .. } if name.len() == 2);
     let mut killed = disk.killed_at(disk.moment_after(is_of_packs));

@@ -33,6 +33,13 @@ pub(super) struct Standing {
     pub(super) may: BTreeSet<String>,
 }
 
+impl Standing {
+    /// These must be there, and those may be.
+    pub(super) fn of(must: &[String], may: &[String]) -> Self {
+        Self { must: must.iter().cloned().collect(), may: may.iter().cloned().collect() }
+    }
+}
+
 impl World {
     /// Without a repository.
     pub(super) fn new() -> Self {
