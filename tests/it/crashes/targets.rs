@@ -179,7 +179,8 @@ fn state(runtime: &Runtime) -> TreeState {
 fn change(runtime: &Runtime) {
     runtime.remember(&"a later memory ".repeat(600));
     // The schema is in the first block.
-    runtime.connect().execute_batch("CREATE TABLE later(x); INSERT INTO later VALUES (7);").unwrap();
+    let schema = "DROP INDEX memories_project; CREATE INDEX later ON memories(content, project); VACUUM;";
+    runtime.connect().execute_batch(schema).unwrap();
     runtime.write_registry("a later project");
     runtime.store().append(30);
     runtime.store().update(5);
