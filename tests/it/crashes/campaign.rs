@@ -21,7 +21,7 @@ pub(super) enum Reach {
 impl Reach {
     /// After every operation, as often as `VECSNAP_CRASH_WAYS` says.
     pub(super) fn long() -> Self {
-        Self::Every { ways: number_from("VECSNAP_CRASH_WAYS").unwrap_or(8) }
+        Self::Every { ways: number_from("VECSNAP_CRASH_WAYS").unwrap_or(5) }
     }
 }
 
@@ -87,7 +87,7 @@ impl Campaign {
     /// The disk of a world after a crash, from where work goes on, in the real directory too. Every other time only the
     /// process was killed: what it had not synced still is not.
     pub(super) fn left_by(&self, disk: &Disk, crash: Crash, world: &World) -> Disk {
-        if crash.way % 2 == 0 {
+        if crash.way.is_multiple_of(2) {
             let killed = disk.killed_at(crash.point);
             killed.now().write_to(&world.root());
             return killed;

@@ -83,6 +83,6 @@ fn a_recovery_may_be_cut_off_too() {
 #[test]
 #[ignore = "minutes: many recoveries, each of them crashed many times"]
 fn many_crashes_of_recoveries() {
-    attack("create", creates::next(), 20, Reach::Slice(40));
-    attack("cleanup", cleanups::recorded(), 20, Reach::Slice(40));
+    attack("create", creates::next(), 20, Reach::Slice(20));
+    attack("cleanup", cleanups::recorded(), 20, Reach::Slice(20));
 }

@@ -70,5 +70,5 @@ fn a_repair_may_be_cut_off_at_any_moment() {
 #[test]
 #[ignore = "minutes: a crash after every operation, in many ways"]
 fn every_crash_of_a_repair() {
-    Hurt::new().attack_repeatedly(Reach::long(), 20, Reach::Slice(30));
+    Hurt::new().attack_repeatedly(Reach::long(), 10, Reach::Slice(20));
 }

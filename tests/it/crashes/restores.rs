@@ -37,7 +37,7 @@ fn attack_ways_on(present: Present, count: usize, reach: Reach) {
     let first = Campaign::new(&format!("ways on over {present:?}"), reach);
     let mut left = count;
     for crash in first.drawn(0, &disk, count * 50) {
-        let cut = if crash.way % 2 == 0 {
+        let cut = if crash.way.is_multiple_of(2) {
             // What was not synced still is not.
             let killed = disk.killed_at(crash.point);
             killed.now().write_to(targets.root());
@@ -118,6 +118,6 @@ fn every_crash_of_restores() {
 #[ignore = "minutes: many resumed and undone restores, each of them crashed many times"]
 fn many_crashes_of_ways_on() {
     for present in [Present::Changed, Present::Unfolded, Present::Wiped] {
-        attack_ways_on(present, 8, Reach::Slice(60));
+        attack_ways_on(present, 6, Reach::Slice(25));
     }
 }
