@@ -64,8 +64,12 @@ impl ScratchDirectory {
 }
 
 /// Removes the scratch directories below `tmp_root` whose owners are gone and returns how many. A directory that cannot
-/// be removed is left for a later command; a missing or unreadable `tmp_root` has none.
+/// be removed is left for a later command; a missing or unreadable `tmp_root` has none. Nor has one that is a symlink:
+/// what it leads to may be anybody's.
 pub fn remove_abandoned(tmp_root: &Path) -> usize {
+    if !fs::symlink_metadata(tmp_root).is_ok_and(|found| found.is_dir()) {
+        return 0;
+    }
     let Ok(entries) = fs::read_dir(tmp_root) else { return 0 };
     let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     directories.filter(|entry| remove_if_abandoned(&entry.path())).count()
@@ -138,5 +142,16 @@ mod tests {
         assert_eq!(remove_abandoned(root.path()), 1);
         assert!(!abandoned.exists() && fresh.exists());
         assert_eq!(remove_abandoned(&root.path().join("missing")), 0);
+    }
+
+    #[test]
+    fn nothing_is_removed_through_a_link() {
+        let root = tempfile::tempdir().unwrap();
+        let elsewhere = root.path().join("elsewhere");
+        fs::create_dir_all(elsewhere.join("somebody's")).unwrap();
+        fs::write(elsewhere.join("somebody's").join(OWNER_LOCK), b"").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, root.path().join("tmp")).unwrap();
+        assert_eq!(remove_abandoned(&root.path().join("tmp")), 0);
+        assert!(elsewhere.join("somebody's").exists());
     }
 }
