@@ -176,12 +176,13 @@ impl TargetRoot {
         set().map_err(|fault| self.error("set the mode of", name, fault))
     }
 
-    /// Sets the owner and group of a name, a symlink not followed.
+    /// Sets the owner and group of a name, a symlink not followed. The greatest number is nobody's: what has it stays.
     pub fn set_owner(&self, name: &[u8], uid: u32, gid: u32) -> Result<OwnerChange> {
-        let (owner, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        let set = self.at(name).and_then(|place| {
-            Ok(chownat(&place.directory, place.name(), Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)?)
-        });
+        let owner = (uid != u32::MAX).then(|| Uid::from_raw(uid));
+        let group = (gid != u32::MAX).then(|| Gid::from_raw(gid));
+        let set = self
+            .at(name)
+            .and_then(|place| Ok(chownat(&place.directory, place.name(), owner, group, AtFlags::SYMLINK_NOFOLLOW)?));
         match set {
             Ok(()) => Ok(OwnerChange::Done),
             Err(Fault::System(Errno::PERM | Errno::INVAL)) => Ok(OwnerChange::NotPermitted),
