@@ -24,6 +24,16 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
+impl Time {
+    /// Refuses nanoseconds that make up a second or more: format-spec.md §2.3.
+    ///
+    /// # Errors
+    /// [`Malformed::Limit`].
+    pub fn check(&self) -> Result<(), Malformed> {
+        if self.nanoseconds < 1_000_000_000 { Ok(()) } else { Err(Malformed::Limit("number of nanoseconds")) }
+    }
+}
+
 /// What a file's stat said when it was captured; equal stats let a later capture skip reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Stat {
@@ -46,6 +56,13 @@ pub struct SourceStats {
     pub wal: Option<Stat>,
     /// Its `-journal`, if that was not empty.
     pub journal: Option<Stat>,
+}
+
+impl SourceStats {
+    fn check(&self) -> Result<(), Malformed> {
+        let stats = [Some(self.file), self.wal, self.journal].into_iter().flatten();
+        stats.flat_map(|stat| [stat.modified, stat.changed]).try_for_each(|time| time.check())
+    }
 }
 
 /// How a file's bytes were taken.
@@ -121,15 +138,19 @@ impl Entry {
 
     fn check(&self) -> Result<(), Malformed> {
         check_path(&self.path)?;
-        if self.mode > 0o7777 || self.modified.nanoseconds >= 1_000_000_000 {
-            return Err(Malformed::Limit("mode or time"));
+        if self.mode > 0o7777 {
+            return Err(Malformed::Limit("mode"));
         }
+        self.modified.check()?;
         manifest::check_extensions(&self.extensions)?;
         if self.path.is_empty() && self.kind != EntryKind::Directory {
             return Err(Malformed::invalid("an entry without a path is no directory"));
         }
         match &self.kind {
-            EntryKind::File(file) => file.content.check(),
+            EntryKind::File(file) => {
+                file.stats.check()?;
+                file.content.check()
+            }
             EntryKind::Symlink(target) if target.is_empty() || target.len() > PATH_BYTES || target.contains(&0) => {
                 Err(Malformed::invalid("a link's target is empty, too long or holds NUL"))
             }
@@ -304,6 +325,22 @@ mod tests {
         assert!(entry("", file()).encode().is_err(), "a file in the place of the source's own directory");
         for path in ["", "a", "...", "a/..b", "\u{fc}/\u{1f600}"] {
             assert!(check_path(path.as_bytes()).is_ok(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_second_of_nanoseconds_is_refused_wherever_a_time_stands() {
+        let late = Time { seconds: 0, nanoseconds: 1_000_000_000 };
+        assert!(Entry { modified: late, ..entry("a", file()) }.encode().is_err());
+        let places: [fn(&mut SourceStats) -> &mut Time; 3] = [
+            |stats| &mut stats.file.modified,
+            |stats| &mut stats.file.changed,
+            |stats| &mut stats.journal.as_mut().unwrap().changed,
+        ];
+        for place in places {
+            let EntryKind::File(mut hostile) = file() else { panic!() };
+            *place(&mut hostile.stats) = late;
+            assert!(entry("a", EntryKind::File(hostile)).encode().is_err());
         }
     }
 
