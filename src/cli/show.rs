@@ -14,7 +14,7 @@ use super::list::format_name;
 use super::session::Session;
 use crate::disk::{LocalStorage, Storage};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord, bytes_of};
 use crate::format::table::Time;
 use crate::store::SnapshotListing;
 use crate::store::snapshots::{self, ManifestFault, MetadataState};
@@ -64,7 +64,7 @@ fn described(manifest: &Manifest) -> Value {
         "repository_id": manifest.header.repository.to_string(),
         "program": manifest.program,
         "host": manifest.host,
-        "logical_bytes": manifest.sources.iter().map(|source| source.bytes).sum::<u64>(),
+        "logical_bytes": bytes_of(&manifest.sources),
         "sources": manifest.sources.iter().map(source).collect::<Vec<_>>(),
     })
 }

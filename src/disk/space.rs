@@ -16,6 +16,16 @@ pub fn available(path: &Path) -> Result<u64> {
     Ok(mount.f_bavail.saturating_mul(mount.f_frsize))
 }
 
+/// Bytes that the file system of `path` has in all.
+///
+/// # Errors
+/// As [`available`].
+pub fn total(path: &Path) -> Result<u64> {
+    let mount =
+        statvfs(path).map_err(io::Error::from).map_err(Error::io("ask for the size of the file system at", path))?;
+    Ok(mount.f_blocks.saturating_mul(mount.f_frsize))
+}
+
 /// Checks that the file system of `path` has room for `needed` bytes; `purpose` says what they are for, as in "checking
 /// the integrity of chroma.sqlite3", and `advice` what to do about too little.
 ///

@@ -129,6 +129,7 @@ pub struct SourceRecord {
 impl SourceRecord {
     fn check(&self) -> Result<(), Malformed> {
         self.table.check()?;
+        self.started.check()?;
         table::check_path(self.name.as_bytes())?;
         if self.name.is_empty() || self.name.contains('/') {
             return Err(Malformed::invalid("a source's name is empty or no single component of a path"));
@@ -146,6 +147,11 @@ impl SourceRecord {
     pub fn is_captured(&self) -> bool {
         matches!(self.state, SourceState::Captured | SourceState::CapturedRaw)
     }
+}
+
+/// Bytes of all these sources. A manifest may claim any number, so the sum ends at the greatest there is.
+pub fn bytes_of<'a>(sources: impl IntoIterator<Item = &'a SourceRecord>) -> u64 {
+    sources.into_iter().map(|source| source.bytes).fold(0, u64::saturating_add)
 }
 
 /// One snapshot.

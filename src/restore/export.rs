@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::disk::durable;
 use crate::disk::target::TargetRoot;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SourceKind, SourceRecord};
+use crate::format::manifest::{Manifest, SourceKind, SourceRecord, bytes_of};
 use crate::format::metadata::SnapshotMetadata;
 use crate::format::table::{Entry, EntryKind, FileEntry};
 use crate::id::Stamp;
@@ -30,6 +30,7 @@ use super::blocks::{BlockWriter, Written};
 use super::gate::{self, InvalidPolicy};
 use super::losses::{self, Unreadable};
 use super::plan::{Change, FileRole, FileStep};
+use super::room;
 use super::target;
 use super::verify::{Descent, Step, walk};
 
@@ -75,7 +76,7 @@ pub fn export(
     let directory = std::path::absolute(directory).map_err(Error::io("resolve", directory))?;
     check_outside(&directory, repository)?;
     let root = open_empty(&directory)?;
-    progress.phase(Phase::Writing, Some(manifest.sources.iter().map(|source| source.bytes).sum()));
+    progress.phase(Phase::Writing, Some(bytes_of(&manifest.sources)));
     let staged = stage_rebuilt(repository, &manifest, progress)?;
     let mut reader = BlobReader::new(repository).with_staged(staged);
     let blocks = BlockWriter { reader: &mut reader, progress, written: Written::default() };
@@ -98,7 +99,7 @@ fn stage_rebuilt(repository: &Repository, manifest: &Manifest, progress: &dyn Pr
     let mut reader = BlobReader::new(repository);
     let read = |bulk: &mut BulkReader<'_>| bulk.read(&|_, _| progress.check()).map(drop);
     for source in manifest.sources.iter().filter(|source| source.is_captured()) {
-        walk(source, Descent::Chunks, &mut reader, &mut |_, step| match step {
+        walk(source, Descent::DistinctChunks, &mut reader, &mut |_, step| match step {
             Step::Chunk { id, .. } => {
                 progress.check()?;
                 if bulk.stage(&id)? == Room::Full { read(&mut bulk) } else { Ok(()) }
@@ -208,6 +209,7 @@ impl Exporter<'_, '_> {
 
     fn file(&mut self, name: &[u8], file: &FileEntry, attributes: Attributes) -> Result<()> {
         let FileEntry { content, sparse, .. } = *file;
+        room::check_file(self.root.path(), name, &content, self.blocks.reader, self.blocks.progress)?;
         let change = Change::Create;
         let (role, lost, name_of_step) = (FileRole::Plain, Vec::new(), name.to_vec());
         let mut step =

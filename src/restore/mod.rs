@@ -37,7 +37,7 @@ use crate::disk::{LockMode, mount, sqlite};
 use crate::error::{Error, Result};
 use crate::format::intent::Intent;
 use crate::format::limits::FORMAT_VERSION;
-use crate::format::manifest::{SnapshotKind, SourceKind, SourceState};
+use crate::format::manifest::{SnapshotKind, SourceKind, SourceState, bytes_of};
 use crate::id::{BlobId, Stamp};
 use crate::progress::{Phase, Progress};
 use crate::save::sources::{CHROMA, DB, REGISTRY};
@@ -203,7 +203,7 @@ fn plan_all(
     options: &RestoreOptions,
     progress: &dyn Progress,
 ) -> Result<Vec<Plan>> {
-    progress.phase(Phase::Comparing, Some(job.tasks.iter().map(|task| task.record.bytes).sum()));
+    progress.phase(Phase::Comparing, Some(bytes_of(job.tasks.iter().map(|task| &task.record))));
     let mut reader = BlobReader::new(repository);
     job.tasks.iter().map(|task| plan_source(task, options, &mut reader, progress)).collect()
 }
@@ -338,7 +338,7 @@ fn overwrite(
     staged: Option<Arc<StagedBlobs>>,
     progress: &dyn Progress,
 ) -> Result<Applied> {
-    let bytes = plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).sum();
+    let bytes = plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).fold(0, u64::saturating_add);
     progress.phase(Phase::Writing, Some(bytes));
     let mut reader = BlobReader::new(repository);
     if let Some(staged) = staged {

@@ -309,10 +309,14 @@ impl Planner {
         let totals = &mut self.plan.totals;
         if differs {
             totals.overwritten += 1;
-            totals.bytes_to_write_at_most += difference.bytes();
-            totals.bytes_added += difference.bytes().min(file.content.length.saturating_sub(stat.size));
+            totals.bytes_to_write_at_most = totals.bytes_to_write_at_most.saturating_add(difference.bytes());
+            totals.bytes_added = totals
+                .bytes_added
+                .saturating_add(difference.bytes().min(file.content.length.saturating_sub(stat.size)));
             // What lies behind the wanted end is lost too.
-            totals.bytes_replaced += difference.bytes().min(stat.size) + stat.size.saturating_sub(file.content.length);
+            totals.bytes_replaced = totals
+                .bytes_replaced
+                .saturating_add(difference.bytes().min(stat.size) + stat.size.saturating_sub(file.content.length));
         } else {
             totals.unchanged += 1;
         }
@@ -325,14 +329,15 @@ impl Planner {
 
     fn create(&mut self, name: Vec<u8>, file: &FileEntry, role: FileRole, attributes: Attributes, bytes: u64) {
         self.plan.totals.created += 1;
-        self.plan.totals.bytes_to_write_at_most += bytes;
-        self.plan.totals.bytes_added += bytes;
+        self.plan.totals.bytes_to_write_at_most = self.plan.totals.bytes_to_write_at_most.saturating_add(bytes);
+        self.plan.totals.bytes_added = self.plan.totals.bytes_added.saturating_add(bytes);
         self.push_file(name, file, role, Change::Create, attributes);
     }
 
     fn push_file(&mut self, name: Vec<u8>, file: &FileEntry, role: FileRole, change: Change, attributes: Attributes) {
         if role == FileRole::Database {
-            self.plan.totals.bytes_to_write_at_most += HEADER_REWRITTEN;
+            self.plan.totals.bytes_to_write_at_most =
+                self.plan.totals.bytes_to_write_at_most.saturating_add(HEADER_REWRITTEN);
         }
         let FileEntry { content, sparse, .. } = *file;
         let (lost, keeps_header) = (Vec::new(), false);
@@ -380,8 +385,9 @@ impl Planner {
             totals.removed += 1;
         }
         if stat.kind == FileKind::File {
-            totals.bytes_freed += if stat.links > 1 { 0 } else { stat.allocated };
-            totals.bytes_replaced += stat.size.min(stat.allocated.saturating_add(4096));
+            totals.bytes_freed = totals.bytes_freed.saturating_add(if stat.links > 1 { 0 } else { stat.allocated });
+            totals.bytes_replaced =
+                totals.bytes_replaced.saturating_add(stat.size.min(stat.allocated.saturating_add(4096)));
         }
         if totals.removed_names.len() < MOST_NAMES {
             totals.removed_names.push(name.to_vec());

@@ -8,6 +8,7 @@ use super::content::{Wanted, for_each_piece};
 use super::difference::{Difference, compare};
 use super::gate::InvalidPolicy;
 use super::plan::CutTable;
+use super::room;
 use super::target::Target;
 use crate::disk::stat::{FileKind, FileStat};
 use crate::disk::target::{TargetEntry, TargetRoot};
@@ -179,6 +180,9 @@ impl Scan<'_, '_> {
     }
 
     fn observe(&mut self, entry: Entry, stat: Option<FileStat>) -> Result<Observation> {
+        if let EntryKind::File(file) = &entry.kind {
+            room::check_file(&self.target.directory, &entry.path, &file.content, self.reader, self.progress)?;
+        }
         let Some((root, stat)) = self.root.zip(stat) else {
             let new_bytes = self.data_bytes(&entry)?;
             return Ok(Observation::Wanted { entry, present: None, new_bytes });

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::content::Content;
-use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, bytes_of};
 use crate::format::table::EntryKind;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::{Phase, Progress};
@@ -190,7 +190,7 @@ fn judge(
     progress: &dyn Progress,
 ) -> Result<Verification> {
     let captured = || manifest.sources.iter().filter(|source| source.is_captured());
-    let images = captured().filter(|source| source.kind != SourceKind::File).map(|source| source.bytes).sum();
+    let images = bytes_of(captured().filter(|source| source.kind != SourceKind::File));
     progress.phase(Phase::CheckingDatabases, Some(images));
     let any_lost = !lost.is_empty()?;
     let mut verification = Verification::default();
@@ -243,7 +243,7 @@ impl Surveyor<'_> {
     fn walk(&mut self, source: &SourceRecord, reader: &mut BlobReader<'_>, progress: &dyn Progress) -> Result<()> {
         let Self { options, needed, images, survey } = self;
         let mut chunks = Vec::with_capacity(CHUNKS_AT_ONCE);
-        walk(source, Descent::Chunks, reader, &mut |reader, step| {
+        walk(source, Descent::DistinctChunks, reader, &mut |reader, step| {
             match step {
                 Step::Entry(entry) => {
                     progress.check()?;

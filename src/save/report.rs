@@ -11,7 +11,7 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::sources::{CHROMA, DB, REGISTRY};
 use crate::format::limits::FORMAT_VERSION;
-use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceRecord, SourceState, Verdict};
+use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of};
 use crate::format::metadata::{FORMAT_NAME, SnapshotMetadata};
 use crate::id::Stamp;
 use crate::store::layout;
@@ -45,7 +45,7 @@ pub struct CreateReport {
 impl CreateReport {
     /// Bytes of all captured files.
     pub fn logical_bytes(&self) -> u64 {
-        self.manifest.sources.iter().map(|source| source.bytes).sum()
+        bytes_of(&self.manifest.sources)
     }
 
     /// Whether a source kept changing and was left out.

@@ -51,6 +51,17 @@ pub enum Descent {
     Past,
 }
 
+/// A list node on the way, and where it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodePlace {
+    /// The node.
+    pub id: BlobId,
+    /// Its depth.
+    pub depth: u8,
+    /// Whether every slot below it is a whole one: then equal nodes of this depth stand for equal bytes.
+    pub whole: bool,
+}
+
 /// The pieces of one file.
 pub struct Pieces {
     length: u64,
@@ -96,6 +107,18 @@ impl Pieces {
         reader: &mut BlobReader<'_>,
         mut node: impl FnMut(&BlobId) -> Result<Descent>,
     ) -> Result<Option<Piece>> {
+        self.next_in(reader, |place| node(&place.id))
+    }
+
+    /// The next piece; `node` decides by the place of each list node on the way.
+    ///
+    /// # Errors
+    /// Those of [`Pieces::next`] and of `node`.
+    pub fn next_in(
+        &mut self,
+        reader: &mut BlobReader<'_>,
+        mut node: impl FnMut(NodePlace) -> Result<Descent>,
+    ) -> Result<Option<Piece>> {
         while let Some(next) = self.waiting.pop() {
             let offset = next.first_slot * CHUNK_SIZE as u64;
             let span = slots_below(next.depth).saturating_mul(CHUNK_SIZE as u64);
@@ -104,7 +127,7 @@ impl Pieces {
                 (None, _) => return Ok(Some(Piece::Hole { offset, length })),
                 (Some(id), 0) => return Ok(Some(Piece::Chunk { id, offset, length: length as usize })),
                 (Some(id), depth) => {
-                    if node(&id)? == Descent::Past {
+                    if node(NodePlace { id, depth, whole: length == span })? == Descent::Past {
                         continue;
                     }
                     if let Err(fault) = self.descend(&id, depth, next.first_slot, reader)? {

@@ -12,7 +12,7 @@ use std::path::Path;
 use super::ledger::{Direction, Ledger, Needer};
 use crate::disk::{LocalStorage, Storage};
 use crate::error::Result;
-use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, bytes_of};
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::{Access, BlobReader, LockWait, Repository, SnapshotFormat, layout, packs, snapshots};
@@ -91,7 +91,7 @@ pub struct ChainDepth {
 impl Statistics {
     /// Bytes that full copies of all snapshots would take.
     pub fn logical_bytes(&self) -> u64 {
-        self.snapshots.iter().map(|snapshot| snapshot.logical_bytes).sum()
+        self.snapshots.iter().map(|snapshot| snapshot.logical_bytes).fold(0, u64::saturating_add)
     }
 }
 
@@ -137,7 +137,7 @@ fn take_snapshots(repository: &Repository, statistics: &mut Statistics) -> Resul
                 statistics.snapshots.push(SnapshotShare {
                     stamp,
                     kind: manifest.kind,
-                    logical_bytes: manifest.sources.iter().map(|source| source.bytes).sum(),
+                    logical_bytes: bytes_of(&manifest.sources),
                     added_bytes: 0,
                     only_bytes: 0,
                 });

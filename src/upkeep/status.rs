@@ -18,7 +18,7 @@ use crate::disk::stat::{self, FileKind};
 use crate::disk::{LocalStorage, Storage, space};
 use crate::error::Result;
 use crate::format::intent::Intent;
-use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState, Verdict};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of};
 use crate::id::Stamp;
 use crate::save::LiveSources;
 use crate::save::sources::{CHROMA, DB, REGISTRY};
@@ -210,7 +210,7 @@ fn wanted<'a>(status: &'a Status, live: Option<&LiveSources>) -> Vec<Wanted<'a>>
 
 fn room(root: &Path, status: &Status, live: Option<&LiveSources>) -> Result<Vec<Room>> {
     let wanted = wanted(status, live);
-    let captured: u64 = wanted.iter().map(|source| source.record.bytes).sum();
+    let captured = bytes_of(wanted.iter().map(|source| source.record));
     // The largest database is copied beside the packs before it is stored.
     let image = wanted.iter().map(largest_database).collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
     let free = space::available(root)?;

@@ -12,6 +12,7 @@ use lru::LruCache;
 use rusqlite::Connection;
 
 use super::blobs::{self, LostChunks, NeededChunks};
+use super::walk::is_repeated;
 use super::{MOST_LOST, Survey, Verification, VerifyOptions, judge};
 use crate::error::Result;
 use crate::format::content::{Content, Root};
@@ -116,14 +117,15 @@ impl<'r> Census<'r> {
         }
         let mut pieces = Pieces::of(content);
         let mut nodes: Vec<BlobId> = Vec::new();
+        let mut seen = HashSet::new();
         let mut all = true;
         loop {
             let marks = &self.marks;
-            let piece = pieces.next_below(&mut self.reader, |node| {
-                if is_passed(marks, node)? {
+            let piece = pieces.next_in(&mut self.reader, |node| {
+                if is_passed(marks, &node.id)? || is_repeated(&mut seen, &node) {
                     return Ok(Descent::Past);
                 }
-                nodes.push(*node);
+                nodes.push(node.id);
                 Ok(Descent::Below)
             })?;
             match piece {

@@ -3,13 +3,15 @@
 //! Invariant: each file's pieces come in order after its entry; what a damaged list node or table hides comes as a range,
 //! so nothing is passed over in silence. Memory: one node a level.
 
+use std::collections::HashSet;
+
 use super::finding::{FileRange, file_name};
 use crate::error::Result;
 use crate::format::content::Content;
 use crate::format::manifest::SourceRecord;
 use crate::format::table::{Entry, EntryKind};
 use crate::id::BlobId;
-use crate::store::content::{Piece, Pieces};
+use crate::store::content::{self, NodePlace, Piece, Pieces};
 use crate::store::file_table::{TableFault, TableReader};
 use crate::store::{BlobFault, BlobReader};
 
@@ -53,7 +55,13 @@ pub enum Descent {
     Entries,
     /// Entries and the chunks of files.
     Chunks,
+    /// The same, but what stands below equal list nodes comes once: a file of a few kilobytes of lists may claim to have
+    /// exabytes.
+    DistinctChunks,
 }
+
+/// Nodes from this depth on are remembered: each stands for a gibibyte, so they are few.
+const REMEMBERED_DEPTH: u8 = 2;
 
 /// Walks a captured source.
 ///
@@ -67,6 +75,7 @@ pub fn walk(
 ) -> Result<()> {
     let mut table = TableReader::of(&source.table);
     let mut last = None;
+    let mut seen = (descent == Descent::DistinctChunks).then(HashSet::new);
     loop {
         let entry = match table.next(reader, |_| ())? {
             Ok(Some(entry)) => entry,
@@ -74,22 +83,32 @@ pub fn walk(
             Err(fault) => return step(reader, hidden_table(source, last.as_ref(), fault)),
         };
         step(reader, Step::Entry(&entry))?;
-        if let (EntryKind::File(file), Descent::Chunks) = (&entry.kind, descent) {
-            walk_content(source, &entry, &file.content, reader, step)?;
+        if let (EntryKind::File(file), Descent::Chunks | Descent::DistinctChunks) = (&entry.kind, descent) {
+            walk_content(source, &entry, &file.content, seen.as_mut(), reader, step)?;
         }
         last = Some(entry);
     }
+}
+
+/// Whether the same stood below an equal node before.
+pub(super) fn is_repeated(seen: &mut HashSet<BlobId>, node: &NodePlace) -> bool {
+    node.whole && node.depth >= REMEMBERED_DEPTH && !seen.insert(node.id)
 }
 
 fn walk_content(
     source: &SourceRecord,
     entry: &Entry,
     content: &Content,
+    mut seen: Option<&mut HashSet<BlobId>>,
     reader: &mut BlobReader<'_>,
     step: &mut dyn FnMut(&mut BlobReader<'_>, Step<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut pieces = Pieces::of(content);
-    while let Some(piece) = pieces.next(reader, |_| ())? {
+    let mut descend = |node: NodePlace| {
+        let again = seen.as_mut().is_some_and(|seen| is_repeated(seen, &node));
+        Ok(if again { content::Descent::Past } else { content::Descent::Below })
+    };
+    while let Some(piece) = pieces.next_in(reader, &mut descend)? {
         match piece {
             Piece::Chunk { id, offset, length } => {
                 step(reader, Step::Chunk { entry, id, offset, length: length as u64 })?;

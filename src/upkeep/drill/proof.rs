@@ -18,7 +18,7 @@ use serde::de::IgnoredAny;
 use crate::disk::sqlite::{self, Verdict};
 use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
-use crate::format::manifest::{Manifest, SourceRecord};
+use crate::format::manifest::{Manifest, SourceRecord, bytes_of};
 use crate::format::table::{Capture, Entry, EntryKind};
 use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
@@ -40,7 +40,7 @@ pub(super) fn prove(
     let mut reader = BlobReader::new(repository);
     let mut faults = Vec::new();
     let captured = || manifest.sources.iter().filter(|source| source.is_captured());
-    progress.phase(Phase::Comparing, Some(captured().map(|source| source.bytes).sum()));
+    progress.phase(Phase::Comparing, Some(bytes_of(captured())));
     for source in captured() {
         faults.extend(compare(source, directory, &mut reader, progress)?);
     }

@@ -1,16 +1,17 @@
 //! Marking: every blob that a snapshot reaches, from the manifest down.
 //!
-//! Invariant: when marking succeeds, all tables, list nodes and chunks of the snapshot are marked. A content whose root is
+//! Invariant: when marking succeeds, all tables, list nodes and chunks of the snapshot are marked. A list node that is
 //! marked was walked before, by this or another snapshot, and is not walked again, so that many snapshots of
-//! nearly the same state cost little more than one.
+//! nearly the same state cost little more than one. Where marking fails, nothing at all is removed.
 
 use super::catalogue::Catalogue;
 use crate::error::Result;
 use crate::format::content::{Content, Root};
 use crate::format::manifest::{Manifest, SourceRecord};
 use crate::format::table::EntryKind;
+use crate::id::BlobId;
 use crate::progress::Progress;
-use crate::store::content::{Piece, Pieces};
+use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::TableReader;
 use crate::store::{BlobReader, Purpose};
 
@@ -71,13 +72,13 @@ fn mark_content(
         return Ok(Ok(()));
     }
     let mut pieces = Pieces::of(content);
-    let mut nodes = Vec::new();
+    let mut descend = |node: &BlobId| {
+        let descent = if catalogue.is_reached(node)? { Descent::Past } else { Descent::Below };
+        catalogue.reach(node, Purpose::Metadata)?;
+        Ok(descent)
+    };
     loop {
-        let piece = pieces.next(reader, |node| nodes.push(*node))?;
-        for node in nodes.drain(..) {
-            catalogue.reach(&node, Purpose::Metadata)?;
-        }
-        match piece {
+        match pieces.next_below(reader, &mut descend)? {
             Some(Piece::Chunk { id, length, .. }) => {
                 catalogue.reach(&id, Purpose::Data)?;
                 progress.check()?;
