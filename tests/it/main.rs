@@ -19,6 +19,7 @@ mod promises;
 // The repository format.
 mod chains;
 mod deltas;
+mod fuzz;
 mod golden;
 
 // What scripts and operators rely on.
@@ -66,6 +67,7 @@ mod power_cuts;
 mod bad_input;
 mod crashes;
 mod damaged_bases;
+mod hostile;
 mod index;
 mod permissions;
 mod processes;

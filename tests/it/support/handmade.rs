@@ -228,7 +228,7 @@ impl HandmadeRepository {
     }
 
     /// Adds what the content needs and the repository does not have yet, all whole.
-    fn content(&mut self, item: &[u8], is_hole: impl Fn(usize) -> bool) -> Content {
+    pub fn content(&mut self, item: &[u8], is_hole: impl Fn(usize) -> bool) -> Content {
         let mut slots: Vec<Option<BlobId>> = Vec::new();
         for (number, chunk) in item.chunks(CHUNK_SIZE).enumerate() {
             let hole = item.len() > CHUNK_SIZE && is_hole(number);
@@ -264,7 +264,7 @@ impl HandmadeRepository {
     }
 
     /// Adds the source's files and its table, and notes in `expected` what a reader must find.
-    fn source(&mut self, source: &Source, expected: &mut String) -> SourceRecord {
+    pub fn source(&mut self, source: &Source, expected: &mut String) -> SourceRecord {
         let mut table = Vec::new();
         let mut order = OrderCheck::default();
         let (mut files, mut bytes) = (0, 0);
@@ -325,26 +325,39 @@ impl HandmadeRepository {
 
     /// Adds all that the snapshot still needs, ends the pack, and commits the snapshot.
     pub fn snapshot(&mut self, stamp: &str, kind: SnapshotKind, sources: &[Source]) {
-        let moment: Stamp = stamp.parse().unwrap();
-        let mut manifest = Manifest::new(self.header.clone(), moment, kind, moment.seconds() * 1_000_000 + 123_456);
-        manifest.program = "written by hand".into();
+        let mut manifest = self.manifest(stamp, kind);
         let mut expected = String::new();
         for source in sources {
             let record = self.source(source, &mut expected);
             manifest.sources.push(record);
         }
+        let bytes = manifest.encode().unwrap();
+        self.commit(stamp, &metadata(&manifest, stamp, sources), &bytes);
+        fs::write(self.directory.join(format!("{stamp}.tree")), expected).unwrap();
+    }
+
+    /// A manifest without sources.
+    pub fn manifest(&self, stamp: &str, kind: SnapshotKind) -> Manifest {
+        let moment: Stamp = stamp.parse().unwrap();
+        let mut manifest = Manifest::new(self.header.clone(), moment, kind, moment.seconds() * 1_000_000 + 123_456);
+        manifest.program = "written by hand".into();
+        manifest
+    }
+
+    /// Ends the pack if anything is in it, and writes the files of a snapshot as they are given.
+    pub fn commit(&mut self, stamp: &str, metadata: &str, manifest: &[u8]) {
         if !self.pack.pending.is_empty() {
             self.end_pack();
         }
         let directory = self.directory.join("repository/snapshots").join(stamp);
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join("backup-metadata.json"), metadata(&manifest, stamp, sources)).unwrap();
-        fs::write(directory.join("manifest"), manifest.encode().unwrap()).unwrap();
-        fs::write(self.directory.join(format!("{stamp}.tree")), expected).unwrap();
+        fs::write(directory.join("backup-metadata.json"), metadata).unwrap();
+        fs::write(directory.join("manifest"), manifest).unwrap();
     }
 }
 
-fn metadata(manifest: &Manifest, stamp: &str, sources: &[Source]) -> String {
+/// What stands in `backup-metadata.json`.
+pub fn metadata(manifest: &Manifest, stamp: &str, sources: &[Source]) -> String {
     let root = format!("/srv/backup/snapshots/{stamp}");
     let captured = |name: &str| manifest.source(name).filter(|source| source.is_captured());
     let place = |name: &str, directory: &str| {

@@ -7,6 +7,7 @@ pub mod damage;
 pub mod handmade;
 #[cfg(target_arch = "x86_64")]
 pub mod image;
+pub mod hostile;
 pub mod mount;
 pub mod noise;
 pub mod packs;
