@@ -11,7 +11,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -131,6 +131,16 @@ impl Index {
         }
         inner.packs = existing.iter().filter(|pack| adopted(pack)).map(|pack| (key_of(&pack.id), *pack)).collect();
         Ok(existing.iter().filter(|pack| !adopted(pack)).copied().collect())
+    }
+
+    /// The packs that were indexed and are not among these: somebody took them away.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the index cannot be read.
+    pub fn vanished(&self, existing: &[PackFile]) -> Result<Vec<PackId>> {
+        let known = self.lock().known_packs().map_err(self.failed("read"))?;
+        let existing: HashSet<PackId> = existing.iter().map(|pack| pack.id).collect();
+        Ok(known.into_values().map(|pack| pack.id).filter(|id| !existing.contains(id)).collect())
     }
 
     /// Adds the rows of a pack, all or none.
@@ -367,6 +377,18 @@ impl Lookups<'_> {
         let contains =
             self.inner.places(id).and_then(|places| Ok(!places.is_empty() && !self.inner.is_distrusted(id)?));
         contains.map_err(|cause| self.index.unusable(cause, "read"))
+    }
+
+    /// As [`Index::contains`], for any blob whose id begins with this prefix; of very many, some are looked at.
+    pub(super) fn contains_any(&self, prefix: &BlobPrefix, limit: usize) -> Result<bool> {
+        for id in self.with_prefix(prefix, limit)? {
+            let contains =
+                self.inner.places(&id).and_then(|places| Ok(!places.is_empty() && !self.inner.is_distrusted(&id)?));
+            if contains.map_err(|cause| self.index.unusable(cause, "read"))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// As [`Index::with_prefix`].

@@ -26,6 +26,7 @@ pub mod snapshots;
 mod spill;
 mod staged;
 pub mod temporary;
+mod unfounded;
 mod upload;
 pub mod verdicts;
 pub mod wanted;

@@ -14,7 +14,7 @@ use chrono::{SecondsFormat, Utc};
 use super::footers::Footers;
 use super::index::Index;
 use super::packs::PackFile;
-use super::{layout, packs};
+use super::{layout, packs, unfounded};
 use crate::disk::{
     Acquired, FileLock, LocalStorage, LockMode, ObjectKind, Published, ScratchDirectory, Storage, durable, scratch,
 };
@@ -225,6 +225,15 @@ impl Repository {
         adopt(&self.index, self.storage(), &self.header, &existing, access)
     }
 
+    /// Has the index distrust what is built on blobs that no pack holds any more.
+    ///
+    /// # Errors
+    /// I/O errors; errors of the index.
+    pub fn distrust_unfounded(&self) -> Result<()> {
+        let existing = packs::list(self.storage())?;
+        unfounded::distrust(&self.index, self.storage(), &self.header, &existing).map(|_| ())
+    }
+
     /// The same repository as if it had these packs alone, for reading: what can be read there does not need the others.
     ///
     /// # Errors
@@ -348,8 +357,14 @@ fn open_index(storage: &LocalStorage, header: &RepositoryHeader, access: Access)
     let writable = access == Access::Write || is_writable(storage.root());
     if writable {
         let opened = Index::open(&path).and_then(|index| {
+            let vanished = index.vanished(&existing)?;
             let unknown = index.reconcile(&existing)?;
             adopt(&index, storage, header, &unknown, access)?;
+            let doubtful = if vanished.is_empty() { &unknown } else { &existing };
+            unfounded::distrust(&index, storage, header, doubtful)?;
+            if !vanished.is_empty() {
+                index.forget(&vanished)?;
+            }
             Ok(index)
         });
         match opened {

@@ -226,6 +226,8 @@ fn move_aside(repository: &mut Repository, examined: &Examined, progress: &dyn P
     if let Err(cause) = repository.index().forget(&ids) {
         tracing::debug!(%cause, "rows of moved packs stay in the index and are passed over");
     }
+    // What other packs build on them is not stored any more.
+    repository.distrust_unfounded()?;
     Ok(moved)
 }
 
