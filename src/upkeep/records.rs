@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -26,7 +27,9 @@ pub(super) fn append(repository: &Repository, name: &str, record: &impl Serializ
     let line = serde_json::to_vec(record)
         .map_err(|error| Error::Failed(format!("an outcome for {} cannot be told as JSON: {error}", path.display())))?;
     let mut options = OpenOptions::new();
-    let file = options.read(true).append(true).create(true).mode(durable::FILE_MODE).open(&path);
+    // A link there may lead to anybody's file.
+    let options = options.read(true).append(true).create(true).mode(durable::FILE_MODE);
+    let file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&path);
     let mut file = file.map_err(Error::io("open", &path))?;
     let torn = is_torn(&file).map_err(Error::io("read", &path))?;
     let bytes = [if torn { &b"\n"[..] } else { b"" }, &line, b"\n"].concat();
@@ -65,6 +68,17 @@ mod tests {
     use super::*;
     use crate::restore::verify::fixture::create;
     use serde_json::{Value, json};
+
+    #[test]
+    fn nothing_is_appended_through_a_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let repository = create(directory.path());
+        let elsewhere = directory.path().join("somebody's");
+        std::fs::write(&elsewhere, "own").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, directory.path().join("x.jsonl")).unwrap();
+        assert!(append(&repository, "x.jsonl", &json!({})).is_err());
+        assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "own");
+    }
 
     #[test]
     fn the_last_whole_record_counts_and_a_torn_one_hurts_no_other() {
