@@ -228,12 +228,16 @@ impl ObjectWriter for LocalWriter {
     }
 }
 
+/// Opens a regular file; whatever else stands there, a link included, is damage.
 fn open_object(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
-        .open(path)
-        .map_err(Error::io("open", path))
+    let no_file = || Error::damaged(path, "it is no regular file; put it back from a copy of the repository");
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Err(no_file()),
+        file => file.map_err(Error::io("open", path))?,
+    };
+    let is_file = file.metadata().map_err(Error::io("look at", path))?.is_file();
+    if is_file { Ok(file) } else { Err(no_file()) }
 }
 
 fn read_exactly(file: &File, path: &Path, offset: u64, length: usize) -> Result<Vec<u8>> {
@@ -294,6 +298,20 @@ mod tests {
         let named =
             LocalWriter { file, place: Place::Scratch(path), root: storage.root.clone(), scratch, synced: false };
         vec![storage.create().unwrap(), Box::new(named)]
+    }
+
+    #[test]
+    fn a_directory_or_a_link_in_place_of_an_object_is_damage() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("directory")).unwrap();
+        fs::write(root.path().join("file"), b"x").unwrap();
+        std::os::unix::fs::symlink("file", root.path().join("link")).unwrap();
+        let storage = LocalStorage::new(root.path(), None);
+        for name in ["directory", "link"] {
+            assert!(matches!(storage.read(name, 10), Err(Error::Damaged { .. })), "{name}");
+            assert!(matches!(storage.read_range(name, 0, 1), Err(Error::Damaged { .. })), "{name}");
+        }
+        assert_eq!(storage.read("file", 10).unwrap(), b"x");
     }
 
     #[test]
