@@ -74,6 +74,51 @@ mod tests {
         }
     }
 
+    /// Mutates a pickle so many times: no start of a file makes the reader panic, nor read a number that is not there.
+    fn attack(cases: u64) {
+        let seeds: [&[u8]; 4] =
+            [b"J\x44\xc5\x00\x00", b"q\x03M\xe8\x03", b"\x8a\x08\x01\0\0\0\0\0\0\0", b"r\0\x01\0\0\x94K\x01"];
+        let mut state = 1_u64;
+        let mut random = |end: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % end
+        };
+        let mut read = 0_u64;
+        for _ in 0..cases {
+            let mut bytes = pickle(seeds[random(seeds.len())]);
+            for _ in 0..=random(4) {
+                let at = random(bytes.len());
+                match random(4) {
+                    0 => {
+                        bytes[at] = [0, 1, 8, 9, 0x7f, 0x80, 0x8a, 0x94, 0xff, b'J', b'K', b'M', b'q', b'r'][random(14)]
+                    }
+                    1 => bytes[at] ^= 1 << random(8),
+                    2 => bytes.truncate(at + 1),
+                    _ => bytes.insert(at, random(256) as u8),
+                }
+            }
+            if let Some(value) = integer_after(&bytes, KEY) {
+                read += 1;
+                let shortest = value.to_le_bytes();
+                let digits = &shortest[..8 - value.leading_zeros() as usize / 8];
+                assert!(digits.is_empty() || bytes.windows(digits.len()).any(|window| window == digits), "{bytes:?}");
+            }
+        }
+        assert!(read > 0 && read < cases);
+        eprintln!("pickle: {cases} cases, {read} read");
+    }
+
+    #[test]
+    fn mutated_pickles_are_read_or_passed_over() {
+        attack(20_000);
+    }
+
+    #[test]
+    #[ignore = "10^7 cases, some seconds in a release build"]
+    fn long_mutated_pickles_are_read_or_passed_over() {
+        attack(10_000_000);
+    }
+
     #[test]
     fn hostile_and_cut_starts_are_no_number() {
         let whole = pickle(b"\x8a\x08\x01\x00\x00\x00\x00\x00\x00\x00");

@@ -176,6 +176,54 @@ pub(super) mod tests {
         assert!(suspicions(root.path())[0].starts_with("bad_header: "));
     }
 
+    /// Reads so many headers of random length whose fields are bounds of something.
+    fn attack(cases: u64) {
+        let mut state = 1_u64;
+        let mut random = |end: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 31) % end
+        };
+        let bounds = [0, 1, 1676, 65_536, u64::from(u32::MAX), 1 << 53, i64::MAX as u64, u64::MAX];
+        let (mut read, mut sums) = (0_u64, 0_u64);
+        for _ in 0..cases {
+            let mut bytes = (random(3) as u32).to_le_bytes().to_vec();
+            (0..5).for_each(|_| bytes.extend(bounds[random(8) as usize].wrapping_add(random(3)).to_le_bytes()));
+            bytes.truncate(random(50) as usize);
+            match header(&bytes) {
+                HeaderRead::Header(Header { capacity, elements, element_bytes }) => {
+                    assert!(bytes.len() >= 36 && bytes.starts_with(&LAYOUT.to_le_bytes()));
+                    sums ^= elements.saturating_mul(element_bytes) ^ capacity;
+                    read += 1;
+                }
+                HeaderRead::TooShort => assert!(bytes.len() < 36),
+                HeaderRead::UnknownLayout => assert!(!bytes.starts_with(&LAYOUT.to_le_bytes())),
+            }
+        }
+        assert!(read > 0 && read < cases);
+        eprintln!("HNSW header: {cases} cases, {read} read ({sums:x})");
+    }
+
+    #[test]
+    fn hostile_headers_are_read_or_refused() {
+        attack(20_000);
+    }
+
+    #[test]
+    #[ignore = "10^7 cases, some seconds in a release build"]
+    fn long_hostile_headers_are_read_or_refused() {
+        attack(10_000_000);
+    }
+
+    #[test]
+    fn sizes_beyond_all_numbers_are_wrong_sizes() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), 50);
+        let mut header = LAYOUT.to_le_bytes().to_vec();
+        (0..4).for_each(|_| header.extend(u64::MAX.to_le_bytes()));
+        std::fs::write(root.path().join(HEADER), header).unwrap();
+        assert!(suspicions(root.path()).iter().any(|found| found.starts_with("wrong_size")));
+    }
+
     #[test]
     fn files_for_the_whole_capacity_are_sound() {
         let root = tempfile::tempdir().unwrap();
