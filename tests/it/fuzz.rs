@@ -7,16 +7,15 @@
 mod corpus;
 mod decoders;
 mod mutate;
-mod random;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::support::random::Random;
 use corpus::Corpus;
 use decoders::{Answer, DECODERS, Decoder};
-use random::Random;
 
 const QUICK_CASES: u64 = 10_000;
 const LONG_CASES: u64 = 10_000_000;

@@ -52,7 +52,8 @@ fn tables_with_paths_that_lead_out() {
 
 #[test]
 fn tables_that_lead_through_links_or_name_things_twice() {
-    let attacks: [(&str, fn(&mut Hostile) -> Vec<Entry>); 7] = [
+    type Attack = fn(&mut Hostile) -> Vec<Entry>;
+    let attacks: [(&str, Attack); 7] = [
         ("a file through a link", |hostile| {
             let outside = hostile.path().join("outside").display().to_string();
             vec![own(), link(b"l", &outside), entry(b"l/precious", small(&mut hostile.repository, "x"), 0o644)]
@@ -123,9 +124,38 @@ fn sound_tables_with_all_that_a_file_system_may_refuse() {
 
 #[test]
 fn sources_that_are_not_what_their_kind_calls_for() {
+    attack_sources(Tier::Slice);
+}
+
+#[test]
+#[ignore = "60 snapshots, a minute or two"]
+fn long_sources_that_are_not_what_their_kind_calls_for() {
+    attack_sources(Tier::All);
+}
+
+/// How many of the cases are run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    /// One in five, of every kind.
+    Slice,
+    All,
+}
+
+impl Tier {
+    fn takes(self, number: usize) -> bool {
+        self == Tier::All || number.is_multiple_of(5)
+    }
+}
+
+fn attack_sources(tier: Tier) {
+    let mut number = 0;
     for name in ["db", "registry", "chroma", "other"] {
         for kind in [SourceKind::Sqlite, SourceKind::File, SourceKind::Tree] {
             for shape in 0..5 {
+                number += 1;
+                if !tier.takes(number + number / 5) {
+                    continue;
+                }
                 let mut hostile = Hostile::new();
                 let one = entry(b"one", small(&mut hostile.repository, "one"), 0o644);
                 let entries = match shape {
@@ -263,6 +293,17 @@ fn packs_that_are_bombs() {
 
 #[test]
 fn special_files_in_place_of_those_of_the_repository() {
+    attack_places(Tier::Slice);
+}
+
+#[test]
+#[ignore = "75 repositories, a minute or two"]
+fn long_special_files_in_place_of_those_of_the_repository() {
+    attack_places(Tier::All);
+}
+
+fn attack_places(tier: Tier) {
+    let mut number = 0;
     let places = [
         "repository.json",
         "snapshots/20260406T180000Z/manifest",
@@ -282,6 +323,10 @@ fn special_files_in_place_of_those_of_the_repository() {
     ];
     for place in places {
         for thing in ["pipe", "link out", "link to nothing", "directory", "empty file"] {
+            number += 1;
+            if !tier.takes(number + number / 5) {
+                continue;
+            }
             let mut hostile = Hostile::new();
             let small = entry(b"small", small(&mut hostile.repository, "small"), 0o644);
             hostile.snapshot(&bytes_of(&[own(), small]));
@@ -297,7 +342,12 @@ fn special_files_in_place_of_those_of_the_repository() {
             }
             match thing {
                 "pipe" => nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap(),
-                "link out" if place.ends_with(".json") || place.ends_with("manifest") || place.contains("lock") => {
+                "link out"
+                    if place.ends_with(".json")
+                        || place.ends_with("manifest")
+                        || place.contains('.')
+                        || place == "lock" =>
+                {
                     symlink(hostile.path().join("outside/precious"), &path).unwrap();
                 }
                 "link out" => symlink(hostile.path().join("outside"), &path).unwrap(),
@@ -305,7 +355,8 @@ fn special_files_in_place_of_those_of_the_repository() {
                 "directory" => fs::create_dir(&path).unwrap(),
                 _ => fs::write(&path, "").unwrap(),
             }
-            let through_links = if thing == "link out" { ThroughLinks::NewNames } else { ThroughLinks::Nothing };
+            // Its owner may keep a part of the repository elsewhere.
+            let through_links = if thing.starts_with("link") { ThroughLinks::NewNames } else { ThroughLinks::Nothing };
             let what = format!("{thing} in place of {place} ({STAMP})");
             hostile.survives_with(&what, &[0, 1, 2, 3, 5, 6, 7], through_links);
         }

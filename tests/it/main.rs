@@ -65,6 +65,7 @@ mod power_cuts;
 
 // What goes wrong.
 mod bad_input;
+mod concurrency;
 mod crashes;
 mod damaged_bases;
 mod hostile;
@@ -72,4 +73,5 @@ mod index;
 mod permissions;
 mod processes;
 mod repair;
+mod rot;
 mod validate_all;

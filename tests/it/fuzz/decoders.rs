@@ -20,7 +20,7 @@ use vecsnap::id::{BlobId, PackId, RepositoryId, Stamp};
 
 use super::corpus::Corpus;
 use super::mutate::mutate;
-use super::random::Random;
+use crate::support::random::Random;
 
 /// Whether a decoder took its input.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Changing bytes the way that hurts decoders: numbers where counts and lengths stand, runs that vanish, come twice or come
 //! from another input, names that lead out of a directory.
 
-use super::random::Random;
+use crate::support::random::Random;
 
 /// No input grows beyond this.
 const LONGEST: usize = 300_000;
@@ -22,8 +22,8 @@ fn once(bytes: &mut Vec<u8>, others: &[Vec<u8>], random: &mut Random) {
     match random.below(12) {
         0 => set(bytes, random, |_, random| vec![random.next() as u8]),
         1 => set(bytes, random, |old, random| vec![old[0] ^ (1 << random.below(8))]),
-        2 | 3 => set(bytes, random, |old, random| number::<4>(old, random)),
-        4 | 5 => set(bytes, random, |old, random| number::<8>(old, random)),
+        2 | 3 => set(bytes, random, number::<4>),
+        4 | 5 => set(bytes, random, number::<8>),
         6 => {
             let run = run(bytes, random, 64);
             bytes.drain(run);

@@ -11,6 +11,7 @@ pub mod hostile;
 pub mod mount;
 pub mod noise;
 pub mod packs;
+pub mod random;
 pub mod runtime;
 pub mod seed;
 mod selftest;
@@ -23,6 +24,7 @@ pub mod syscalls;
 pub mod tracer;
 pub mod tree_state;
 pub mod vector_store;
+pub mod wounds;
 
 #[allow(unused_imports)]
 pub use command::{Outcome, Vecsnap};
