@@ -5,9 +5,9 @@ pub mod chroma;
 pub mod command;
 pub mod damage;
 pub mod handmade;
+pub mod hostile;
 #[cfg(target_arch = "x86_64")]
 pub mod image;
-pub mod hostile;
 pub mod mount;
 pub mod noise;
 pub mod packs;
