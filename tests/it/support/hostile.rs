@@ -19,7 +19,7 @@ use super::{TreeState, noise};
 
 pub const STAMP: &str = "20260406T180000Z";
 /// No command may take longer over a repository of a few kilobytes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Address space of a command, in KiB: far above what it needs, far below what a bomb holds.
 const ADDRESS_SPACE: u64 = 3 << 20;
 
