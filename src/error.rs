@@ -30,7 +30,7 @@ pub enum Error {
     },
 
     /// SQLite refused an operation on a database.
-    #[error("cannot {action} the SQLite database {}: {source}", path.display())]
+    #[error("cannot {action} the SQLite database {}: {source}{}", path.display(), advice_of_sqlite(source))]
     Sqlite {
         /// What was attempted, as a verb phrase (`open`, `copy`).
         action: &'static str,
@@ -80,6 +80,16 @@ fn advice(cause: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there and try again",
         io::ErrorKind::PermissionDenied => "; allow this user to, or run vecsnap as one who may",
         io::ErrorKind::ReadOnlyFilesystem => "; mount it so that it can be written",
+        _ => "",
+    }
+}
+
+/// What to do about a refusal of SQLite, which tells neither a full medium nor a missing permission by its name.
+fn advice_of_sqlite(cause: &rusqlite::Error) -> &'static str {
+    use rusqlite::ErrorCode::{CannotOpen, DiskFull};
+    match cause.sqlite_error_code() {
+        Some(DiskFull) => "; make room there and try again",
+        Some(CannotOpen) => "; make room there if the medium is full, or allow this user to write the directory",
         _ => "",
     }
 }

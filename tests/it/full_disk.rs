@@ -185,14 +185,19 @@ fn a_restore_with_few_inodes() {
 
 #[test]
 #[ignore = "every size in pages: minutes"]
-fn every_operation_into_every_room() {
-    use Operation::{Cleanup, Create, FirstCreate, Repair, Restore, RestoreWithWayBack};
-    for operation in [FirstCreate, Create, RestoreWithWayBack, Cleanup, Repair] {
-        all_sizes(operation, check_repository, pages, 1);
+fn repositories_in_every_room() {
+    use Operation::{Cleanup, Create, FirstCreate, Repair, RestoreWithWayBack};
+    for operation in [FirstCreate, Create, Cleanup, Repair, RestoreWithWayBack] {
         all_sizes(operation, check_repository, Limit::Inodes, 1);
+        all_sizes(operation, check_repository, pages, 1);
     }
-    for operation in [Restore, RestoreWithWayBack] {
-        all_sizes(operation, check_targets, pages, 1);
+}
+
+#[test]
+#[ignore = "every size in pages: minutes"]
+fn live_files_in_every_room() {
+    for operation in [Operation::Restore, Operation::RestoreWithWayBack] {
         all_sizes(operation, check_targets, Limit::Inodes, 1);
+        all_sizes(operation, check_targets, pages, 1);
     }
 }

@@ -65,8 +65,8 @@ impl Runtime {
         for entry in fs::read_dir(self.seen(self.path())).unwrap() {
             let path = entry.unwrap().path();
             match if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) } {
-                // Something is mounted there; it is empty now.
-                Err(error) if error.kind() == ErrorKind::ResourceBusy => {}
+                // Something is mounted there, here or where commands run; that is empty now.
+                Err(error) if [ErrorKind::ResourceBusy, ErrorKind::DirectoryNotEmpty].contains(&error.kind()) => {}
                 removed => removed.unwrap(),
             }
         }
