@@ -241,6 +241,9 @@ impl StoreCapture<'_> {
                     let copy = || database::capture(repository, &request, max_block, previous);
                     if path == DATABASE {
                         reading.before = self.database.live(records::watermarks)?;
+                    }
+                    // Without watermarks this may be no store, whose files would then be read twice.
+                    if path == DATABASE && reading.before.is_some() {
                         self.read_ahead_during(copy, capturing, look)?
                     } else {
                         copy()

@@ -4,6 +4,8 @@
 //! a quarter is none. Bytes that stayed, and bytes found elsewhere, were compared with those of their bases when they were
 //! found, so the places that a copy reads from are filled with those bytes for the proof instead of being read again.
 
+use std::collections::HashMap;
+
 use super::haystack::{Haystack, HaystackChunk};
 use crate::chunk::delta::{self, Encoder, Run};
 use crate::chunk::moved::Match;
@@ -16,8 +18,10 @@ use crate::store::{Base, DeltaRecord};
 
 /// Shortest copy from a chunk that is a base already.
 pub(super) const SHORT_COPY: usize = 32;
-/// Shortest copy that makes a chunk a base.
-const BASE_COPY: usize = 64;
+/// Bytes that must be copied from a chunk to make it a base, for each record that its chain needs. These count against
+/// what the chain of the new record may need; once that is used up the chunk is stored whole, which costs about as much
+/// as all these bytes would have as literals.
+const COPY_PER_RECORD: usize = 64;
 
 /// What stood at the place of a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +47,8 @@ pub(super) struct Literal {
 /// The bases of a record in the making.
 struct Bases {
     own: Option<OwnBase>,
+    /// Bytes that each other chunk could give.
+    offered: HashMap<u32, usize>,
     others: Vec<OtherBase>,
     /// Records that the chains of all of them need.
     records: u32,
@@ -56,14 +62,24 @@ struct OtherBase {
 }
 
 impl Bases {
-    /// The number of this chunk among the bases, which it joins if a copy of `length` bytes is worth that.
-    fn admit(&mut self, chunk: u32, length: usize, haystack: &Haystack) -> Option<usize> {
+    fn new(own: Option<OwnBase>, literals: &[Literal]) -> Self {
+        let mut offered = HashMap::new();
+        for found in literals.iter().flat_map(|literal| &literal.matches) {
+            *offered.entry(found.chunk).or_default() += found.run.length;
+        }
+        Self { own, offered, others: Vec::new(), records: own.map_or(1, |own| own.facts.records) }
+    }
+
+    /// The number of this chunk among the bases, which it joins if all that can be copied from it is worth that.
+    fn admit(&mut self, chunk: u32, haystack: &Haystack) -> Option<usize> {
         if let Some(known) = self.others.iter().position(|other| other.chunk == chunk) {
             return Some(known);
         }
         let HaystackChunk { id, facts } = *haystack.chunk(chunk)?;
         let count = self.others.len() + usize::from(self.own.is_some());
-        if length < BASE_COPY || count >= DELTA_BASES || !facts.may_join(self.records) {
+        let offered = self.offered.get(&chunk).copied().unwrap_or_default();
+        let worth_it = offered >= COPY_PER_RECORD.saturating_mul(facts.records as usize);
+        if !worth_it || count >= DELTA_BASES || !facts.may_join(self.records) {
             return None;
         }
         self.records += facts.records;
@@ -97,14 +113,14 @@ pub(super) fn encode(
     literals: &[Literal],
     haystack: &Haystack,
 ) -> Option<DeltaRecord> {
-    let mut bases = Bases { own: base, others: Vec::new(), records: base.map_or(1, |base| base.facts.records) };
+    let mut bases = Bases::new(base, literals);
     let mut encoder = Encoder::default();
     for literal in literals {
         let at = encoder.written();
         encoder.copy(0, at as u32, (literal.run.start - at) as u32);
         for found in &literal.matches {
             let (start, length) = (literal.run.start + found.run.start, found.run.length);
-            let Some(other) = bases.admit(found.chunk, length, haystack) else { continue };
+            let Some(other) = bases.admit(found.chunk, haystack) else { continue };
             encoder.literal(content.get(encoder.written()..start)?);
             encoder.copy(bases.number(other), found.offset, length as u32);
             bases.note(other, found.offset as usize, content.get(start..start + length)?);
