@@ -129,6 +129,12 @@ impl Needles {
         self.literals.get(number).and_then(|run| self.bytes.get(run.start..run.end())).unwrap_or_default()
     }
 
+    /// Where the bytes of a literal lie among those of all.
+    fn span(&self, number: usize, run: &Run) -> std::ops::Range<usize> {
+        let start = self.literals.get(number).map_or(0, |literal| literal.start) + run.start;
+        start..(start + run.length).min(self.bytes.len())
+    }
+
     /// Looks for the literals in a chunk of the haystack, from left to right.
     pub fn search(&self, haystack: &[u8]) -> Vec<Found> {
         let mut found: Vec<Found> = Vec::new();
@@ -188,6 +194,45 @@ impl Matches {
             }
         }
         chosen
+    }
+}
+
+/// Which bytes of the literals were found somewhere.
+#[derive(Debug)]
+pub struct Coverage {
+    covered: Vec<bool>,
+    missing: usize,
+}
+
+impl Coverage {
+    /// Of these literals, with what was found of them.
+    pub fn of(needles: &Needles, matches: &Matches) -> Self {
+        let mut coverage = Self { covered: vec![false; needles.bytes()], missing: needles.bytes() };
+        for (literal, matches) in &matches.0 {
+            for found in matches {
+                coverage.cover(needles.span(*literal, &found.run));
+            }
+        }
+        coverage
+    }
+
+    /// Bytes that were found nowhere.
+    pub fn missing(&self) -> usize {
+        self.missing
+    }
+
+    /// Adds what was found, and returns how many bytes of that had been missing.
+    pub fn add(&mut self, needles: &Needles, found: &[Found]) -> usize {
+        let before = self.missing;
+        found.iter().for_each(|found| self.cover(needles.span(found.literal, &found.run)));
+        before - self.missing
+    }
+
+    fn cover(&mut self, span: std::ops::Range<usize>) {
+        for covered in self.covered.get_mut(span).unwrap_or_default() {
+            self.missing -= usize::from(!*covered);
+            *covered = true;
+        }
     }
 }
 
@@ -300,6 +345,22 @@ mod tests {
         assert_eq!(matches.of(1, 32), [expected]);
         assert_eq!(matches.of(0, 32), []);
         assert_eq!(needles.literal(0), noise(2, 500));
+    }
+
+    #[test]
+    fn what_is_found_twice_was_missing_once() {
+        let text = noise(1, 1000);
+        let mut needles = Needles::default();
+        needles.add(&noise(2, 500));
+        needles.add(&text);
+        let mut matches = Matches::default();
+        matches.note(0, 0, &needles.search(&text[..400]));
+        let mut coverage = Coverage::of(&needles, &matches);
+        assert_eq!(coverage.missing(), 1100);
+        let found = needles.search(&text[300..700]);
+        assert_eq!(coverage.add(&needles, &found), 300);
+        assert_eq!(coverage.add(&needles, &found), 0);
+        assert_eq!(coverage.missing(), 800);
     }
 
     #[test]

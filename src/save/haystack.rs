@@ -2,7 +2,8 @@
 //!
 //! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the old
 //! blocks that differ are kept when they are compared (in memory, then in a temporary file) and searched without being
-//! read from packs again; all of the previous version, where every byte counts. Invariants: matches are noted in the order
+//! read from packs again; all of the previous version, where every byte counts. What lies in chunks that did not change is
+//! looked for in the file itself (`save::unchanged`). Invariants: matches are noted in the order
 //! of the haystack, in whatever order it was filled; memory is bounded; what comes back from the temporary file is what went
 //! in; a part that cannot be kept or read is passed over and costs bytes, never data.
 
@@ -125,6 +126,13 @@ impl Haystack {
             self.keep(number, &chained.bytes, &[Run { start: 0, length: chained.bytes.len() }]);
         }
         Ok(())
+    }
+
+    /// Takes a chunk with what was found in it.
+    pub(super) fn note(&mut self, chunk: HaystackChunk, found: &[Found]) {
+        let number = self.announce(chunk);
+        self.found += found.iter().map(|found| found.run.length).sum::<usize>();
+        self.matches.note(number, 0, found);
     }
 
     /// Lets go of all that was kept, and keeps nothing from now on.

@@ -18,6 +18,7 @@ use super::effort::Effort;
 use super::file::{ReadOutcome, StoredFile};
 use super::haystack::Haystack;
 use super::reading::{Slots, SourceFile, Steadiness};
+use super::unchanged::{self, Unchanged};
 use crate::chunk::moved::Needles;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
@@ -178,10 +179,10 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
         let first = if self.hope == Hope::Unknown && changed.len() > FIRST_LOOK { FIRST_LOOK } else { 0 };
         let (first, rest) = changed.split_at_mut_checked(first).unwrap_or_default();
-        if !first.is_empty() {
-            if self.compare_all(first)? == Steadiness::Changed || self.look(first)? == Steadiness::Changed {
-                return Ok(Steadiness::Changed);
-            }
+        let is_steady =
+            first.is_empty() || (self.compare_all(first)? == Steadiness::Same && self.look(first)? == Steadiness::Same);
+        if !is_steady {
+            return Ok(Steadiness::Changed);
         }
         self.compare_all(rest)
     }
@@ -236,7 +237,29 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         }
         let Some(needles) = self.needles(changed)? else { return Ok(Steadiness::Changed) };
         self.haystack.search(&needles);
+        if self.capturing.effort == Effort::Normal {
+            let (repository, unchanged) = (self.previous.reader.repository(), self.unchanged());
+            unchanged::search(repository, self.source, &unchanged, &needles, &mut self.haystack)?;
+        }
         Ok(Steadiness::Same)
+    }
+
+    /// The chunks that wait for their places and did not change.
+    fn unchanged(&self) -> Vec<Unchanged> {
+        let mut slot = self.tree.slots();
+        let mut unchanged = Vec::new();
+        for pending in &self.pending {
+            match pending {
+                Pending::Chunk(id) => {
+                    if !self.ids.contains(id) {
+                        unchanged.push(Unchanged { slot, id: *id });
+                    }
+                    slot += 1;
+                }
+                Pending::Holes(count) => slot += count,
+            }
+        }
+        unchanged
     }
 
     /// The bytes in which these chunks differ, where they are long enough to be found elsewhere; `None` if the file ends
@@ -394,6 +417,24 @@ mod tests {
         }
         let [fast, normal, max] = costs[..] else { panic!() };
         assert!(fast > 180 * 4096 && max < 300_000 && normal < fast, "{costs:?}");
+    }
+
+    #[test]
+    fn content_that_is_copied_out_of_places_that_stay_as_they_are_is_found_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = noise(1, 120 * CHUNK_SIZE);
+        let mut new = old.clone();
+        // Half of the file is merged into its beginning and stays behind as it was.
+        for page in 0..300 {
+            let from = 60 * CHUNK_SIZE + page * 8192;
+            new.copy_within(from..from + 4096, page * 4096);
+        }
+        let first = store_bytes(directory.path(), &old, None, Effort::Normal);
+        let before = stored_bytes(directory.path());
+        store_bytes(directory.path(), &new, Some(first), Effort::Normal);
+        let cost = stored_bytes(directory.path()) - before;
+        assert!(cost < 30_000, "{cost} bytes for 1.2 MB that the file has already");
+        assert_holds(directory.path(), &new);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod retake;
 pub mod sources;
 pub mod sqlite;
 pub mod tree;
+mod unchanged;
 mod walk;
 pub mod writers;
 
