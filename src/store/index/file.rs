@@ -4,8 +4,8 @@
 //! name a record that is not there. So an index is trusted only within the boot of the machine that began it, and begun
 //! anew from the packs in the next. A killed process tears nothing.
 
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::disk::boot::boot_id;
 use crate::disk::durable;
-use crate::disk::stat::{FileIdentity, stat};
+use crate::disk::stat::stat;
 use crate::error::{Error, Result};
 use crate::store::temporary;
 
@@ -33,54 +33,41 @@ PRAGMA user_version = 4;";
 
 /// Opens the index, beginning a new one where it is missing, unusable, or of another boot.
 ///
-/// Many processes may find the same unusable index: its exclusive lock lets one of them after the other remove it, and who
-/// comes later sees that it was done. So nobody's new index is removed, with a journal of it left to the next.
+/// Many processes may find the same unusable index: a lock on its directory lets one after the other look. So nobody's new
+/// index is removed, and nobody opens one that is about to be, with a journal of it left to the next.
 ///
 /// # Errors
 /// I/O errors; [`Error::Sqlite`] if it can neither be opened nor made.
 pub(super) fn open_or_begin(path: &Path) -> Result<Connection> {
+    let directory = durable::parent_of(path);
+    let others = File::open(directory).map_err(Error::io("open", directory))?;
+    others.lock().map_err(Error::io("lock", directory))?;
     let cause = match open_checked(path)? {
         Ok(connection) => return Ok(connection),
         Err(cause) if is_unusable(&cause) => cause,
         Err(cause) => return Err(Error::sqlite("open", path)(cause)),
     };
-    let found = identity(path);
-    let locked = lock(path);
-    let is_replaced = identity(path) != found || locked.as_ref().is_ok_and(|locked| check(locked).is_ok());
-    if is_replaced {
-        drop(locked);
-        return open_checked(path)?.map_err(Error::sqlite("open", path));
-    }
     tracing::debug!(path = %path.display(), %cause, "the index is begun anew");
-    let unreadable = locked.as_ref().map(distrusted_in).unwrap_or_default();
+    let unreadable = Connection::open(path).map(|connection| distrusted_in(&connection)).unwrap_or_default();
     remove_files(path)?;
     let connection = open_checked(path)?.map_err(Error::sqlite("create", path))?;
     distrust(&connection, unreadable).map_err(Error::sqlite("write", path))?;
     Ok(connection)
 }
 
-/// Keeps others from reading the file; an error if it is no database at all.
-fn lock(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(PATIENCE)?;
-    connection.execute_batch("BEGIN EXCLUSIVE")?;
-    Ok(connection)
-}
-
-fn identity(path: &Path) -> Option<FileIdentity> {
-    stat(path).ok().flatten().map(|stat| stat.identity())
-}
-
-/// Opens the file and brings it into use. It is made with the mode of all files of a repository, which SQLite's own
-/// sidecars then take over; one that exists is never opened but by SQLite, whose locks a second descriptor would drop.
+/// Opens the file and brings it into use. A new one gets the mode of all files of a repository, which SQLite's own sidecars
+/// then take over, by its name: it is never opened but by SQLite, whose locks closing a second descriptor would drop.
 fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> {
-    match fs::OpenOptions::new().write(true).create_new(true).mode(durable::FILE_MODE).open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::io("create", path)(error));
-        }
-        _ => {}
+    let is_new = stat(path)?.is_none();
+    let connection = match Connection::open(path) {
+        Ok(connection) => connection,
+        Err(cause) => return Ok(Err(cause)),
+    };
+    if is_new {
+        let mode = Permissions::from_mode(durable::FILE_MODE);
+        fs::set_permissions(path, mode).map_err(Error::io("set the mode of", path))?;
     }
-    Ok(Connection::open(path).and_then(|connection| prepare(&connection).map(|()| connection)))
+    Ok(prepare(&connection).map(|()| connection))
 }
 
 /// Whether the file is no index of this schema, rather than busy or unreadable at the moment.
