@@ -18,10 +18,8 @@ use crate::store::{Base, DeltaRecord};
 
 /// Shortest copy from a chunk that is a base already.
 pub(super) const SHORT_COPY: usize = 32;
-/// Bytes that must be copied from a chunk to make it a base, for each record that its chain needs. These count against
-/// what the chain of the new record may need; once that is used up the chunk is stored whole, which costs about as much
-/// as all these bytes would have as literals.
-const COPY_PER_RECORD: usize = 64;
+/// Bytes that must be copied from a chunk in all to make it a base.
+const BASE_COPY: usize = 64;
 
 /// What stood at the place of a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -78,8 +76,7 @@ impl Bases {
         let HaystackChunk { id, facts } = *haystack.chunk(chunk)?;
         let count = self.others.len() + usize::from(self.own.is_some());
         let offered = self.offered.get(&chunk).copied().unwrap_or_default();
-        let worth_it = offered >= COPY_PER_RECORD.saturating_mul(facts.records as usize);
-        if !worth_it || count >= DELTA_BASES || !facts.may_join(self.records) {
+        if offered < BASE_COPY || count >= DELTA_BASES || !facts.may_join(self.records) {
             return None;
         }
         self.records += facts.records;

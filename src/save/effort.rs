@@ -10,7 +10,7 @@ pub enum Effort {
     None,
     /// Only what changed in place is found.
     Fast,
-    /// Content that moved is looked for in what changed, where a first look finds some.
+    /// Content that moved is looked for in what changed, and elsewhere where probes find that it pays.
     #[default]
     Normal,
     /// Content that moved is looked for in all of the previous version.

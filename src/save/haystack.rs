@@ -62,8 +62,6 @@ pub(super) struct Haystack {
     chunks: Vec<HaystackChunk>,
     kept: Mutex<Kept>,
     matches: Matches,
-    /// Bytes found, those found twice counted twice.
-    found: usize,
 }
 
 /// The bytes that are kept.
@@ -81,7 +79,7 @@ impl Haystack {
     pub(super) fn new(directory: &Path) -> Self {
         let file = tempfile::spooled_tempfile_in(MEMORY, directory);
         let kept = Mutex::new(Kept { stretches: Vec::new(), file, bytes: 0, limit: LIMIT });
-        Self { chunks: Vec::new(), kept, matches: Matches::default(), found: 0 }
+        Self { chunks: Vec::new(), kept, matches: Matches::default() }
     }
 
     pub(super) fn chunk(&self, number: u32) -> Option<&HaystackChunk> {
@@ -92,15 +90,9 @@ impl Haystack {
         &self.matches
     }
 
-    /// Bytes found by the searches since the last [`Haystack::forget_matches`].
-    pub(super) fn found(&self) -> usize {
-        self.found
-    }
-
     /// Begins with other needles.
     pub(super) fn forget_matches(&mut self) {
         self.matches = Matches::default();
-        self.found = 0;
     }
 
     /// Takes a chunk of which parts may be kept, and returns its number.
@@ -131,12 +123,11 @@ impl Haystack {
     /// Takes a chunk with what was found in it.
     pub(super) fn note(&mut self, chunk: HaystackChunk, found: &[Found]) {
         let number = self.announce(chunk);
-        self.found += found.iter().map(|found| found.run.length).sum::<usize>();
         self.matches.note(number, 0, found);
     }
 
     /// Lets go of all that was kept, and keeps nothing from now on.
-    pub(super) fn forget_all(&mut self) {
+    fn forget_all(&mut self) {
         let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
         kept.stretches = Vec::new();
         kept.limit = 0;
@@ -147,12 +138,11 @@ impl Haystack {
         if needles.is_empty() {
             return;
         }
-        let Self { kept, matches, found, .. } = self;
+        let Self { kept, matches, .. } = self;
         let kept = kept.get_mut().unwrap_or_else(PoisonError::into_inner);
         let searched = kept.search(|batch| {
             let searched: Vec<Vec<Found>> = batch.par_iter().map(|straw| needles.search(&straw.bytes)).collect();
             for (straw, here) in batch.iter().zip(searched) {
-                *found += here.iter().map(|here| here.run.length).sum::<usize>();
                 matches.note(straw.chunk, straw.offset, &here);
             }
         });
@@ -252,13 +242,12 @@ mod tests {
             let found = haystack.matches().of(0, 32);
             assert_eq!((found[0].chunk, found[0].offset, found[0].run.length), (u32::from(seed), 50_000, 2000));
             assert_eq!(haystack.matches().of(1, 32), []);
-            assert_eq!(haystack.found(), 2000);
         }
         haystack.forget_all();
         let mut needles = Needles::default();
         needles.add(&chunk(3).1[50_000..52_000]);
         haystack.forget_matches();
         haystack.search(&needles);
-        assert_eq!(haystack.found(), 0);
+        assert_eq!(haystack.matches().of(0, 32), []);
     }
 }

@@ -22,6 +22,7 @@ use super::unchanged::{self, Unchanged};
 use crate::chunk::moved::Needles;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
+use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
@@ -31,24 +32,14 @@ use crate::store::{Company, DeltaRecord, PreviousVersion, Stored, TreeSink};
 const BATCH: usize = 4096;
 /// Slots that wait for their places in the tree at most: 4 GiB of the file.
 const WINDOW: usize = 65_536;
-/// Changed chunks at which it is decided whether content moves in this file.
-const FIRST_LOOK: usize = 64;
-/// A first look that finds less than one byte in this many ends the search.
-const HOPE: usize = 500;
 /// Bytes of literals looked for in one pass.
 const LITERAL_BYTES: usize = 8 * 1024 * 1024;
+/// Literals of so many bytes are looked for in what was cut off, too.
+const MUCH: usize = 256 * 1024;
 /// A chunk whose differences are all shorter than this is not worth a search.
 const NEEDLE_BYTES: usize = 64;
 /// Chunks whose records are made side by side.
 const GROUP: usize = 64;
-
-/// Whether it pays to look for content that moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hope {
-    Unknown,
-    Some,
-    None,
-}
 
 /// Slots that wait for their places in the tree.
 enum Pending {
@@ -69,7 +60,8 @@ struct Increment<'c, 'f, 'a, 'p> {
     /// The ids of these.
     ids: HashSet<BlobId>,
     haystack: Haystack,
-    hope: Hope,
+    /// What stood from the end of the file to this slot is in the haystack.
+    kept_until: u64,
     sparse: bool,
 }
 
@@ -102,11 +94,6 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         mut previous: PreviousVersion<'a>,
     ) -> Result<Self> {
         let mut haystack = Haystack::new(&temporary_directory(previous.reader.repository()));
-        let hope = match capturing.effort {
-            Effort::None | Effort::Fast => Hope::None,
-            Effort::Normal => Hope::Unknown,
-            Effort::Max => Hope::Some,
-        };
         if capturing.effort == Effort::Max {
             let chunks = previous.chunks()?;
             haystack.keep_all(&mut previous.reader, &chunks)?;
@@ -121,7 +108,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             changed: Vec::new(),
             ids: HashSet::new(),
             haystack,
-            hope,
+            kept_until: 0,
             sparse: false,
         })
     }
@@ -175,39 +162,11 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         Ok(StoredFile { content, sparse: self.sparse })
     }
 
-    /// Compares chunks with what stood at their places; the first ones of a file decide whether what was replaced is kept.
+    /// Compares chunks with what stood at their places; what was replaced is kept where it will be searched.
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        let first = if self.hope == Hope::Unknown && changed.len() > FIRST_LOOK { FIRST_LOOK } else { 0 };
-        let (first, rest) = changed.split_at_mut_checked(first).unwrap_or_default();
-        let is_steady =
-            first.is_empty() || (self.compare_all(first)? == Steadiness::Same && self.look(first)? == Steadiness::Same);
-        if !is_steady {
-            return Ok(Steadiness::Changed);
-        }
-        self.compare_all(rest)
-    }
-
-    fn compare_all(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
         let (source, patience) = (self.source, self.capturing.patience);
-        let kept = self.hope != Hope::None && self.capturing.effort != Effort::Max;
-        let haystack = kept.then_some(&mut self.haystack);
+        let haystack = (self.capturing.effort == Effort::Normal).then_some(&mut self.haystack);
         Comparing { source, previous: &mut self.previous, haystack, patience }.compare(changed)
-    }
-
-    /// Decides whether content moves in this file at all.
-    fn look(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        let needles = match self.needles(changed)? {
-            Some(needles) => needles,
-            None => return Ok(Steadiness::Changed),
-        };
-        self.haystack.search(&needles);
-        let found = self.haystack.found() * HOPE >= needles.bytes();
-        self.hope = if found { Hope::Some } else { Hope::None };
-        self.haystack.forget_matches();
-        if self.hope == Hope::None {
-            self.haystack.forget_all();
-        }
-        Ok(Steadiness::Same)
     }
 
     /// Makes the records of chunks that were compared and hands them over.
@@ -232,16 +191,30 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 
     /// Looks for what is new in these chunks.
     fn search(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        if self.hope == Hope::None {
+        if self.capturing.effort <= Effort::Fast {
             return Ok(Steadiness::Same);
         }
         let Some(needles) = self.needles(changed)? else { return Ok(Steadiness::Changed) };
+        if needles.bytes() >= MUCH {
+            self.keep_cut_off()?;
+        }
         self.haystack.search(&needles);
         if self.capturing.effort == Effort::Normal {
             let (repository, unchanged) = (self.previous.reader.repository(), self.unchanged());
             unchanged::search(repository, self.source, &unchanged, &needles, &mut self.haystack)?;
         }
         Ok(Steadiness::Same)
+    }
+
+    /// Keeps what stood beyond the end that the file has now: `VACUUM` moves it forward.
+    fn keep_cut_off(&mut self) -> Result<()> {
+        let slots = Content::slots(self.previous.content().length);
+        let first = std::mem::replace(&mut self.kept_until, slots).max(Content::slots(self.source.length));
+        let mut chunks = Vec::new();
+        for slot in (first..slots).take(BATCH) {
+            chunks.extend(self.previous.chunk_at(slot)?);
+        }
+        self.haystack.keep_all(&mut self.previous.reader, &chunks)
     }
 
     /// The chunks that wait for their places and did not change.
@@ -335,7 +308,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::format::content::Content;
     use crate::progress::Silent;
     use crate::save::capturing::Patience;
     use crate::save::file;
@@ -395,7 +367,6 @@ mod tests {
 
     #[test]
     fn whatever_changed_comes_back_at_every_effort_and_content_that_moved_costs_little() {
-        // More chunks change than the first look takes.
         let old = noise(1, 200 * CHUNK_SIZE + 777);
         let mut new = old.clone();
         for chunk in 0..180 {
