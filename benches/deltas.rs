@@ -5,8 +5,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a bench that cannot go on has failed")]
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use vecsnap::chunk::delta::{Encoder, differences};
-use vecsnap::chunk::moved::Needles;
+use vecsnap::chunk::delta::{Encoder, Run, differences};
+use vecsnap::chunk::moved::{Fingerprints, Haystack, Place, Stretch, choose, samples};
 use vecsnap::format::limits::CHUNK_SIZE;
 
 /// Chunks of the previous version.
@@ -54,28 +54,39 @@ fn in_place(criterion: &mut Criterion) {
 
 fn moved(criterion: &mut Criterion) {
     let haystack = noise("haystack", CHUNKS * CHUNK_SIZE);
-    // Pages that stand elsewhere in the haystack, as after a split or VACUUM: 1 % of it.
-    let moved: Vec<&[u8]> = (0..CHUNKS * CHUNK_SIZE / PAGE / 100)
-        .map(|number| {
+    // A chunk of pages that stand elsewhere in the haystack, as after a split or VACUUM.
+    let moved: Vec<u8> = (0..CHUNK_SIZE / PAGE)
+        .flat_map(|number| {
             let at = number * 7_919 * 64 % (haystack.len() - PAGE);
-            &haystack[at..at + PAGE]
+            haystack[at..at + PAGE].to_vec()
         })
         .collect();
-    let needles = || {
-        let mut needles = Needles::default();
-        moved.iter().for_each(|literal| needles.add(literal));
-        needles
+    let note = || {
+        let mut fingerprints = Fingerprints::default();
+        for (number, chunk) in (0..).zip(haystack.chunks(CHUNK_SIZE)) {
+            fingerprints.note(number, 0, &samples(chunk));
+        }
+        fingerprints
     };
     let mut group = criterion.benchmark_group("step 2, moved content");
     group.sample_size(20);
-    group.throughput(Throughput::Bytes((moved.len() * PAGE) as u64));
-    group.bench_function("take needles", |bencher| bencher.iter(needles));
     group.throughput(Throughput::Bytes(haystack.len() as u64));
-    group.bench_function("search the haystack", |bencher| {
-        let needles = needles();
-        bencher.iter(|| haystack.chunks(CHUNK_SIZE).map(|chunk| needles.search(chunk).len()).sum::<usize>());
+    group.bench_function("note the haystack", |bencher| bencher.iter(note));
+    group.throughput(Throughput::Bytes(moved.len() as u64));
+    group.bench_function("find the pages of a chunk", |bencher| {
+        let (fingerprints, all) = (note(), Run { start: 0, length: moved.len() });
+        bencher.iter(|| choose(&[], fingerprints.search(&moved, all, &[], &mut Chunks(&haystack)), 32).len());
     });
     group.finish();
+}
+
+struct Chunks<'a>(&'a [u8]);
+
+impl Haystack for Chunks<'_> {
+    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+        let start = usize::from(place.chunk) * CHUNK_SIZE;
+        self.0.get(start..start + CHUNK_SIZE).map(|bytes| Stretch { start: 0, bytes })
+    }
 }
 
 criterion_group!(benches, in_place, moved);

@@ -1,85 +1,81 @@
-//! Finding content that moved: literals of changed chunks that stand elsewhere in the previous version.
+//! Finding content that moved: bytes of a new chunk that stand elsewhere, in the haystack.
 //!
-//! Fingerprints of the literals, sampled by content, are the needles; one pass over the previous version, the haystack,
-//! with the same rolling hash finds them again wherever they went, and each hit is extended both ways. Page splits and
-//! `VACUUM` in SQLite, and whatever shifts, cost little then. Invariants: a match has been compared byte by byte; memory is
-//! in proportion to the literals, not to the haystack; needles can be searched for by many threads at a time.
+//! Windows of the haystack, sampled by content, are noted with their places; windows of the new bytes that are sampled
+//! alike are looked up, and each hit is extended both ways. Page splits and `VACUUM` in SQLite, and whatever shifts, cost
+//! little then. Invariants: a match has been compared byte by byte; memory is bounded, since the more is noted the fewer
+//! windows are sampled; time is in proportion to both sides; what is found does not depend on the order of noting.
 
 use std::collections::HashMap;
 
 use super::delta::Run;
+use crate::format::limits::CHUNK_SIZE;
 
 /// Bytes that a fingerprint covers.
 const WINDOW: usize = 32;
-/// One position in 32 is sampled.
-const SAMPLE_MASK: u64 = 31;
-/// Matches of one chunk that a further hit may be part of.
+/// One window in two to the power of this is sampled at first.
+const DENSE: u32 = 5;
+/// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places.
+const NOTED: usize = (1 << 21) / 8 * 7;
+/// A match of so many bytes is long enough for no better one to be looked for at its place.
+const LONG: usize = 512;
+/// Matches at the end of those found that a further hit may be part of.
 const LOOK_BACK: usize = 8;
-/// Matches remembered for one literal; the longest stay.
-const MATCHES: usize = 128;
 
-/// A stretch of a literal that stands in the haystack.
+/// A stretch of new bytes that stands in the haystack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Match {
-    /// Where it begins and how long it is, in the literal.
+    /// Where it begins and how long it is, in the new chunk.
     pub run: Run,
-    /// Number of the chunk of the haystack, as given to [`Matches::note`].
+    /// Number of the chunk of the haystack.
     pub chunk: u32,
     /// Where it begins in that chunk, in bytes.
     pub offset: u32,
 }
 
-/// Literals to be found in a haystack.
-#[derive(Debug, Default)]
-pub struct Needles {
-    bytes: Vec<u8>,
-    /// Where each literal stands in `bytes`.
-    literals: Vec<Run>,
-    fingerprints: HashMap<u64, u32, PassThrough>,
-    filter: Filter,
+/// Where a window of the haystack begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Number of its chunk.
+    pub chunk: u16,
+    /// Byte in that chunk.
+    pub offset: u16,
 }
 
-/// What a search found of one literal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    /// Number of the literal.
-    pub literal: usize,
-    /// Where it begins and how long it is, in the literal.
-    pub run: Run,
-    /// Where it begins in the bytes that were searched.
-    pub offset: u32,
+/// A stretch of one chunk of the haystack.
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch<'a> {
+    /// Where it begins in its chunk, in bytes.
+    pub start: usize,
+    /// Its bytes.
+    pub bytes: &'a [u8],
 }
 
-/// Most fingerprints of the haystack belong to no needle; a bit for each hash tells that without a look at the table.
-#[derive(Debug, Default)]
-struct Filter(Vec<u64>);
+/// What can be searched.
+pub trait Haystack {
+    /// The stretch that holds this place, if it can be read.
+    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>>;
+}
 
-impl Filter {
-    /// Words; 256 KiB stay in the cache of one core.
-    const WORDS: usize = 1 << 15;
+/// A window that is sampled.
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    fingerprint: u32,
+    /// Where it begins in the bytes it was taken from.
+    start: u32,
+}
 
-    fn place(fingerprint: u64) -> (usize, u64) {
-        let bit = (fingerprint >> 16) as usize % (Self::WORDS * 64);
-        (bit / 64, 1 << (bit % 64))
-    }
-
-    fn add(&mut self, fingerprint: u64) {
-        self.0.resize(Self::WORDS, 0);
-        let (word, bit) = Self::place(fingerprint);
-        if let Some(word) = self.0.get_mut(word) {
-            *word |= bit;
-        }
-    }
-
-    fn may_contain(&self, fingerprint: u64) -> bool {
-        let (word, bit) = Self::place(fingerprint);
-        self.0.get(word).is_some_and(|word| word & bit != 0)
-    }
+/// Where the haystack holds which windows.
+#[derive(Debug)]
+pub struct Fingerprints {
+    places: HashMap<u32, Place, PassThrough>,
+    /// One window in two to the power of this is noted.
+    sparseness: u32,
+    limit: usize,
 }
 
 type PassThrough = std::hash::BuildHasherDefault<Fingerprint>;
 
-/// Fingerprints are hashes already.
+/// Fingerprints are hashes already; the table needs only their sampled bits to differ.
 #[derive(Debug, Default)]
 struct Fingerprint(u64);
 
@@ -92,154 +88,97 @@ impl std::hash::Hasher for Fingerprint {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
         }
     }
-    fn write_u64(&mut self, fingerprint: u64) {
-        self.0 = fingerprint.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    fn write_u32(&mut self, fingerprint: u32) {
+        self.0 = u64::from(fingerprint).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
 }
 
-impl Needles {
-    /// Adds a literal; they are numbered in the order in which they are added.
-    pub fn add(&mut self, literal: &[u8]) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(literal);
-        sample(literal, |sampled| {
-            self.filter.add(sampled.fingerprint);
-            self.fingerprints.entry(sampled.fingerprint).or_insert((start + sampled.start) as u32);
-        });
-        self.literals.push(Run { start, length: literal.len() });
+impl Default for Fingerprints {
+    fn default() -> Self {
+        Self::with_limit(NOTED)
+    }
+}
+
+impl Fingerprints {
+    fn with_limit(limit: usize) -> Self {
+        Self { places: HashMap::default(), sparseness: DENSE, limit }
     }
 
-    /// How many literals there are.
-    pub fn count(&self) -> usize {
-        self.literals.len()
-    }
-
-    /// Bytes of all literals.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
+    /// Notes windows of a stretch that begins at this byte of this chunk. Of equal ones the first place counts.
+    pub fn note(&mut self, chunk: u16, start: usize, samples: &[Sample]) {
+        for Sample { fingerprint, start: within } in samples {
+            if is_sampled(*fingerprint, self.sparseness) {
+                let place = Place { chunk, offset: (start + *within as usize) as u16 };
+                let known = self.places.entry(*fingerprint).or_insert(place);
+                *known = place.min(*known);
+            }
+        }
+        while self.places.len() > self.limit {
+            self.sparseness += 1;
+            self.places.retain(|fingerprint, _| is_sampled(*fingerprint, self.sparseness));
+        }
     }
 
     /// Whether there is nothing that could be found.
     pub fn is_empty(&self) -> bool {
-        self.fingerprints.is_empty()
+        self.places.is_empty()
     }
 
-    /// The literal with this number.
-    pub fn literal(&self, number: usize) -> &[u8] {
-        self.literals.get(number).and_then(|run| self.bytes.get(run.start..run.end())).unwrap_or_default()
-    }
-
-    /// Where the bytes of a literal lie among those of all.
-    fn span(&self, number: usize, run: &Run) -> std::ops::Range<usize> {
-        let start = self.literals.get(number).map_or(0, |literal| literal.start) + run.start;
-        start..(start + run.length).min(self.bytes.len())
-    }
-
-    /// Looks for the literals in a chunk of the haystack, from left to right.
-    pub fn search(&self, haystack: &[u8]) -> Vec<Found> {
-        let mut found: Vec<Found> = Vec::new();
-        sample(haystack, |sampled| {
-            if !self.filter.may_contain(sampled.fingerprint) {
+    /// Looks for this run of a new chunk, except what `known` has of it already.
+    pub fn search(&self, content: &[u8], run: Run, known: &[Match], haystack: &mut impl Haystack) -> Vec<Match> {
+        let mut found: Vec<Match> = Vec::new();
+        let Some(literal) = content.get(run.start..run.end()) else { return found };
+        sample(literal, |Sample { fingerprint, start }| {
+            let at = run.start + start as usize;
+            let lies_in = |known: &Match| known.run.start <= at && at + WINDOW <= known.run.end();
+            let place = if is_sampled(fingerprint, self.sparseness) { self.places.get(&fingerprint) } else { None };
+            let Some(place) = place else { return };
+            let is_part = |known: &Match| {
+                let continues = known.offset as usize + at == usize::from(place.offset) + known.run.start;
+                known.run.length >= LONG || (known.chunk == u32::from(place.chunk) && continues)
+            };
+            let mut lately = found.iter().rev().take(LOOK_BACK);
+            if lately.any(|known| lies_in(known) && is_part(known)) || known.iter().any(lies_in) {
                 return;
             }
-            let Some(&at) = self.fingerprints.get(&sampled.fingerprint) else { return };
-            let at = at as usize;
-            let literal = self.literals.partition_point(|literal| literal.end() <= at);
-            let Some(at) = self.literals.get(literal).and_then(|run| at.checked_sub(run.start)) else { return };
-            let covers = |known: &Found| {
-                let shifted = known.offset as usize + at == sampled.start + known.run.start;
-                known.literal == literal && shifted && (known.run.start..known.run.end()).contains(&at)
-            };
-            if !found.iter().rev().take(LOOK_BACK).any(covers) {
-                let extended = extend(self.literal(literal), at, haystack, sampled.start);
-                found.extend(extended.map(|Extended { run, offset }| Found { literal, run, offset }));
+            let Some(stretch) = haystack.stretch(*place) else { return };
+            let Some(there) = usize::from(place.offset).checked_sub(stretch.start) else { return };
+            if let Some(extended) = extend(literal, start as usize, stretch.bytes, there) {
+                let (start, length) = (run.start + extended.run.start, extended.run.length);
+                let offset = (stretch.start + extended.offset) as u32;
+                found.push(Match { run: Run { start, length }, chunk: place.chunk.into(), offset });
             }
         });
         found
     }
 }
 
-/// What was found of each literal.
-#[derive(Debug, Default)]
-pub struct Matches(HashMap<usize, Vec<Match>>);
-
-impl Matches {
-    /// Notes what was found in a part of a chunk of the haystack, which begins at `start`.
-    pub fn note(&mut self, chunk: u32, start: u32, found: &[Found]) {
-        for Found { literal, run, offset } in found.iter().copied() {
-            let matches = self.0.entry(literal).or_default();
-            matches.push(Match { run, chunk, offset: start + offset });
-            if matches.len() > MATCHES {
-                matches.sort_by_key(|known| std::cmp::Reverse(known.run.length));
-                matches.truncate(MATCHES / 2);
-            }
+/// Those of the candidates that overlap neither each other nor what is known, ascending, the longest first where they did;
+/// those shorter than `least` bytes are left out.
+pub fn choose(known: &[Match], mut candidates: Vec<Match>, least: usize) -> Vec<Match> {
+    candidates.sort_by_key(|m| (std::cmp::Reverse(m.run.length), m.chunk, m.offset));
+    let mut taken: Vec<Run> = known.iter().map(|known| known.run).collect();
+    taken.sort_by_key(|run| run.start);
+    let mut chosen = Vec::new();
+    for Match { run, chunk, offset } in candidates {
+        let place = taken.partition_point(|other| other.start < run.start);
+        let free_from = place.checked_sub(1).and_then(|before| taken.get(before)).map_or(0, Run::end);
+        let free_to = taken.get(place).map_or(usize::MAX, |run| run.start);
+        let (start, end) = (run.start.max(free_from), run.end().min(free_to));
+        if start + least <= end {
+            let free = Run { start, length: end - start };
+            taken.insert(place, free);
+            chosen.push(Match { run: free, chunk, offset: offset + (start - run.start) as u32 });
         }
     }
-
-    /// The matches of a literal that do not overlap, ascending; those shorter than `least` bytes are left out. Where they
-    /// overlapped, the longest came first.
-    pub fn of(&self, literal: usize, least: usize) -> Vec<Match> {
-        let mut candidates = self.0.get(&literal).cloned().unwrap_or_default();
-        candidates.sort_by_key(|m| (std::cmp::Reverse(m.run.length), m.chunk, m.offset));
-        let mut chosen: Vec<Match> = Vec::new();
-        for candidate in candidates {
-            let place = chosen.partition_point(|other| other.run.start < candidate.run.start);
-            let free_from = place.checked_sub(1).and_then(|before| chosen.get(before)).map_or(0, |m| m.run.end());
-            let free_to = chosen.get(place).map_or(usize::MAX, |m| m.run.start);
-            let start = candidate.run.start.max(free_from);
-            let end = candidate.run.end().min(free_to);
-            if start + least <= end {
-                let offset = candidate.offset + (start - candidate.run.start) as u32;
-                chosen.insert(place, Match { run: Run { start, length: end - start }, chunk: candidate.chunk, offset });
-            }
-        }
-        chosen
-    }
-}
-
-/// Which bytes of the literals were found somewhere.
-#[derive(Debug)]
-pub struct Coverage {
-    covered: Vec<bool>,
-    missing: usize,
-}
-
-impl Coverage {
-    /// Of these literals, with what was found of them.
-    pub fn of(needles: &Needles, matches: &Matches) -> Self {
-        let mut coverage = Self { covered: vec![false; needles.bytes()], missing: needles.bytes() };
-        for (literal, matches) in &matches.0 {
-            for found in matches {
-                coverage.cover(needles.span(*literal, &found.run));
-            }
-        }
-        coverage
-    }
-
-    /// Bytes that were found nowhere.
-    pub fn missing(&self) -> usize {
-        self.missing
-    }
-
-    /// Adds what was found, and returns how many bytes of that had been missing.
-    pub fn add(&mut self, needles: &Needles, found: &[Found]) -> usize {
-        let before = self.missing;
-        found.iter().for_each(|found| self.cover(needles.span(found.literal, &found.run)));
-        before - self.missing
-    }
-
-    fn cover(&mut self, span: std::ops::Range<usize>) {
-        for covered in self.covered.get_mut(span).unwrap_or_default() {
-            self.missing -= usize::from(!*covered);
-            *covered = true;
-        }
-    }
+    chosen.sort_by_key(|chosen| chosen.run.start);
+    chosen
 }
 
 /// An equal stretch, in the literal, and where it begins in the haystack.
 struct Extended {
     run: Run,
-    offset: u32,
+    offset: usize,
 }
 
 /// The longest equal stretch around one pair of windows; `None` if the windows differ after all.
@@ -253,50 +192,47 @@ fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize) -> Option<Ex
     let backward = before_literal.iter().rev().zip(before_haystack.iter().rev());
     let backward = backward.take_while(|(left, right)| left == right).count();
     let run = Run { start: at - backward, length: backward + forward };
-    Some(Extended { run, offset: (found - backward) as u32 })
+    Some(Extended { run, offset: found - backward })
 }
 
-/// A window whose fingerprint is sampled.
-#[derive(Debug, Clone, Copy)]
-struct Sampled {
-    start: usize,
-    fingerprint: u64,
+/// The windows of these bytes that are sampled, from left to right.
+pub fn samples(bytes: &[u8]) -> Vec<Sample> {
+    let mut samples = Vec::with_capacity(bytes.len() >> DENSE);
+    sample(bytes.get(..CHUNK_SIZE).unwrap_or(bytes), |sample| samples.push(sample));
+    samples
 }
 
 /// Calls `take` with each sampled window, from left to right.
-fn sample(bytes: &[u8], mut take: impl FnMut(Sampled)) {
-    let Some((first, entering)) = bytes.split_at_checked(WINDOW) else { return };
-    let mut fingerprint = first.iter().fold(0_u64, |fingerprint, byte| fingerprint.rotate_left(1) ^ entered(*byte));
-    if is_sampled(fingerprint) {
-        take(Sampled { start: 0, fingerprint });
-    }
-    for (start, (leaving, entering)) in (1..).zip(bytes.iter().zip(entering)) {
-        fingerprint = fingerprint.rotate_left(1) ^ entered(*entering) ^ left(*leaving);
-        if is_sampled(fingerprint) {
-            take(Sampled { start, fingerprint });
+fn sample(bytes: &[u8], mut take: impl FnMut(Sample)) {
+    let Some((first, entering)) = bytes.split_at_checked(WINDOW - 1) else { return };
+    let mut rolling = first.iter().fold(0, |rolling, byte| roll(rolling, *byte));
+    for (start, entering) in (0..).zip(entering) {
+        rolling = roll(rolling, *entering);
+        let fingerprint = (rolling >> 32) as u32;
+        if is_sampled(fingerprint, DENSE) {
+            take(Sample { fingerprint, start });
         }
     }
 }
 
-/// All bits see all bytes of the window alike; a run of one byte has a constant fingerprint, mostly unsampled.
-fn is_sampled(fingerprint: u64) -> bool {
-    (fingerprint >> 7) & SAMPLE_MASK == 0
+/// The hash of the window after a byte has entered: two bits further, so that the byte 32 places before has left.
+fn roll(rolling: u64, entering: u8) -> u64 {
+    (rolling << 2).wrapping_add(word(entering))
+}
+
+/// The uppermost bits decide: only these have seen the whole window.
+fn is_sampled(fingerprint: u32, sparseness: u32) -> bool {
+    fingerprint.leading_zeros() >= sparseness
 }
 
 /// A fixed random word for each byte value.
-fn entered(byte: u8) -> u64 {
-    static WORDS: [u64; 256] = words(0);
+fn word(byte: u8) -> u64 {
+    static WORDS: [u64; 256] = words();
     WORDS.get(usize::from(byte)).copied().unwrap_or_default()
 }
 
-/// What became of the word while its byte passed through the window.
-fn left(byte: u8) -> u64 {
-    static WORDS: [u64; 256] = words(WINDOW as u32);
-    WORDS.get(usize::from(byte)).copied().unwrap_or_default()
-}
-
-/// The first 256 words of splitmix64, rotated.
-const fn words(rotation: u32) -> [u64; 256] {
+/// The first 256 words of splitmix64.
+const fn words() -> [u64; 256] {
     let mut words = [0; 256];
     let mut state = 0x6a09_e667_f3bc_c908_u64;
     let mut number = 0;
@@ -307,7 +243,7 @@ const fn words(rotation: u32) -> [u64; 256] {
         word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         #[expect(clippy::indexing_slicing, reason = "a constant expression; out of bounds would not compile")]
         {
-            words[number] = (word ^ (word >> 31)).rotate_left(rotation);
+            words[number] = word ^ (word >> 31);
         }
         number += 1;
     }
@@ -324,61 +260,91 @@ mod tests {
         bytes
     }
 
-    fn search(needles: &Needles, chunks: &[&[u8]]) -> Matches {
-        let mut matches = Matches::default();
-        for (number, chunk) in (0..).zip(chunks) {
-            matches.note(number, 0, &needles.search(chunk));
+    struct Chunks<'a>(&'a [&'a [u8]]);
+
+    impl Haystack for Chunks<'_> {
+        fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+            Some(Stretch { start: 0, bytes: self.0[usize::from(place.chunk)] })
         }
-        matches
+    }
+
+    fn noted(fingerprints: &mut Fingerprints, chunks: &[&[u8]]) {
+        for (number, chunk) in (0..).zip(chunks) {
+            fingerprints.note(number, 0, &samples(chunk));
+        }
+    }
+
+    fn search(content: &[u8], run: Run, known: &[Match], chunks: &[&[u8]]) -> Vec<Match> {
+        let mut fingerprints = Fingerprints::default();
+        noted(&mut fingerprints, chunks);
+        choose(known, fingerprints.search(content, run, known, &mut Chunks(chunks)), 32)
+    }
+
+    fn all(content: &[u8]) -> Run {
+        Run { start: 0, length: content.len() }
     }
 
     #[test]
     fn a_page_that_moved_is_found_whole_at_any_alignment() {
         let page = noise(1, 4096);
-        let mut needles = Needles::default();
-        needles.add(&noise(2, 500));
-        needles.add(&[noise(3, 77), page.clone(), noise(4, 10)].concat());
-        assert!(!needles.is_empty());
+        let content = [noise(3, 77), page.clone(), noise(4, 10)].concat();
         let haystack = [noise(5, 1234), page, noise(6, 999)].concat();
-        let matches = search(&needles, &[&noise(7, 65_536), &haystack]);
+        let chunks: [&[u8]; 2] = [&noise(7, 65_536), &haystack];
         let expected = Match { run: Run { start: 77, length: 4096 }, chunk: 1, offset: 1234 };
-        assert_eq!(matches.of(1, 32), [expected]);
-        assert_eq!(matches.of(0, 32), []);
-        assert_eq!(needles.literal(0), noise(2, 500));
+        assert_eq!(search(&content, all(&content), &[], &chunks), [expected]);
+        let part = Match { run: Run { start: 1000, length: 3173 }, chunk: 1, offset: 2157 };
+        assert_eq!(search(&content, Run { start: 1000, length: 3183 }, &[], &chunks), [part]);
+        assert_eq!(search(&content, all(&content), &[expected], &chunks), [], "it is known");
+        assert_eq!(search(&noise(8, 4000), Run { start: 0, length: 4000 }, &[], &chunks), []);
     }
 
     #[test]
-    fn what_is_found_twice_was_missing_once() {
-        let text = noise(1, 1000);
-        let mut needles = Needles::default();
-        needles.add(&noise(2, 500));
-        needles.add(&text);
-        let mut matches = Matches::default();
-        matches.note(0, 0, &needles.search(&text[..400]));
-        let mut coverage = Coverage::of(&needles, &matches);
-        assert_eq!(coverage.missing(), 1100);
-        let found = needles.search(&text[300..700]);
-        assert_eq!(coverage.add(&needles, &found), 300);
-        assert_eq!(coverage.add(&needles, &found), 0);
-        assert_eq!(coverage.missing(), 800);
+    fn what_stands_twice_is_found_for_both() {
+        let page = noise(1, 4096);
+        let content = [page.clone(), noise(2, 100), page.clone()].concat();
+        let found = search(&content, all(&content), &[], &[&page]);
+        let expected = |start| Match { run: Run { start, length: 4096 }, chunk: 0, offset: 0 };
+        assert_eq!(found, [expected(0), expected(4196)]);
     }
 
     #[test]
     fn overlapping_matches_are_cut_and_the_longest_wins() {
         let text = noise(1, 3000);
-        let mut needles = Needles::default();
-        needles.add(&text);
-        let found = search(&needles, &[&text[..2000], &text[1500..]]).of(0, 32);
+        let found = search(&text, all(&text), &[], &[&text[..2000], &text[1500..]]);
         assert_eq!(found.iter().map(|m| m.run.length).sum::<usize>(), 3000);
         assert_eq!(found[0].run, Run { start: 0, length: 2000 });
         assert_eq!((found[1].run.start, found[1].offset), (2000, 500));
+        let at = |start, length, offset| Match { run: Run { start, length }, chunk: 7, offset };
+        let chosen = choose(&[at(100, 50, 0)], vec![at(0, 400, 1000), at(120, 400, 2000)], 32);
+        assert_eq!(chosen, [at(0, 100, 1000), at(150, 370, 2030)], "what is known stays");
+    }
+
+    #[test]
+    fn however_much_is_noted_in_whatever_order_the_table_is_bounded_and_long_stretches_are_found() {
+        let chunks: Vec<Vec<u8>> = (0..100).map(|seed| noise(seed, CHUNK_SIZE)).collect();
+        let mut tables = [Fingerprints::with_limit(10_000), Fingerprints::with_limit(10_000)];
+        for number in 0..100_u16 {
+            for (table, number) in tables.iter_mut().zip([number, 99 - number]) {
+                table.note(number, 0, &samples(&chunks[usize::from(number)]));
+                assert!(table.places.len() <= 10_000);
+            }
+        }
+        let [table, backwards] = &tables;
+        assert!(table.sparseness > DENSE && table.places == backwards.places);
+        let slices: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
+        for number in 0..100_u32 {
+            let content = &chunks[number as usize][20_000..36_000];
+            let found = choose(&[], table.search(content, all(content), &[], &mut Chunks(&slices)), 32);
+            assert_eq!(found, [Match { run: all(content), chunk: number, offset: 20_000 }]);
+        }
     }
 
     #[test]
     fn runs_of_one_byte_do_not_flood_the_table() {
-        let mut needles = Needles::default();
-        needles.add(&vec![0; 65_536]);
-        assert!(needles.fingerprints.len() <= 1);
-        assert!(search(&needles, &[&vec![0; 65_536]]).of(0, 32).len() <= 1);
+        let zeros = vec![0; CHUNK_SIZE];
+        let mut fingerprints = Fingerprints::default();
+        noted(&mut fingerprints, &[&zeros]);
+        assert!(fingerprints.places.len() <= 1);
+        assert!(search(&zeros, all(&zeros), &[], &[&zeros]).len() <= 1);
     }
 }

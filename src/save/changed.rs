@@ -5,7 +5,11 @@
 
 use super::delta_record::OwnBase;
 use crate::chunk::delta::Run;
+use crate::chunk::moved::Match;
 use crate::id::BlobId;
+
+/// A chunk whose differences are all shorter than this many bytes is not worth a search.
+const SOUGHT: usize = 64;
 
 /// A chunk that differs from the one that stood at its place.
 pub(super) struct Changed {
@@ -14,8 +18,8 @@ pub(super) struct Changed {
     pub(super) against: Against,
     /// Where it differs from its base; all of it where it has none.
     pub(super) differences: Differences,
-    /// The number of the first of these among the needles, if they are looked for.
-    pub(super) first_needle: Option<usize>,
+    /// What was found elsewhere of these: ascending, without overlaps, each one in one of them.
+    pub(super) matches: Vec<Match>,
 }
 
 /// What a changed chunk is stored against.
@@ -29,7 +33,18 @@ pub(super) enum Against {
 
 impl Changed {
     pub(super) fn new(id: BlobId, slot: u64) -> Self {
-        Self { id, slot, against: Against::Nothing, differences: Differences::default(), first_needle: None }
+        Self { id, slot, against: Against::Nothing, differences: Differences::default(), matches: Vec::new() }
+    }
+
+    /// Bytes of the differences that were found nowhere so far; none if all are too short to be looked for.
+    pub(super) fn missing(&self) -> usize {
+        let found: usize = self.matches.iter().map(|found| found.run.length).sum();
+        if self.is_sought() { self.differences.bytes().saturating_sub(found) } else { 0 }
+    }
+
+    /// Whether it is worth a search.
+    pub(super) fn is_sought(&self) -> bool {
+        self.differences.runs().any(|run| run.length >= SOUGHT)
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::changed::Changed;
 use super::haystack::{Haystack, HaystackChunk};
 use crate::chunk::delta::{self, Encoder, Run};
 use crate::chunk::moved::Match;
@@ -35,13 +36,6 @@ impl From<&Base> for OwnBase {
     }
 }
 
-/// A stretch of a chunk that differs from the base at its place, with what was found of it elsewhere.
-#[derive(Debug, Clone)]
-pub(super) struct Literal {
-    pub(super) run: Run,
-    pub(super) matches: Vec<Match>,
-}
-
 /// The bases of a record in the making.
 struct Bases {
     own: Option<OwnBase>,
@@ -60,9 +54,9 @@ struct OtherBase {
 }
 
 impl Bases {
-    fn new(own: Option<OwnBase>, literals: &[Literal]) -> Self {
+    fn new(own: Option<OwnBase>, matches: &[Match]) -> Self {
         let mut offered = HashMap::new();
-        for found in literals.iter().flat_map(|literal| &literal.matches) {
+        for found in matches {
             *offered.entry(found.chunk).or_default() += found.run.length;
         }
         Self { own, offered, others: Vec::new(), records: own.map_or(1, |own| own.facts.records) }
@@ -102,27 +96,28 @@ impl Bases {
     }
 }
 
-/// The record of the chunk `id` with this content, or `None` where it had better be stored whole.
+/// The record of a changed chunk with this content, or `None` where it had better be stored whole.
 pub(super) fn encode(
-    id: BlobId,
+    chunk: &Changed,
     content: &[u8],
     base: Option<OwnBase>,
-    literals: &[Literal],
     haystack: &Haystack,
 ) -> Option<DeltaRecord> {
-    let mut bases = Bases::new(base, literals);
+    let id = chunk.id;
+    let mut bases = Bases::new(base, &chunk.matches);
     let mut encoder = Encoder::default();
-    for literal in literals {
+    let mut matches = chunk.matches.iter().peekable();
+    for literal in chunk.differences.runs() {
         let at = encoder.written();
-        encoder.copy(0, at as u32, (literal.run.start - at) as u32);
-        for found in &literal.matches {
-            let (start, length) = (literal.run.start + found.run.start, found.run.length);
+        encoder.copy(0, at as u32, (literal.start - at) as u32);
+        while let Some(found) = matches.next_if(|found| found.run.start < literal.end()) {
+            let Run { start, length } = found.run;
             let Some(other) = bases.admit(found.chunk, haystack) else { continue };
             encoder.literal(content.get(encoder.written()..start)?);
             encoder.copy(bases.number(other), found.offset, length as u32);
             bases.note(other, found.offset as usize, content.get(start..start + length)?);
         }
-        encoder.literal(content.get(encoder.written()..literal.run.end())?);
+        encoder.literal(content.get(encoder.written()..literal.end())?);
     }
     let at = encoder.written();
     encoder.copy(0, at as u32, (content.len() - at) as u32);

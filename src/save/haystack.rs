@@ -1,35 +1,32 @@
 //! The part of the previous version in which content that moved is looked for.
 //!
 //! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the old
-//! blocks that differ are kept when they are compared (in memory, then in a temporary file) and searched without being
-//! read from packs again; all of the previous version, where every byte counts. What lies in chunks that did not change is
-//! looked for in the file itself (`save::unchanged`). Invariants: matches are noted in the order
-//! of the haystack, in whatever order it was filled; memory is bounded; what comes back from the temporary file is what went
-//! in; a part that cannot be kept or read is passed over and costs bytes, never data.
+//! blocks that differ are kept in a temporary file when they are compared, with fingerprints of them in memory; all of the
+//! previous version, where every byte counts. What lies in chunks that did not change is looked for in the file itself
+//! (`save::unchanged`). Invariants: what is found does not depend on the order of keeping; memory is bounded; what comes
+//! back from the temporary file is what went in; a part that cannot be kept or read is passed over and costs bytes, never
+//! data.
 
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rayon::prelude::*;
-use tempfile::SpooledTempFile;
-
+use super::delta_record::SHORT_COPY;
 use crate::chunk::delta::Run;
-use crate::chunk::moved::{Found, Matches, Needles};
+use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
 use crate::error::Result;
-use crate::format::pack::BlobKind;
 use crate::id::BlobId;
-use crate::store::BlobReader;
 use crate::store::chain::ChainFacts;
+use crate::store::{BulkReader, Repository, Room, WantedChunk};
 
 /// What is kept whole if a byte of it differs: the page of most databases.
 const BLOCK: usize = 4096;
-/// Bytes kept in memory; more go to a temporary file.
-const MEMORY: usize = 4 * 1024 * 1024;
-/// Bytes kept at most.
-const LIMIT: u64 = 4 << 30;
-/// Bytes searched together.
-const BATCH: usize = 4 * 1024 * 1024;
+/// Bytes read at a time where something is found.
+const STRETCH: usize = 8 * 1024;
+/// Stretches that one search has at hand: 512 KiB.
+const AT_HAND: usize = 64;
 
 /// A chunk of the previous version, as a base.
 #[derive(Debug, Clone, Copy)]
@@ -40,59 +37,55 @@ pub(super) struct HaystackChunk {
 
 /// A stretch of a chunk that was kept.
 #[derive(Debug, Clone, Copy)]
-struct Stretch {
-    chunk: u32,
+struct KeptStretch {
+    chunk: u16,
     run: Run,
     /// Where it lies in the temporary file.
     at: u64,
     hash: blake3::Hash,
 }
 
-/// A part of a chunk to be searched.
-struct Straw {
-    chunk: u32,
-    /// Where it begins in its chunk.
-    offset: u32,
-    bytes: Vec<u8>,
-}
-
-/// What is searched, and what was found of the needles searched for last.
+/// What is searched: of the first 65,536 chunks that are announced, what is kept.
 #[derive(Debug)]
 pub(super) struct Haystack {
     chunks: Vec<HaystackChunk>,
+    directory: PathBuf,
+    /// `None` if there cannot be one.
+    file: OnceLock<Option<File>>,
     kept: Mutex<Kept>,
-    matches: Matches,
 }
 
-/// The bytes that are kept.
-#[derive(Debug)]
+/// What is known of that which is kept.
+#[derive(Debug, Default)]
 struct Kept {
-    stretches: Vec<Stretch>,
-    file: SpooledTempFile,
+    stretches: Vec<KeptStretch>,
+    fingerprints: Fingerprints,
     /// Bytes in the file.
     bytes: u64,
-    limit: u64,
+}
+
+/// The haystack, ready to be searched.
+#[derive(Clone, Copy)]
+pub(super) struct Searchable<'h> {
+    kept: &'h Kept,
+    file: Option<&'h File>,
+}
+
+/// A search in the haystack, with the stretches that it read, the latest one last.
+pub(super) struct Searcher<'h> {
+    searchable: Searchable<'h>,
+    at_hand: VecDeque<(KeptStretch, Vec<u8>)>,
 }
 
 impl Haystack {
     /// An empty one, with its temporary file, if it needs one, in this directory.
     pub(super) fn new(directory: &Path) -> Self {
-        let file = tempfile::spooled_tempfile_in(MEMORY, directory);
-        let kept = Mutex::new(Kept { stretches: Vec::new(), file, bytes: 0, limit: LIMIT });
-        Self { chunks: Vec::new(), kept, matches: Matches::default() }
+        let (directory, kept) = (directory.to_path_buf(), Mutex::new(Kept::default()));
+        Self { chunks: Vec::new(), directory, file: OnceLock::new(), kept }
     }
 
     pub(super) fn chunk(&self, number: u32) -> Option<&HaystackChunk> {
         self.chunks.get(number as usize)
-    }
-
-    pub(super) fn matches(&self) -> &Matches {
-        &self.matches
-    }
-
-    /// Begins with other needles.
-    pub(super) fn forget_matches(&mut self) {
-        self.matches = Matches::default();
     }
 
     /// Takes a chunk of which parts may be kept, and returns its number.
@@ -103,96 +96,121 @@ impl Haystack {
 
     /// Keeps the blocks of a replaced chunk in which these runs lie.
     pub(super) fn keep(&self, number: u32, bytes: &[u8], differences: &[Run]) {
+        let Ok(chunk) = u16::try_from(number) else { return };
+        let file = self.file.get_or_init(|| tempfile::tempfile_in(&self.directory).ok());
+        let Some(file) = file else { return };
         for run in blocks(differences, bytes.len()) {
             let stretch = bytes.get(run.start..run.end()).unwrap_or_default();
-            let hash = blake3::hash(stretch);
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).keep(number, run, stretch, hash);
+            let (hash, samples) = (blake3::hash(stretch), moved::samples(stretch));
+            let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = lock().reserve(run.length);
+            if file.write_all_at(stretch, at).is_ok() {
+                lock().note(KeptStretch { chunk, run, at, hash }, &samples);
+            }
         }
     }
 
     /// Keeps all of these chunks; those that cannot be read are passed over.
-    pub(super) fn keep_all(&mut self, reader: &mut BlobReader<'_>, chunks: &[BlobId]) -> Result<()> {
+    pub(super) fn keep_all(&mut self, repository: &Repository, chunks: &[BlobId]) -> Result<()> {
+        let mut bulk = BulkReader::new(repository);
+        let mut numbers = HashMap::new();
         for id in chunks {
-            let Ok(chained) = reader.chained(id, BlobKind::Chunk)? else { continue };
-            let number = self.announce(HaystackChunk { id: *id, facts: chained.facts });
-            self.keep(number, &chained.bytes, &[Run { start: 0, length: chained.bytes.len() }]);
-        }
-        Ok(())
-    }
-
-    /// Takes a chunk with what was found in it.
-    pub(super) fn note(&mut self, chunk: HaystackChunk, found: &[Found]) {
-        let number = self.announce(chunk);
-        self.matches.note(number, 0, found);
-    }
-
-    /// Lets go of all that was kept, and keeps nothing from now on.
-    fn forget_all(&mut self) {
-        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
-        kept.stretches = Vec::new();
-        kept.limit = 0;
-    }
-
-    /// Searches all that was kept.
-    pub(super) fn search(&mut self, needles: &Needles) {
-        if needles.is_empty() {
-            return;
-        }
-        let Self { kept, matches, .. } = self;
-        let kept = kept.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let searched = kept.search(|batch| {
-            let searched: Vec<Vec<Found>> = batch.par_iter().map(|straw| needles.search(&straw.bytes)).collect();
-            for (straw, here) in batch.iter().zip(searched) {
-                matches.note(straw.chunk, straw.offset, &here);
+            if numbers.contains_key(id) {
+                continue;
             }
-        });
-        if let Err(cause) = searched {
-            tracing::debug!(%cause, "a temporary file cannot be read; more is stored than need be");
-            self.forget_all();
+            let Some(chain) = bulk.chain(id)? else { continue };
+            numbers.insert(*id, self.announce(HaystackChunk { id: *id, facts: chain.facts }));
+            if bulk.want(&[WantedChunk { id: *id, length: chain.length }])? == Room::Full {
+                self.keep_read(&mut bulk, &numbers)?;
+            }
         }
+        self.keep_read(&mut bulk, &numbers)
+    }
+
+    fn keep_read(&self, bulk: &mut BulkReader<'_>, numbers: &HashMap<BlobId, u32>) -> Result<()> {
+        let keep = |id: &BlobId, bytes: &[u8]| {
+            if let Some(number) = numbers.get(id) {
+                self.keep(*number, bytes, &[Run { start: 0, length: bytes.len() }]);
+            }
+            Ok(())
+        };
+        bulk.read(&keep).map(|_| ())
+    }
+
+    /// Ends the keeping for now; `None` if nothing can be found.
+    pub(super) fn searchable(&mut self) -> Option<Searchable<'_>> {
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        kept.stretches.sort_unstable_by_key(|stretch| (stretch.chunk, stretch.run.start));
+        let searchable = Searchable { kept, file: self.file.get().and_then(Option::as_ref) };
+        (!searchable.kept.fingerprints.is_empty()).then_some(searchable)
     }
 }
 
 impl Kept {
-    fn keep(&mut self, chunk: u32, run: Run, bytes: &[u8], hash: blake3::Hash) {
-        if self.bytes + bytes.len() as u64 > self.limit {
-            return;
-        }
-        match self.file.write_all(bytes) {
-            Ok(()) => {
-                self.stretches.push(Stretch { chunk, run, at: self.bytes, hash });
-                self.bytes += bytes.len() as u64;
-            }
-            // What was written of this stretch is never read.
-            Err(_) => self.limit = 0,
-        }
+    fn reserve(&mut self, length: usize) -> u64 {
+        let at = self.bytes;
+        self.bytes += length as u64;
+        at
     }
 
-    /// Gives everything to `search` in the order of the haystack, a batch at a time.
-    fn search(&mut self, mut search: impl FnMut(&[Straw])) -> io::Result<()> {
-        self.stretches.sort_unstable_by_key(|stretch| (stretch.chunk, stretch.run.start));
-        let mut batch = Vec::new();
-        let mut read = 0;
-        for stretch in &self.stretches {
-            let mut bytes = vec![0; stretch.run.length];
-            self.file.seek(SeekFrom::Start(stretch.at))?;
-            self.file.read_exact(&mut bytes)?;
-            read += bytes.len();
-            if blake3::hash(&bytes) == stretch.hash {
-                batch.push(Straw { chunk: stretch.chunk, offset: stretch.run.start as u32, bytes });
-            }
-            if read >= BATCH {
-                search(&batch);
-                batch.clear();
-                read = 0;
-            }
-        }
-        search(&batch);
-        self.file.seek(SeekFrom::End(0)).map(|_| ())
+    fn note(&mut self, stretch: KeptStretch, samples: &[Sample]) {
+        self.fingerprints.note(stretch.chunk, stretch.run.start, samples);
+        self.stretches.push(stretch);
+    }
+
+    fn stretch(&self, place: Place) -> Option<&KeptStretch> {
+        let key = (place.chunk, usize::from(place.offset));
+        let after = self.stretches.partition_point(|stretch| (stretch.chunk, stretch.run.start) <= key);
+        self.stretches.get(after.checked_sub(1)?).filter(|stretch| stretch.holds(place))
     }
 }
 
-/// The blocks of `length` bytes in which the runs lie, neighbours together.
+impl KeptStretch {
+    fn holds(&self, place: Place) -> bool {
+        self.chunk == place.chunk && (self.run.start..self.run.end()).contains(&usize::from(place.offset))
+    }
+}
+
+impl<'h> Searchable<'h> {
+    /// For one thread.
+    pub(super) fn searcher(self) -> Searcher<'h> {
+        Searcher { searchable: self, at_hand: VecDeque::new() }
+    }
+}
+
+impl Searcher<'_> {
+    /// Where these runs of a chunk stand.
+    pub(super) fn search(&mut self, content: &[u8], runs: impl Iterator<Item = Run>) -> Vec<Match> {
+        let fingerprints = &self.searchable.kept.fingerprints;
+        let found = runs.flat_map(|run| fingerprints.search(content, run, &[], self)).collect();
+        choose(&[], found, SHORT_COPY)
+    }
+
+    fn read(&self, place: Place) -> Option<(KeptStretch, Vec<u8>)> {
+        let stretch = self.searchable.kept.stretch(place)?;
+        let mut bytes = vec![0; stretch.run.length];
+        self.searchable.file?.read_exact_at(&mut bytes, stretch.at).ok()?;
+        (blake3::hash(&bytes) == stretch.hash).then_some((*stretch, bytes))
+    }
+}
+
+impl moved::Haystack for Searcher<'_> {
+    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+        match self.at_hand.iter().position(|(stretch, _)| stretch.holds(place)) {
+            Some(known) => self.at_hand.swap(known, self.at_hand.len() - 1),
+            None => {
+                let read = self.read(place)?;
+                if self.at_hand.len() == AT_HAND {
+                    self.at_hand.pop_front();
+                }
+                self.at_hand.push_back(read);
+            }
+        }
+        self.at_hand.back().map(|(stretch, bytes)| Stretch { start: stretch.run.start, bytes })
+    }
+}
+
+/// The blocks of `length` bytes in which the runs lie, neighbours together, up to the length of a stretch.
 fn blocks(runs: &[Run], length: usize) -> Vec<Run> {
     let mut blocks: Vec<Run> = Vec::new();
     for run in runs.iter().filter(|run| run.start < length) {
@@ -202,7 +220,11 @@ fn blocks(runs: &[Run], length: usize) -> Vec<Run> {
             _ => blocks.push(Run { start, length: end - start }),
         }
     }
-    blocks
+    let pieces = |run: Run| {
+        let starts = (run.start..run.end()).step_by(STRETCH);
+        starts.map(move |start| Run { start, length: STRETCH.min(run.end() - start) })
+    };
+    blocks.into_iter().flat_map(pieces).collect()
 }
 
 #[cfg(test)]
@@ -216,17 +238,27 @@ mod tests {
         (HaystackChunk { id, facts: ChainFacts::whole(id) }, bytes)
     }
 
+    fn search(haystack: &mut Haystack, content: &[u8]) -> Vec<Match> {
+        let all = Run { start: 0, length: content.len() };
+        haystack
+            .searchable()
+            .map(|searchable| searchable.searcher().search(content, [all].into_iter()))
+            .unwrap_or_default()
+    }
+
     #[test]
     fn a_difference_keeps_its_block_and_neighbours_join() {
         let run = |start, length| Run { start, length };
         assert_eq!(blocks(&[run(5, 1), run(4000, 100), run(20_000, 1)], 65_536), [run(0, 8192), run(16_384, 4096)]);
         assert_eq!(blocks(&[run(9000, 1), run(9500, 500)], 9100), [run(8192, 908)]);
+        assert_eq!(blocks(&[run(100, 20_000)], 20_100), [run(0, 8192), run(8192, 8192), run(16_384, 3716)]);
         assert_eq!(blocks(&[], 100), []);
     }
 
     #[test]
-    fn what_was_kept_of_many_chunks_in_any_order_is_found_at_its_place_again_and_again() {
-        let mut haystack = Haystack::new(&std::env::temp_dir());
+    fn what_was_kept_of_many_chunks_in_any_order_is_found_at_its_place_and_nothing_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut haystack = Haystack::new(directory.path());
         let changed = [Run { start: 12_000, length: 10 }, Run { start: 50_000, length: 10 }];
         let numbers: Vec<u32> = (0..200).map(|seed| haystack.announce(chunk(seed).0)).collect();
         for (seed, number) in (0..200).zip(numbers).rev() {
@@ -234,20 +266,22 @@ mod tests {
             haystack.keep(number, &chunk(seed).1, if seed == 100 { &all } else { &changed });
         }
         for seed in [3, 199] {
-            let mut needles = Needles::default();
-            needles.add(&chunk(seed).1[50_000..52_000]);
-            needles.add(&chunk(seed).1[30_000..31_000]);
-            haystack.forget_matches();
-            haystack.search(&needles);
-            let found = haystack.matches().of(0, 32);
-            assert_eq!((found[0].chunk, found[0].offset, found[0].run.length), (u32::from(seed), 50_000, 2000));
-            assert_eq!(haystack.matches().of(1, 32), []);
+            let content = [&chunk(seed).1[50_000..52_000], &chunk(seed).1[30_000..31_000]].concat();
+            let expected = Match { run: Run { start: 0, length: 2000 }, chunk: seed.into(), offset: 50_000 };
+            assert_eq!(search(&mut haystack, &content), [expected]);
         }
-        haystack.forget_all();
-        let mut needles = Needles::default();
-        needles.add(&chunk(3).1[50_000..52_000]);
-        haystack.forget_matches();
-        haystack.search(&needles);
-        assert_eq!(haystack.matches().of(0, 32), []);
+        // A stretch that comes back from the disk with other bytes is passed over.
+        let stretch = *haystack.kept.get_mut().unwrap().stretches.iter().find(|stretch| stretch.chunk == 3).unwrap();
+        haystack.file.get().unwrap().as_ref().unwrap().write_all_at(b"rot", stretch.at + 100).unwrap();
+        let rotten = &chunk(3).1[stretch.run.start + 1000..stretch.run.start + 3000];
+        assert_eq!(search(&mut haystack, rotten), []);
+    }
+
+    #[test]
+    fn without_a_temporary_file_nothing_is_kept_and_nothing_fails() {
+        let mut haystack = Haystack::new(Path::new("/nowhere/at/all"));
+        let number = haystack.announce(chunk(1).0);
+        haystack.keep(number, &chunk(1).1, &[Run { start: 0, length: 65_536 }]);
+        assert_eq!(search(&mut haystack, &chunk(1).1), []);
     }
 }

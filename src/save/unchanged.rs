@@ -2,18 +2,22 @@
 //!
 //! What a database merges or moves stays behind in its free pages until they are used again, so the old copy lies in
 //! chunks that are still the file's own: they are searched as the file has them, without decoding anything. Two probes
-//! decide whether that pays; the second one, because text that stands everywhere is found by the first. Invariant: a chunk
-//! in which something was found becomes a base only after the repository's copy of it was read and hashed.
+//! decide whether that pays; the second one, because text that stands everywhere is found by the first. Invariants: a chunk
+//! in which something was found becomes a base only after its content in the file and the repository's copy of it were
+//! read and hashed; each chunk is noted once, however much is looked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::changed::Changed;
+use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk};
 use super::reading::SourceFile;
-use crate::chunk::moved::{Coverage, Needles};
+use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
 use crate::error::Result;
+use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::{BulkReader, Repository, WantedChunk};
 
@@ -25,84 +29,177 @@ const HOPE: usize = 8;
 const LEAST: usize = 256 * 1024;
 /// A chunk that gives fewer missing bytes is not worth decoding.
 const GIVEN: usize = 256;
-/// Chunks searched together.
+/// Chunks noted together.
 const GROUP: usize = 64;
 
 /// A chunk that did not change.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Unchanged {
+pub(super) struct UnchangedChunk {
     pub(super) slot: u64,
     pub(super) id: BlobId,
 }
 
-/// Looks for what was found nowhere so far of the needles, and notes in the haystack what it finds.
-pub(super) fn search(
-    repository: &Repository,
-    source: SourceFile<'_>,
-    chunks: &[Unchanged],
-    needles: &Needles,
-    haystack: &mut Haystack,
-) -> Result<()> {
-    let mut coverage = Coverage::of(needles, haystack.matches());
-    let missing = coverage.missing();
-    if missing < LEAST {
-        return Ok(());
-    }
-    let part = |wanted: &dyn Fn(usize) -> bool| -> Vec<Unchanged> {
-        let numbered = chunks.iter().enumerate();
-        numbered.filter(|(number, _)| wanted(number % PROBE)).map(|(_, chunk)| *chunk).collect()
-    };
-    let mut giving = look(source, &part(&|number| number == 0), needles, &mut coverage)?;
-    let before = coverage.missing();
-    giving.extend(look(source, &part(&|number| number == PROBE / 2), needles, &mut coverage)?);
-    if (before - coverage.missing()) * PROBE * HOPE < missing {
-        return Ok(());
-    }
-    giving.extend(look(source, &part(&|number| number % (PROBE / 2) != 0), needles, &mut coverage)?);
-    note_verified(repository, &giving, needles, haystack)
+/// How much of the unchanged chunks has been noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Noted {
+    Nothing,
+    FirstProbe,
+    BothProbes,
+    All,
 }
 
-/// The chunks that give something that was missing.
-fn look(
-    source: SourceFile<'_>,
-    chunks: &[Unchanged],
-    needles: &Needles,
-    coverage: &mut Coverage,
-) -> Result<Vec<BlobId>> {
-    let mut giving = Vec::new();
-    for group in chunks.chunks(GROUP) {
-        let search = |chunk: &Unchanged| {
-            let content = source.chunk_again(chunk.slot)?.unwrap_or_default();
-            Ok(needles.search(&content))
-        };
-        let found: Vec<_> = group.par_iter().map(search).collect::<Result<_>>()?;
-        let gives = |found: &Vec<_>| coverage.add(needles, found) >= GIVEN;
-        giving.extend(group.iter().zip(found.iter().map(gives)).filter(|(_, gives)| *gives).map(|(chunk, _)| chunk.id));
-    }
-    Ok(giving)
+/// The unchanged chunks of a stretch of a file.
+pub(super) struct Unchanged<'f> {
+    source: SourceFile<'f>,
+    /// At most 65,536.
+    chunks: Vec<UnchangedChunk>,
+    fingerprints: Fingerprints,
+    noted: Noted,
 }
 
-/// Notes what is found in the repository's own copies of these chunks.
-fn note_verified(repository: &Repository, chunks: &[BlobId], needles: &Needles, haystack: &mut Haystack) -> Result<()> {
-    let mut bulk = BulkReader::new(repository);
-    let mut chains = HashMap::new();
-    for id in chunks {
-        if let Some(chain) = bulk.chain(id)? {
-            bulk.want(&[WantedChunk { id: *id, length: chain.length }])?;
-            chains.insert(*id, chain.facts);
+/// One chunk of the file at a time, if it still is what it was.
+struct Reading<'u> {
+    unchanged: &'u Unchanged<'u>,
+    at_hand: Option<(u16, Vec<u8>)>,
+}
+
+impl<'f> Unchanged<'f> {
+    pub(super) fn new(source: SourceFile<'f>, mut chunks: Vec<UnchangedChunk>) -> Self {
+        chunks.truncate(1 << 16);
+        Self { source, chunks, fingerprints: Fingerprints::default(), noted: Noted::Nothing }
+    }
+
+    /// Looks for what was found nowhere so far of these chunks, and notes with them what it finds.
+    pub(super) fn search(
+        &mut self,
+        repository: &Repository,
+        changed: &mut [Changed],
+        haystack: &mut Haystack,
+    ) -> Result<()> {
+        let missing = changed.iter().map(Changed::missing).sum::<usize>();
+        if missing < LEAST {
+            return Ok(());
         }
-    }
-    let verified = Mutex::new(HashMap::new());
-    bulk.read(&|id, bytes| {
-        let here = needles.search(bytes);
-        verified.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, here);
+        if self.noted < Noted::All {
+            self.note_until(Noted::FirstProbe)?;
+            let first = given(&self.look(changed)?);
+            self.note_until(Noted::BothProbes)?;
+            let both = given(&self.look(changed)?);
+            if both.saturating_sub(first) * PROBE * HOPE < missing {
+                return Ok(());
+            }
+            self.note_until(Noted::All)?;
+        }
+        let found = self.look(changed)?;
+        let numbers = self.admit(repository, &found, haystack)?;
+        for (chunk, found) in changed.iter_mut().zip(found) {
+            let found = found
+                .into_iter()
+                .filter_map(|found| numbers.get(&found.chunk).map(|number| Match { chunk: *number, ..found }));
+            chunk.matches.extend(found);
+            chunk.matches.sort_by_key(|found| found.run.start);
+        }
         Ok(())
-    })?;
-    let verified = verified.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for id in chunks {
-        if let Some((facts, found)) = chains.remove(id).zip(verified.get(id)) {
-            haystack.note(HaystackChunk { id: *id, facts }, found);
-        }
     }
-    Ok(())
+
+    /// Notes as many chunks as that.
+    fn note_until(&mut self, until: Noted) -> Result<()> {
+        if self.noted >= until {
+            return Ok(());
+        }
+        self.noted = until;
+        let numbered = self.chunks.iter().enumerate();
+        let due: Vec<(usize, u64)> = numbered
+            .filter(|(number, _)| part_of(*number) == until)
+            .map(|(number, chunk)| (number, chunk.slot))
+            .collect();
+        for group in due.chunks(GROUP) {
+            let sample = |(_, slot): &(usize, u64)| -> Result<Vec<Sample>> {
+                Ok(moved::samples(&self.source.chunk_again(*slot)?.unwrap_or_default()))
+            };
+            let sampled: Vec<Vec<Sample>> = group.par_iter().map(sample).collect::<Result<_>>()?;
+            for ((number, _), samples) in group.iter().zip(sampled) {
+                self.fingerprints.note(*number as u16, 0, &samples);
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands in the chunks noted so far and is missing, for each changed chunk; their numbers are those of the
+    /// unchanged ones.
+    fn look(&self, changed: &[Changed]) -> Result<Vec<Vec<Match>>> {
+        let look = |reading: &mut Reading<'_>, chunk: &Changed| {
+            if chunk.missing() < SHORT_COPY {
+                return Ok(Vec::new());
+            }
+            let Some(content) = self.source.chunk_again(chunk.slot)? else { return Ok(Vec::new()) };
+            let search = |run| self.fingerprints.search(&content, run, &chunk.matches, reading);
+            let found = chunk.differences.runs().flat_map(search).collect();
+            Ok(choose(&chunk.matches, found, SHORT_COPY))
+        };
+        let reading = || Reading { unchanged: self, at_hand: None };
+        changed.par_iter().map_init(reading, look).collect()
+    }
+
+    /// Takes the chunks that give enough, and that the repository has, into the haystack; their numbers there by those
+    /// among the unchanged ones.
+    fn admit(
+        &self,
+        repository: &Repository,
+        found: &[Vec<Match>],
+        haystack: &mut Haystack,
+    ) -> Result<HashMap<u32, u32>> {
+        let mut gives: HashMap<u32, usize> = HashMap::new();
+        for found in found.iter().flatten() {
+            *gives.entry(found.chunk).or_default() += found.run.length;
+        }
+        let mut giving: Vec<u32> =
+            gives.into_iter().filter(|(_, bytes)| *bytes >= GIVEN).map(|(number, _)| number).collect();
+        giving.sort_unstable();
+        let mut bulk = BulkReader::new(repository);
+        let mut chains = Vec::new();
+        for number in giving {
+            let Some(UnchangedChunk { id, .. }) = self.chunks.get(number as usize).copied() else { continue };
+            if let Some(chain) = bulk.chain(&id)? {
+                bulk.want(&[WantedChunk { id, length: chain.length }])?;
+                chains.push((number, HaystackChunk { id, facts: chain.facts }));
+            }
+        }
+        let readable = Mutex::new(HashSet::new());
+        bulk.read(&|id, _| {
+            readable.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
+            Ok(())
+        })?;
+        let readable = readable.into_inner().unwrap_or_else(PoisonError::into_inner);
+        chains.retain(|(_, chunk)| readable.contains(&chunk.id));
+        Ok(chains.into_iter().map(|(number, chunk)| (number, haystack.announce(chunk))).collect())
+    }
+}
+
+/// When a chunk is noted.
+fn part_of(number: usize) -> Noted {
+    match number % PROBE {
+        0 => Noted::FirstProbe,
+        place if place == PROBE / 2 => Noted::BothProbes,
+        _ => Noted::All,
+    }
+}
+
+/// Bytes of all matches.
+fn given(found: &[Vec<Match>]) -> usize {
+    found.iter().flatten().map(|found| found.run.length).sum()
+}
+
+impl moved::Haystack for Reading<'_> {
+    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+        if self.at_hand.as_ref().is_none_or(|(number, _)| *number != place.chunk) {
+            let chunk = self.unchanged.chunks.get(usize::from(place.chunk))?;
+            let content = self.unchanged.source.chunk_again(chunk.slot).ok().flatten()?;
+            if content.len() > CHUNK_SIZE || BlobId::of_chunk(&content) != chunk.id {
+                return None;
+            }
+            self.at_hand = Some((place.chunk, content));
+        }
+        self.at_hand.as_ref().map(|(_, bytes)| Stretch { start: 0, bytes })
+    }
 }

@@ -1,0 +1,166 @@
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::time::Duration;
+
+use super::*;
+use crate::progress::Silent;
+use crate::save::capturing::Patience;
+use crate::save::file;
+use crate::save::previous::{Predecessors, Reading};
+use crate::store::{Access, BlobReader, BlobWriter, LockWait, Repository};
+
+const WAIT: LockWait = LockWait(Duration::from_secs(1));
+
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn with_capturing<T>(repository: &Repository, effort: Effort, use_it: impl FnOnce(&mut Capturing<'_>) -> T) -> T {
+    let mut writer = BlobWriter::begin(repository, effort.metadata(), effort.thoroughness()).unwrap();
+    let predecessors = Predecessors::none(repository);
+    let patience = Patience::new(&Silent, None);
+    let (reading, predecessors) = (Reading::All, &predecessors);
+    let writer_ref = &mut writer;
+    let used = use_it(&mut Capturing {
+        repository,
+        writer: writer_ref,
+        progress: &Silent,
+        reading,
+        effort,
+        predecessors,
+        patience,
+    });
+    writer.finish().unwrap();
+    used
+}
+
+fn store_bytes(directory: &std::path::Path, bytes: &[u8], previous: Option<Content>, effort: Effort) -> Content {
+    let repository = Repository::open_or_create(directory, WAIT).unwrap();
+    let source = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(source.path(), bytes).unwrap();
+    let outcome = with_capturing(&repository, effort, |capturing| {
+        file::store(capturing, source.as_file(), source.path(), bytes.len() as u64, previous).unwrap()
+    });
+    let ReadOutcome::Stored(stored) = outcome else { panic!("{outcome:?}") };
+    stored.content
+}
+
+fn assert_holds(directory: &std::path::Path, bytes: &[u8]) {
+    let repository = Repository::open(directory, Access::Read, WAIT).unwrap().unwrap();
+    let mut reader = BlobReader::new(&repository);
+    for chunk in bytes.chunks(CHUNK_SIZE) {
+        assert_eq!(&*reader.chunk(&BlobId::of_chunk(chunk)).unwrap().unwrap(), chunk);
+    }
+}
+
+fn stored_bytes(directory: &std::path::Path) -> u64 {
+    let repository = Repository::open(directory, Access::Read, WAIT).unwrap().unwrap();
+    crate::store::packs::list(repository.storage()).unwrap().iter().map(|pack| pack.size).sum()
+}
+
+#[test]
+fn whatever_changed_comes_back_at_every_effort_and_content_that_moved_costs_little() {
+    let old = noise(1, 200 * CHUNK_SIZE + 777);
+    let mut new = old.clone();
+    for chunk in 0..180 {
+        // A page moves here from the next chunk but one, where something else takes its place.
+        let from = (chunk + 2) * CHUNK_SIZE + 12_288;
+        new.copy_within(from..from + 4096, chunk * CHUNK_SIZE + 12_288);
+        new[chunk * CHUNK_SIZE + 40_000] ^= 1;
+    }
+    new.extend(noise(2, 3 * CHUNK_SIZE));
+    let mut costs = Vec::new();
+    for effort in [Effort::Fast, Effort::Normal, Effort::Max] {
+        let directory = tempfile::tempdir().unwrap();
+        let first = store_bytes(directory.path(), &old, None, effort);
+        let before = stored_bytes(directory.path());
+        let second = store_bytes(directory.path(), &new, Some(first), effort);
+        assert_eq!(second.length, new.len() as u64);
+        assert_holds(directory.path(), &new);
+        costs.push(stored_bytes(directory.path()) - before);
+    }
+    let [fast, normal, max] = costs[..] else { panic!() };
+    assert!(fast > 180 * 4096 && max < 300_000 && normal < fast, "{costs:?}");
+}
+
+#[test]
+fn content_that_is_copied_out_of_places_that_stay_as_they_are_is_found_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = noise(1, 120 * CHUNK_SIZE);
+    let mut new = old.clone();
+    // Half of the file is merged into its beginning and stays behind as it was.
+    for page in 0..300 {
+        let from = 60 * CHUNK_SIZE + page * 8192;
+        new.copy_within(from..from + 4096, page * 4096);
+    }
+    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
+    let before = stored_bytes(directory.path());
+    store_bytes(directory.path(), &new, Some(first), Effort::Normal);
+    let cost = stored_bytes(directory.path()) - before;
+    assert!(cost < 30_000, "{cost} bytes for 1.2 MB that the file has already");
+    assert_holds(directory.path(), &new);
+}
+
+#[test]
+fn what_is_cut_off_and_moves_forward_costs_little() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = noise(1, 300 * CHUNK_SIZE);
+    // As VACUUM does it: what stood at the end takes the place of what was deleted, and the file ends earlier.
+    let mut new = old.clone();
+    let moved = old.len() - 100 * CHUNK_SIZE - 8192;
+    new.copy_within(moved.., 20 * CHUNK_SIZE + 4096);
+    new.truncate(moved);
+    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
+    let before = stored_bytes(directory.path());
+    let second = store_bytes(directory.path(), &new, Some(first), Effort::Normal);
+    assert_eq!(second.length, new.len() as u64);
+    let cost = stored_bytes(directory.path()) - before;
+    assert!(cost < 40_000, "{cost} bytes for 6.5 MB that the previous version had at its end");
+    assert_holds(directory.path(), &new);
+}
+
+#[test]
+fn the_same_change_is_stored_in_the_same_bytes() {
+    let old = noise(1, 200 * CHUNK_SIZE);
+    let mut new = old.clone();
+    new.copy_within(50 * CHUNK_SIZE.., 0);
+    let directory = tempfile::tempdir().unwrap();
+    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
+    let packs = || {
+        let copy = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp").arg("-a").arg(directory.path().join(".")).arg(copy.path()).status();
+        assert!(copied.unwrap().success());
+        store_bytes(copy.path(), &new, Some(first), Effort::Normal);
+        let repository = Repository::open(copy.path(), Access::Read, WAIT).unwrap().unwrap();
+        crate::store::packs::list(repository.storage()).unwrap().iter().map(|pack| pack.id).collect::<HashSet<_>>()
+    };
+    assert_eq!(packs(), packs());
+}
+
+#[test]
+fn a_file_that_changes_between_two_readings_is_noticed_and_nothing_of_it_counts_as_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = noise(1, 40 * CHUNK_SIZE);
+    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
+    let mut new = old.clone();
+    new[5 * CHUNK_SIZE + 9..5 * CHUNK_SIZE + 9000].copy_from_slice(&noise(3, 8991));
+    let source = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(source.path(), &new).unwrap();
+    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+    with_capturing(&repository, Effort::Normal, |capturing| {
+        let file = SourceFile { file: source.as_file(), path: source.path(), length: new.len() as u64 };
+        let previous = capturing.version(first).unwrap();
+        let mut increment = Increment::begin(capturing, file, previous).unwrap();
+        assert_eq!(file.identify(&mut |slots| increment.take(slots)).unwrap(), Steadiness::Same);
+        source.as_file().write_all_at(b"later", 5 * CHUNK_SIZE as u64 + 100).unwrap();
+        assert_eq!(increment.flush().unwrap(), Steadiness::Changed);
+        // What is read anew is stored, also what was met before.
+        source.as_file().write_all_at(&new[5 * CHUNK_SIZE + 100..][..5], 5 * CHUNK_SIZE as u64 + 100).unwrap();
+        let previous = capturing.version(first).unwrap();
+        assert!(matches!(store(capturing, file, previous).unwrap(), ReadOutcome::Stored(_)));
+    });
+    drop(repository);
+    assert_holds(directory.path(), &new);
+}
