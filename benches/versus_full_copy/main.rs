@@ -29,6 +29,7 @@ mod plots;
 mod report;
 mod rows;
 mod states;
+mod validating;
 mod workload;
 
 use std::fs;
@@ -45,6 +46,8 @@ fn main() {
             return copies::take_full_copy(Path::new(&arguments[1]), Path::new(&arguments[2]));
         }
         Some(large::HASH) => return large::hash(Path::new(&arguments[1])),
+        Some(validating::DECODE) => return validating::decode(Path::new(&arguments[1])),
+        Some(validating::CHECK) => return validating::check(&arguments[1..]),
         _ => {}
     }
     let command = format!("cargo bench --bench versus_full_copy -- {}", arguments.join(" "));
@@ -71,6 +74,7 @@ fn run(scenario: &str, options: &Options, scratch: &Path, results: &Path) -> Sec
         "many" => many::run(options, &scratch),
         "large" => large::run(options, &scratch),
         "chunks" => chunks::run(&scratch),
+        "validating" => validating::run(options, &scratch),
         _ => panic!("no scenario is called {scenario}; --help lists them"),
     };
     fs::remove_dir_all(scratch).unwrap();

@@ -36,6 +36,7 @@ cargo bench --bench versus_full_copy -- [OPTIONS]
                         many        many small changes, then cleanup
                         large       a large state beside a small one, the same change in both
                         chunks      what a changed chunk costs beside its change
+                        validating  validate beside decoding and hashing, and the integrity check
   --snapshots N       snapshots of `many` (200)
   --sizes SMALL,LARGE megabytes of `large` (1000,8000)
   --scratch DIR       where to work; needs about six states (target/versus-full-copy/scratch)
