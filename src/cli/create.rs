@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::arguments::CreateArguments;
 use super::exit::Exit;
 use super::session::Session;
-use crate::disk::stat;
+use crate::disk::{LocalStorage, stat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Consistency, SnapshotKind, SourceRecord, SourceState, Verdict};
 use crate::save::{self, CreateOptions, CreateReport, Freeze, IngestLock, Reading, WriterPolicy};
-use crate::store::Repository;
+use crate::store::{Repository, repository};
 
 /// How long writers may be held off unless the operator says otherwise: a service that waits 5 s for a lock, as most do,
 /// does not notice.
@@ -29,7 +29,8 @@ pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
         sources.chroma()?;
     }
     sources.check_apart_from(&root)?;
-    if stat::stat(&sources.db)?.is_none() {
+    // Where there is a repository, a restore may be unfinished; that comes first.
+    if stat::stat(&sources.db)?.is_none() && !repository::exists(&LocalStorage::new(&root, None))? {
         let db = sources.db.display();
         return Err(Error::Failed(format!("the database {db} does not exist; check --db or ATOCORE_DATA_DIR")));
     }

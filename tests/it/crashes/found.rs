@@ -104,3 +104,15 @@ fn a_directory_that_a_killed_create_made_is_durable_before_a_pack_is_in_it() {
     killed.power_cut_at(killed.moment(), Survival::nothing()).write_to(&world.root());
     world.hold_whole(&stamp);
 }
+
+/// The database of a wiped machine is not there before the restore has written it, and that was all that a create said.
+#[test]
+fn a_create_tells_of_an_unfinished_restore_even_without_a_database() {
+    let targets = Targets::new(Present::Wiped);
+    let mut disk = Disk::load(targets.root());
+    disk.record(targets.root(), targets.restore_call()).exits(0);
+    let published = disk.moment_after(|change| is_named(change, b"restore.json"));
+    targets.put(&disk.killed_at(published).now(), Crash { point: published, way: 0 });
+    assert!(targets.is_pending() && !targets.holds_a_database());
+    targets.hold_refused();
+}

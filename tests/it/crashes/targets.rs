@@ -110,6 +110,11 @@ impl Targets {
         self.pending() != Value::Null
     }
 
+    /// Whether the service's database is there.
+    pub(super) fn holds_a_database(&self) -> bool {
+        self.runtime.db().exists()
+    }
+
     /// Whether what is unfinished is going back.
     pub(super) fn is_going_back(&self) -> bool {
         self.pending()["undo"] == true
