@@ -21,6 +21,7 @@ mod plan;
 pub mod report;
 mod room;
 mod scan;
+mod settled;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -52,6 +53,7 @@ use gate::{Accept, Passed};
 use job::{Action, Direction, Job, Task};
 use plan::{FileRole, Plan, Planner};
 use scan::Scan;
+use settled::Settled;
 
 pub use attributes::OwnerPolicy;
 pub use export::{ExportReport, directory_of, export};
@@ -113,6 +115,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     let _live = repository.lock_live(LockMode::Exclusive)?;
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
     guard::check(&job, options.others)?;
+    let mut settled = Settled::before_verification(&job)?;
     let Prepared { plans, passed: Passed { staged, accepted } } = prepare(repository, &job, options, progress)?;
     for (task, plan) in job.tasks.iter().zip(&plans) {
         room::check_target(task, plan)?;
@@ -124,7 +127,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     let plans = publish_intent(repository, &job, way_back)
         .and_then(|()| fold(repository, &job, options, plans, progress))
         .map_err(|error| withdrawn(repository, &job, error, way_back))?;
-    let applied = overwrite(repository, &job, options, &plans, staged, progress)
+    let applied = overwrite(repository, &job, options, &plans, staged, &mut settled, progress)
         .and_then(|applied| intents::clear(repository).map(|()| applied))
         .map_err(|error| unfinished(error, way_back))?;
 
@@ -336,6 +339,7 @@ fn overwrite(
     options: &RestoreOptions,
     plans: &[Plan],
     staged: Option<Arc<StagedBlobs>>,
+    settled: &mut Settled,
     progress: &dyn Progress,
 ) -> Result<Applied> {
     let bytes = plans.iter().map(|plan| plan.totals.bytes_to_write_at_most).fold(0, u64::saturating_add);
@@ -351,7 +355,7 @@ fn overwrite(
             Action::Remove => targets.extend(task.target.open()?.map(|root| (root, plan))),
         }
     }
-    settle(&targets)?;
+    targets.iter().try_for_each(|(root, _)| settled.settle(root))?;
     let mut total = Applied::default();
     // Each step on all targets before the next: no database becomes readable before everything is in place.
     let mut on_all = |step: fn(&mut Applier<'_, '_>) -> Result<()>| {
@@ -369,20 +373,6 @@ fn overwrite(
     on_all(|applier| applier.finish_databases())?;
     attributes::warn_of_denials(total.not_permitted);
     Ok(total)
-}
-
-/// Makes durable what is there already: a plan leaves alone what looks right, but a service, or a restore that was killed,
-/// may have written it without a sync.
-fn settle(targets: &[(TargetRoot, &Plan)]) -> Result<()> {
-    let mut settled = HashSet::new();
-    for (root, _) in targets {
-        if let Some(stat) = root.stat(b"")?
-            && settled.insert(stat.device)
-        {
-            root.sync_file_system()?;
-        }
-    }
-    Ok(())
 }
 
 /// An error after the first write, said so that the operator knows the ways on.
