@@ -112,7 +112,7 @@ fn a_create_tells_of_an_unfinished_restore_even_without_a_database() {
     let mut disk = Disk::load(targets.root());
     disk.record(targets.root(), targets.restore_call()).exits(0);
     let published = disk.moment_after(|change| is_named(change, b"restore.json"));
-    targets.put(&disk.killed_at(published).now(), Crash { point: published, way: 0 });
+    targets.put(disk.killed_at(published).now(), Crash { point: published, way: 0 });
     assert!(targets.is_pending() && !targets.holds_a_database());
     targets.hold_refused();
 }
