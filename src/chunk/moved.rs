@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use super::delta::Run;
 use crate::format::limits::CHUNK_SIZE;
 
-/// Bytes that a fingerprint covers.
-const WINDOW: usize = 32;
+/// Bytes that a fingerprint covers; nothing shorter is found.
+pub const WINDOW: usize = 32;
 /// One window in two to the power of this is sampled at first.
-const DENSE: u32 = 5;
+const DENSE: u32 = 6;
 /// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places.
 const NOTED: usize = (1 << 21) / 8 * 7;
 /// A match of so many bytes is long enough for no better one to be looked for at its place.

@@ -5,7 +5,7 @@
 
 use super::delta_record::OwnBase;
 use crate::chunk::delta::Run;
-use crate::chunk::moved::Match;
+use crate::chunk::moved::{Match, WINDOW};
 use crate::id::BlobId;
 
 /// A chunk whose differences are all shorter than this many bytes is not worth a search.
@@ -42,8 +42,15 @@ impl Changed {
         if self.is_sought() { self.differences.bytes().saturating_sub(found) } else { 0 }
     }
 
+    /// The differences that were not found as a whole, if any is worth a search.
+    pub(super) fn sought(&self) -> Vec<Run> {
+        let found = |run: &Run| self.matches.iter().any(|found| found.run == *run);
+        let runs = self.differences.runs().filter(|run| run.length >= WINDOW && !found(run));
+        if self.is_sought() { runs.collect() } else { Vec::new() }
+    }
+
     /// Whether it is worth a search.
-    pub(super) fn is_sought(&self) -> bool {
+    fn is_sought(&self) -> bool {
         self.differences.runs().any(|run| run.length >= SOUGHT)
     }
 }
@@ -86,5 +93,18 @@ mod tests {
         assert_eq!(differences.bytes(), 64_837);
         assert_eq!(Differences::of(&[Run { start: 0, length: 65_536 }]).bytes(), 65_536);
         assert_eq!(Differences::default().bytes(), 0);
+    }
+
+    #[test]
+    fn what_is_short_or_found_is_sought_no_more() {
+        let run = |start, length| Run { start, length };
+        let mut changed = Changed::new(BlobId::of_chunk(b"new"), 0);
+        changed.differences = Differences::of(&[run(0, 20), run(100, 40), run(200, 60)]);
+        assert_eq!((changed.sought(), changed.missing()), (vec![], 0), "all are short");
+        changed.differences = Differences::of(&[run(0, 20), run(100, 40), run(200, 600)]);
+        assert_eq!((changed.sought(), changed.missing()), (vec![run(100, 40), run(200, 600)], 660));
+        changed.matches =
+            vec![Match { run: run(100, 40), chunk: 1, offset: 0 }, Match { run: run(300, 500), chunk: 1, offset: 0 }];
+        assert_eq!((changed.sought(), changed.missing()), (vec![run(200, 600)], 120));
     }
 }

@@ -7,11 +7,14 @@
 //! back from the temporary file is what went in; a part that cannot be kept or read is passed over and costs bytes, never
 //! data.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::File;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
+
+use lru::LruCache;
 
 use super::delta_record::SHORT_COPY;
 use crate::chunk::delta::Run;
@@ -26,7 +29,7 @@ const BLOCK: usize = 4096;
 /// Bytes read at a time where something is found.
 const STRETCH: usize = 8 * 1024;
 /// Stretches that one search has at hand: 512 KiB.
-const AT_HAND: usize = 64;
+const AT_HAND: NonZero<usize> = NonZero::new(64).unwrap();
 
 /// A chunk of the previous version, as a base.
 #[derive(Debug, Clone, Copy)]
@@ -71,11 +74,14 @@ pub(super) struct Searchable<'h> {
     file: Option<&'h File>,
 }
 
-/// A search in the haystack, with the stretches that it read, the latest one last.
+/// A search in the haystack, with the stretches that it read last by their places in the temporary file.
 pub(super) struct Searcher<'h> {
     searchable: Searchable<'h>,
-    at_hand: VecDeque<(KeptStretch, Vec<u8>)>,
+    at_hand: LruCache<u64, Vec<u8>>,
 }
+
+/// Something cannot be read any more, or is not what it was.
+pub(super) struct Unreadable;
 
 impl Haystack {
     /// An empty one, with its temporary file, if it needs one, in this directory.
@@ -174,7 +180,7 @@ impl KeptStretch {
 impl<'h> Searchable<'h> {
     /// For one thread.
     pub(super) fn searcher(self) -> Searcher<'h> {
-        Searcher { searchable: self, at_hand: VecDeque::new() }
+        Searcher { searchable: self, at_hand: LruCache::new(AT_HAND) }
     }
 }
 
@@ -185,28 +191,19 @@ impl Searcher<'_> {
         let found = runs.flat_map(|run| fingerprints.search(content, run, &[], self)).collect();
         choose(&[], found, SHORT_COPY)
     }
-
-    fn read(&self, place: Place) -> Option<(KeptStretch, Vec<u8>)> {
-        let stretch = self.searchable.kept.stretch(place)?;
-        let mut bytes = vec![0; stretch.run.length];
-        self.searchable.file?.read_exact_at(&mut bytes, stretch.at).ok()?;
-        (blake3::hash(&bytes) == stretch.hash).then_some((*stretch, bytes))
-    }
 }
 
 impl moved::Haystack for Searcher<'_> {
     fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
-        match self.at_hand.iter().position(|(stretch, _)| stretch.holds(place)) {
-            Some(known) => self.at_hand.swap(known, self.at_hand.len() - 1),
-            None => {
-                let read = self.read(place)?;
-                if self.at_hand.len() == AT_HAND {
-                    self.at_hand.pop_front();
-                }
-                self.at_hand.push_back(read);
-            }
-        }
-        self.at_hand.back().map(|(stretch, bytes)| Stretch { start: stretch.run.start, bytes })
+        let Searchable { kept, file } = self.searchable;
+        let KeptStretch { at, run, hash, .. } = *kept.stretch(place)?;
+        let read = || {
+            let mut bytes = vec![0; run.length];
+            let read = file.is_some_and(|file| file.read_exact_at(&mut bytes, at).is_ok());
+            if read && blake3::hash(&bytes) == hash { Ok(bytes) } else { Err(Unreadable) }
+        };
+        let bytes = self.at_hand.try_get_or_insert(at, read).ok()?;
+        Some(Stretch { start: run.start, bytes })
     }
 }
 

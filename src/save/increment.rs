@@ -194,16 +194,14 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         self.capturing.patience.check()?;
         if let Some(haystack) = self.haystack.searchable() {
             let source = self.source;
-            let search = |searcher: &mut Searcher<'_>, chunk: &mut Changed| {
-                if !chunk.is_sought() {
-                    return Ok(Steadiness::Same);
-                }
-                let Some(content) = source.chunk_again(chunk.slot)? else { return Ok(Steadiness::Changed) };
-                chunk.matches = searcher.search(&content, chunk.differences.runs());
-                Ok(Steadiness::Same)
+            let search = |(searcher, buffer): &mut (Searcher<'_>, Vec<u8>), chunk: &mut Changed| {
+                let sought = chunk.sought();
+                let steadiness = source.runs_again(chunk.slot, sought.iter().copied(), buffer)?;
+                chunk.matches = searcher.search(buffer, sought.into_iter());
+                Ok(steadiness)
             };
             let searched: Vec<Steadiness> =
-                changed.par_iter_mut().map_init(|| haystack.searcher(), search).collect::<Result<_>>()?;
+                changed.par_iter_mut().map_init(|| (haystack.searcher(), Vec::new()), search).collect::<Result<_>>()?;
             if searched.contains(&Steadiness::Changed) {
                 return Ok(Steadiness::Changed);
             }

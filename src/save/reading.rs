@@ -15,6 +15,7 @@ use std::thread;
 
 use rayon::prelude::*;
 
+use crate::chunk::delta::Run;
 use crate::disk::holes::{self, ExtentKind};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -29,6 +30,9 @@ const QUEUE: usize = 2;
 const SHORT: u64 = 2 * BUFFER_SLOTS;
 /// Slots identified between two looks at the clock.
 const SLOTS_AT_ONCE: u64 = 512;
+
+/// Bytes between two runs that are read along with them.
+const READ_THROUGH: usize = 4096;
 
 /// A part of a file.
 pub(super) enum Part {
@@ -173,6 +177,35 @@ impl SourceFile<'_> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(Error::io("read", self.path)(error)),
         }
+    }
+
+    /// Reads these runs of the chunk in this slot, as they are now, to their places in a buffer; what stands beside them is
+    /// of no meaning.
+    pub(super) fn runs_again(
+        &self,
+        slot: u64,
+        runs: impl Iterator<Item = Run>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Steadiness> {
+        let position = slot.saturating_mul(CHUNK_SIZE as u64);
+        let length = self.length.saturating_sub(position).min(CHUNK_SIZE as u64) as usize;
+        buffer.resize(length, 0);
+        let mut stretches: Vec<Run> = Vec::new();
+        for run in runs {
+            match stretches.last_mut() {
+                Some(last) if run.start < last.end() + READ_THROUGH => last.length = run.end() - last.start,
+                _ => stretches.push(run),
+            }
+        }
+        for run in stretches {
+            let Some(place) = buffer.get_mut(run.start..run.end()) else { return Ok(Steadiness::Changed) };
+            match self.file.read_exact_at(place, position + run.start as u64) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(Steadiness::Changed),
+                Err(error) => return Err(Error::io("read", self.path)(error)),
+            }
+        }
+        Ok(Steadiness::Same)
     }
 
     /// The chunk in this slot, as it is now; `None` if the file ends before it.

@@ -7,17 +7,18 @@
 //! read and hashed; each chunk is noted once, however much is looked for.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZero;
 use std::sync::{Mutex, PoisonError};
 
+use lru::LruCache;
 use rayon::prelude::*;
 
 use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
-use super::haystack::{Haystack, HaystackChunk};
-use super::reading::SourceFile;
+use super::haystack::{Haystack, HaystackChunk, Unreadable};
+use super::reading::{SourceFile, Steadiness};
 use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
 use crate::error::Result;
-use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::{BulkReader, Repository, WantedChunk};
 
@@ -29,6 +30,8 @@ const HOPE: usize = 8;
 const LEAST: usize = 256 * 1024;
 /// A chunk that gives fewer missing bytes is not worth decoding.
 const GIVEN: usize = 256;
+/// Chunks that one search has at hand.
+const AT_HAND: NonZero<usize> = NonZero::new(16).unwrap();
 /// Chunks noted together.
 const GROUP: usize = 64;
 
@@ -57,10 +60,10 @@ pub(super) struct Unchanged<'f> {
     noted: Noted,
 }
 
-/// One chunk of the file at a time, if it still is what it was.
+/// Chunks that were read and still were what they had been.
 struct Reading<'u> {
     unchanged: &'u Unchanged<'u>,
-    at_hand: Option<(u16, Vec<u8>)>,
+    at_hand: LruCache<u16, Vec<u8>>,
 }
 
 impl<'f> Unchanged<'f> {
@@ -128,16 +131,16 @@ impl<'f> Unchanged<'f> {
     /// What stands in the chunks noted so far and is missing, for each changed chunk; their numbers are those of the
     /// unchanged ones.
     fn look(&self, changed: &[Changed]) -> Result<Vec<Vec<Match>>> {
-        let look = |reading: &mut Reading<'_>, chunk: &Changed| {
-            if chunk.missing() < SHORT_COPY {
+        let look = |(reading, buffer): &mut (Reading<'_>, Vec<u8>), chunk: &Changed| {
+            let sought = chunk.sought();
+            if self.source.runs_again(chunk.slot, sought.iter().copied(), buffer)? == Steadiness::Changed {
                 return Ok(Vec::new());
             }
-            let Some(content) = self.source.chunk_again(chunk.slot)? else { return Ok(Vec::new()) };
-            let search = |run| self.fingerprints.search(&content, run, &chunk.matches, reading);
-            let found = chunk.differences.runs().flat_map(search).collect();
+            let search = |run| self.fingerprints.search(buffer, run, &chunk.matches, reading);
+            let found = sought.into_iter().flat_map(search).collect();
             Ok(choose(&chunk.matches, found, SHORT_COPY))
         };
-        let reading = || Reading { unchanged: self, at_hand: None };
+        let reading = || (Reading { unchanged: self, at_hand: LruCache::new(AT_HAND) }, Vec::new());
         changed.par_iter().map_init(reading, look).collect()
     }
 
@@ -192,14 +195,13 @@ fn given(found: &[Vec<Match>]) -> usize {
 
 impl moved::Haystack for Reading<'_> {
     fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
-        if self.at_hand.as_ref().is_none_or(|(number, _)| *number != place.chunk) {
-            let chunk = self.unchanged.chunks.get(usize::from(place.chunk))?;
-            let content = self.unchanged.source.chunk_again(chunk.slot).ok().flatten()?;
-            if content.len() > CHUNK_SIZE || BlobId::of_chunk(&content) != chunk.id {
-                return None;
-            }
-            self.at_hand = Some((place.chunk, content));
-        }
-        self.at_hand.as_ref().map(|(_, bytes)| Stretch { start: 0, bytes })
+        let Self { unchanged, at_hand } = self;
+        let read = || {
+            let chunk = unchanged.chunks.get(usize::from(place.chunk)).ok_or(Unreadable)?;
+            let content = unchanged.source.chunk_again(chunk.slot).ok().flatten().ok_or(Unreadable)?;
+            if BlobId::of_chunk(&content) == chunk.id { Ok(content) } else { Err(Unreadable) }
+        };
+        let content = at_hand.try_get_or_insert(place.chunk, read).ok()?;
+        Some(Stretch { start: 0, bytes: content })
     }
 }
