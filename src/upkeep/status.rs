@@ -32,7 +32,7 @@ const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
 const CHROMA_DATABASE: &str = "chroma.sqlite3";
 
 /// How things stand.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Status {
     /// Whether there is a repository.
     pub exists: bool,
@@ -107,18 +107,7 @@ pub struct Room {
 pub fn status(root: &Path, live: Option<&LiveSources>, now: DateTime<Utc>) -> Result<Status> {
     let storage = LocalStorage::new(root, None);
     let exists = repository::exists(&storage)?;
-    let mut status = Status {
-        exists,
-        last: None,
-        last_sound: None,
-        last_chroma: None,
-        in_future: 0,
-        pending: None,
-        validation: None,
-        drill: None,
-        room: Vec::new(),
-        damaged: Aside::default(),
-    };
+    let mut status = Status { exists, ..Status::default() };
     if !exists {
         return Ok(status);
     }

@@ -79,13 +79,18 @@ fn write_pack(repository: &Repository, records: &[Handmade]) {
         });
         bytes.extend(payload);
     }
+    end_pack(repository, bytes, &footer);
+    repository.reindex().unwrap();
+}
+
+/// Ends a pack with its footer and writes it under its name.
+fn end_pack(repository: &Repository, mut bytes: Vec<u8>, footer: &Footer) {
     bytes.extend(footer.encode(bytes.len() as u64).unwrap());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes);
     let path = repository.root().join(layout::pack(&PackId::of_hasher(&hasher)));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
-    repository.reindex().unwrap();
 }
 
 fn repository(root: &Path, records: &[Handmade]) -> Repository {
@@ -277,12 +282,7 @@ fn write_circle(repository: &Repository, one: &Handmade, two: &Handmade) {
         };
         bytes.extend(payload);
         let footer = Footer { frames, records: vec![record] };
-        bytes.extend(footer.encode(bytes.len() as u64).unwrap());
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&bytes);
-        let path = repository.root().join(layout::pack(&PackId::of_hasher(&hasher)));
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
+        end_pack(repository, bytes, &footer);
     }
     repository.reindex().unwrap();
 }
