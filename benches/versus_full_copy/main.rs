@@ -17,6 +17,7 @@ mod chunks;
 mod contender;
 mod content_read;
 mod copies;
+mod daily;
 mod floor;
 mod increments;
 mod large;
@@ -72,6 +73,7 @@ fn run(scenario: &str, options: &Options, scratch: &Path, results: &Path) -> Sec
     let section = match scenario {
         "increments" => increments(options, &scratch, results),
         "many" => many::run(options, &scratch),
+        "daily" => daily::run(options, &scratch),
         "large" => large::run(options, &scratch),
         "chunks" => chunks::run(&scratch),
         "validating" => validating::run(options, &scratch),

@@ -18,26 +18,21 @@ use super::rows::Row;
 use super::workload::{self, Workload};
 use super::{contender::Contender, floor, states};
 
-/// Snapshots that the cleanup keeps.
-const KEPT: usize = 10;
-/// Ten-thousandths of the vectors that each change touches.
-const CHANGE: u32 = 5;
-
 /// A history of small changes.
-struct History {
-    repository: Vecsnap,
+pub(crate) struct History {
+    pub(crate) repository: Vecsnap,
     live: PathBuf,
     /// Copies of the newest states, oldest first.
     kept: Vec<(String, PathBuf)>,
-    growth: u64,
+    pub(crate) growth: u64,
     floors: Option<u64>,
     seconds: Vec<f64>,
-    peak_mebibytes: f64,
+    pub(crate) peak_mebibytes: f64,
 }
 
 /// Takes many snapshots, restores the newest, cleans up.
 pub(crate) fn run(options: &Options, scratch: &Path) -> Section {
-    let history = take(options, scratch);
+    let history = take(options, scratch, |_| {});
     let (newest_name, newest) = history.kept.last().unwrap().clone();
     let mut alone = Vecsnap::at(scratch.join("alone"));
     alone.must_create(&newest, &newest_name);
@@ -45,28 +40,15 @@ pub(crate) fn run(options: &Options, scratch: &Path) -> Section {
         .map(|_| [&history.repository, &alone].map(|repository| restore_newest(repository, &history, scratch)))
         .collect();
 
-    let mut fresh = Vecsnap::at(scratch.join("fresh"));
-    let replayed = scratch.join("replayed");
-    for (name, state) in &history.kept {
-        states::rest_since(states::advance(&replayed, state));
-        fresh.must_create(&replayed, name);
-    }
-    let before = packs(history.repository.repository());
-    let keep = KEPT.to_string();
-    let cleanup = measure(&history.repository.command(&history.live, &["cleanup", "--keep-last", &keep, "--confirm"]));
-    let after = packs(history.repository.repository());
+    let fresh = fresh(&history, scratch);
+    let cleanup = clean(&history, options);
     let validate = measure(&history.repository.command(&history.live, &["validate", "latest"]));
     let cleaned = restore_newest(&history.repository, &history, scratch);
-    section(
-        options,
-        &history,
-        &restores,
-        &Cleanup { run: cleanup, before, after, fresh: fresh.stored() },
-        [validate, cleaned],
-    )
+    section(options, &history, &restores, &cleanup, fresh.stored(), [validate, cleaned])
 }
 
-fn take(options: &Options, scratch: &Path) -> History {
+/// Takes so many snapshots, each after a small change, and calls `then` after each.
+pub(crate) fn take(options: &Options, scratch: &Path, mut then: impl FnMut(&History)) -> History {
     let live = scratch.join("many");
     let mut runtime = Workload::make(&live, options.scale);
     let mut history = History {
@@ -80,7 +62,7 @@ fn take(options: &Options, scratch: &Path) -> History {
     };
     for number in 0..=options.snapshots {
         if number > 0 {
-            workload::change_a_little(&mut runtime, CHANGE);
+            workload::change_a_little(&mut runtime, options.change);
         }
         let changed = std::time::Instant::now();
         let name = format!("n{number}");
@@ -88,7 +70,7 @@ fn take(options: &Options, scratch: &Path) -> History {
         states::copy(&history.live, &copy);
         let floor = history.kept.last().map_or(Some(0), |(_, previous)| floor::bytes(previous, &copy));
         history.kept.push((name.clone(), copy));
-        if history.kept.len() > KEPT {
+        if history.kept.len() > options.keep {
             fs::remove_dir_all(history.kept.remove(0).1).unwrap();
         }
         states::rest_since(changed);
@@ -100,6 +82,7 @@ fn take(options: &Options, scratch: &Path) -> History {
             history.seconds.push(run.seconds);
         }
         history.peak_mebibytes = history.peak_mebibytes.max(run.peak_mebibytes);
+        then(&history);
         if number % 20 == 0 {
             eprintln!("snapshot {number}: {:.2} s, grown by {} of {:?}", run.seconds, history.growth, history.floors);
         }
@@ -107,8 +90,27 @@ fn take(options: &Options, scratch: &Path) -> History {
     history
 }
 
+/// A fresh repository that takes the newest states one after the other.
+pub(crate) fn fresh(history: &History, scratch: &Path) -> Vecsnap {
+    let mut fresh = Vecsnap::at(scratch.join("fresh"));
+    let replayed = scratch.join("replayed");
+    for (name, state) in &history.kept {
+        states::rest_since(states::advance(&replayed, state));
+        fresh.must_create(&replayed, name);
+    }
+    fresh
+}
+
+/// Deletes all but the newest snapshots.
+pub(crate) fn clean(history: &History, options: &Options) -> Cleanup {
+    let before = packs(history.repository.repository());
+    let keep = options.keep.to_string();
+    let run = measure(&history.repository.command(&history.live, &["cleanup", "--keep-last", &keep, "--confirm"]));
+    Cleanup { run, before, after: packs(history.repository.repository()) }
+}
+
 /// Restores the newest state into nothing.
-fn restore_newest(repository: &Vecsnap, history: &History, scratch: &Path) -> Run {
+pub(crate) fn restore_newest(repository: &Vecsnap, history: &History, scratch: &Path) -> Run {
     let target = scratch.join("target");
     let (name, state) = history.kept.last().unwrap();
     let run = repository.must_restore(name, &target);
@@ -118,12 +120,11 @@ fn restore_newest(repository: &Vecsnap, history: &History, scratch: &Path) -> Ru
     run
 }
 
-struct Cleanup {
-    run: Run,
+/// A cleanup, with the packs that there were and those that there are.
+pub(crate) struct Cleanup {
+    pub(crate) run: Run,
     before: BTreeMap<PathBuf, u64>,
     after: BTreeMap<PathBuf, u64>,
-    /// Bytes of a fresh repository with the same snapshots.
-    fresh: u64,
 }
 
 impl Cleanup {
@@ -132,12 +133,23 @@ impl Cleanup {
         one.iter().filter(|(pack, _)| !other.contains_key(*pack)).map(|(_, bytes)| bytes).sum()
     }
 
-    fn rewritten(&self) -> u64 {
+    /// Bytes of the packs that it wrote.
+    pub(crate) fn rewritten(&self) -> u64 {
         Self::only_in(&self.after, &self.before)
     }
 
     fn removed(&self) -> u64 {
         Self::only_in(&self.before, &self.after)
+    }
+
+    /// Bytes by which the packs shrank.
+    pub(crate) fn freed(&self) -> u64 {
+        self.removed().saturating_sub(self.rewritten())
+    }
+
+    /// Bytes that it says it stored on other bases, or whole, because a base went.
+    pub(crate) fn rebased(&self) -> u64 {
+        self.run.field("rebased_bytes").and_then(|bytes| bytes.as_u64()).unwrap()
     }
 }
 
@@ -151,26 +163,30 @@ fn packs(repository: &Path) -> BTreeMap<PathBuf, u64> {
     states::files(&packs).into_iter().map(size).collect()
 }
 
+/// How much each change touches, as people say it.
+pub(crate) fn change(options: &Options) -> String {
+    format!("+{} %", f64::from(options.change) / 100.0)
+}
+
 fn section(
     options: &Options,
     history: &History,
     restores: &[[Run; 2]],
     cleanup: &Cleanup,
+    fresh: u64,
     [validate, cleaned]: [Run; 2],
 ) -> Section {
     let growth = history.floors.map(|floors| history.growth as f64 / floors as f64);
     let median = |index: usize| Spread::of(restores.iter().map(|pair| pair[index].seconds)).map(|spread| spread.median);
     let slower = median(0).zip(median(1)).map(|(ours, fresh)| ours / fresh);
     let stored = history.repository.stored();
-    let freed = cleanup.removed().saturating_sub(cleanup.rewritten());
-    let rebased = cleanup.run.field("rebased_bytes").and_then(|bytes| bytes.as_u64()).unwrap_or(0);
-    let rewritten = cleanup.rewritten() as f64 / (freed + rebased).max(1) as f64;
+    let rewritten = cleanup.rewritten() as f64 / (cleanup.freed() + cleanup.rebased()).max(1) as f64;
     let count = options.snapshots;
     let peak = restores.iter().flatten().map(|run| run.peak_mebibytes).fold(cleaned.peak_mebibytes, f64::max);
     let memory = |name: &str, peak| Row::new(&format!("peak memory: {name}"), Some(peak), "MiB", 150.0, Some(80.0));
     let rows = vec![
         Row::new(
-            &format!("{count} snapshots of +0.05 %: growth against the sum of floors"),
+            &format!("{count} snapshots of {}: growth against the sum of floors", change(options)),
             growth,
             "x",
             1.5,
@@ -178,8 +194,8 @@ fn section(
         ),
         Row::new("restore of the newest against a fresh repository's", slower, "x", 2.0, Some(1.3)),
         Row::new(
-            "after cleanup --keep-last 10: bytes against a fresh repository with those 10",
-            Some(stored as f64 / cleanup.fresh as f64),
+            &format!("after cleanup --keep-last {0}: bytes against a fresh repository with those {0}", options.keep),
+            Some(stored as f64 / fresh as f64),
             "x",
             1.2,
             Some(1.05),
@@ -194,8 +210,8 @@ fn section(
     let seconds = Spread::of(history.seconds.iter().copied()).unwrap();
     writeln!(
         text,
-        "A made-up runtime of about {} MB. Creates took {:.2} s ({:.2} to {:.2}); the cleanup {:.1} s, wrote {:.2} MB and \
-         removed {:.2} MB of packs; {:.2} MB are left. Restores of the newest: {:.2} s from the whole history, {:.2} s from a \
+        "A made-up runtime of about {} MB. Creates took {:.2} s ({:.2} to {:.2}); the cleanup {:.1} s, wrote {:.2} MB \
+         of packs ({:.2} MB of it re-based) and removed {:.2} MB; {:.2} MB are left. Restores of the newest: {:.2} s from the whole history, {:.2} s from a \
          fresh repository, {:.2} s after the cleanup.",
         options.scale,
         seconds.median,
@@ -203,6 +219,7 @@ fn section(
         seconds.most,
         cleanup.run.seconds,
         cleanup.rewritten() as f64 / 1e6,
+        cleanup.rebased() as f64 / 1e6,
         cleanup.removed() as f64 / 1e6,
         stored as f64 / 1e6,
         median(0).unwrap_or(0.0),
@@ -213,7 +230,7 @@ fn section(
     let figures = json!({
         "snapshots": count, "growth": history.growth, "floors": history.floors, "create_seconds": history.seconds,
         "restores": restores, "cleanup": cleanup.run, "rewritten": cleanup.rewritten(), "removed": cleanup.removed(),
-        "rebased": rebased, "stored": stored, "fresh": cleanup.fresh, "validate": validate,
+        "rebased": cleanup.rebased(), "stored": stored, "fresh": fresh, "validate": validate,
     });
     Section { title: format!("{count} snapshots of small changes"), text, rows, figures }
 }

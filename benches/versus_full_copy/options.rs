@@ -17,8 +17,12 @@ pub(crate) struct Options {
     pub(crate) scenarios: Vec<String>,
     /// Where everything is written while it runs.
     pub(crate) scratch: Option<PathBuf>,
-    /// Snapshots of the scenario `many`.
+    /// Snapshots of the scenarios `many` and `daily`.
     pub(crate) snapshots: usize,
+    /// Ten-thousandths of the vectors that each of their changes touches.
+    pub(crate) change: u32,
+    /// Snapshots that their cleanups keep.
+    pub(crate) keep: usize,
     /// Megabytes of the small and the large state of the scenario `large`.
     pub(crate) sizes: [u64; 2],
 }
@@ -34,10 +38,14 @@ cargo bench --bench versus_full_copy -- [OPTIONS]
   --scenario A,B      what is measured (increments):
                         increments  the states one after the other, in turns
                         many        many small changes, then cleanup
+                        daily       the same, with a cleanup after each of them
                         large       a large state beside a small one, the same change in both
                         chunks      what a changed chunk costs beside its change
                         validating  validate beside decoding and hashing, and the integrity check
   --snapshots N       snapshots of `many` (200)
+  --snapshots N       snapshots of `many` and `daily` (200)
+  --change N          ten-thousandths of the vectors that each of their changes touches (5)
+  --keep N            snapshots that their cleanups keep (10)
   --sizes SMALL,LARGE megabytes of `large` (1000,8000)
   --scratch DIR       where to work; needs about six states (target/versus-full-copy/scratch)
 
@@ -54,6 +62,8 @@ impl Options {
             scenarios: vec!["increments".into()],
             scratch: None,
             snapshots: 200,
+            change: 5,
+            keep: 10,
             sizes: [1000, 8000],
         };
         let mut arguments = arguments.filter(|argument| argument != "--bench");
@@ -65,6 +75,8 @@ impl Options {
                 "--scale" => options.scale = arguments.next()?.parse().ok()?,
                 "--repeats" => options.repeats = arguments.next()?.parse().ok().filter(|repeats| *repeats > 0)?,
                 "--snapshots" => options.snapshots = arguments.next()?.parse().ok()?,
+                "--change" => options.change = arguments.next()?.parse().ok()?,
+                "--keep" => options.keep = arguments.next()?.parse().ok().filter(|keep| *keep > 0)?,
                 "--scenario" => options.scenarios = arguments.next()?.split(',').map(String::from).collect(),
                 "--sizes" => {
                     let sizes = arguments.next()?;

@@ -31,6 +31,7 @@ pub(crate) fn write(directory: &Path, command: &str, sections: &[Section]) -> St
         .iter()
         .map(|section| json!({ "title": section.title, "rows": section.rows, "figures": section.figures }));
     let document = json!({ "command": command, "machine": machine(), "sections": sections.collect::<Vec<_>>() });
+    fs::create_dir_all(directory).unwrap();
     fs::write(directory.join("report.json"), format!("{document:#}\n")).unwrap();
     fs::write(directory.join("report.md"), &text).unwrap();
     text

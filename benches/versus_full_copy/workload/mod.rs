@@ -128,7 +128,7 @@ pub(crate) fn make_states(directory: &Path, megabytes: u64) {
 
 /// Many states, each with so small a part of the vectors (in ten-thousandths) added and rewritten.
 pub(crate) fn change_a_little(workload: &mut Workload, ten_thousandths: u32) {
-    let count = (workload.count() / 10_000 * ten_thousandths).max(2);
+    let count = (u64::from(workload.count()) * u64::from(ten_thousandths) / 10_000).max(2) as u32;
     workload.insert(count / 2, 0..TOPICS);
     workload.update(count - count / 2);
 }
