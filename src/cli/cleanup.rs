@@ -43,6 +43,8 @@ fn document(report: &CleanupReport) -> Value {
     }
     if !nothing || report.freed_bytes > 0 {
         field(if dry_run { "would_free_bytes" } else { "freed_bytes" }, json!(report.freed_bytes));
+        field(if dry_run { "would_rewrite_bytes" } else { "rewritten_bytes" }, json!(report.rewritten_bytes));
+        field(if dry_run { "would_rebase_bytes" } else { "rebased_bytes" }, json!(report.rebased_bytes));
     }
     Value::Object(document)
 }
@@ -53,15 +55,18 @@ mod tests {
 
     fn report(mode: CleanupMode) -> CleanupReport {
         let deleted = vec!["20260101T000000Z".parse().unwrap(), "20260102T000000Z".parse().unwrap()];
-        CleanupReport { mode, kept: 3, deleted, unparseable: Vec::new(), errors: Vec::new(), freed_bytes: 7 }
+        let (freed_bytes, rewritten_bytes, rebased_bytes) = (7, 5, 2);
+        let (unparseable, errors) = (Vec::new(), Vec::new());
+        CleanupReport { mode, kept: 3, deleted, unparseable, errors, freed_bytes, rewritten_bytes, rebased_bytes }
     }
 
     #[test]
     fn documents_have_the_references_fields_in_its_order() {
         let dry = document(&report(CleanupMode::DryRun)).to_string();
-        assert_eq!(dry, r#"{"kept":3,"dry_run":true,"errors":[],"would_delete":2,"would_free_bytes":7}"#);
+        let expected = r#"{"kept":3,"dry_run":true,"errors":[],"would_delete":2,"would_free_bytes":7,"would_rewrite_bytes":5,"would_rebase_bytes":2}"#;
+        assert_eq!(dry, expected);
         let odd = CleanupReport { unparseable: vec!["x".into()], ..report(CleanupMode::Delete) };
-        let expected = r#"{"kept":3,"dry_run":false,"errors":[],"deleted":2,"unparseable":["x"],"freed_bytes":7}"#;
+        let expected = r#"{"kept":3,"dry_run":false,"errors":[],"deleted":2,"unparseable":["x"],"freed_bytes":7,"rewritten_bytes":5,"rebased_bytes":2}"#;
         assert_eq!(document(&odd).to_string(), expected);
         let nothing = CleanupReport { kept: 0, deleted: Vec::new(), freed_bytes: 0, ..report(CleanupMode::DryRun) };
         let expected = r#"{"kept":0,"deleted":0,"would_delete":0,"dry_run":true,"errors":[]}"#;

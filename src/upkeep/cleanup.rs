@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::gc::{Collection, Rewriting};
+use super::gc::{Collection, Rewriting, StoredAnew};
 use super::retention::{self, Rules};
 use crate::disk::durable;
 use crate::error::{Error, Result};
@@ -50,6 +50,17 @@ pub struct CleanupReport {
     pub errors: Vec<String>,
     /// Bytes by which the repository shrank or would, its index not counted.
     pub freed_bytes: u64,
+    /// Bytes of the packs that were written or would be, for what survives in packs that go.
+    pub rewritten_bytes: u64,
+    /// Bytes of these that are records on other bases than before, or whole, because a base goes.
+    pub rebased_bytes: u64,
+}
+
+impl CleanupReport {
+    fn account(&mut self, stored: StoredAnew) {
+        self.rewritten_bytes = stored.bytes;
+        self.rebased_bytes = stored.rebased;
+    }
 }
 
 /// Removes the snapshots below `root` that the rules do not keep, or tells which they are. No repository, no effect.
@@ -72,15 +83,19 @@ pub fn cleanup(
             tracing::warn!("there is no room to rewrite mostly dead packs; free some space and run cleanup again");
         }
         report.report.freed_bytes += again.report.freed_bytes;
+        report.report.rewritten_bytes += again.report.rewritten_bytes;
+        report.report.rebased_bytes += again.report.rebased_bytes;
         report.report.errors.extend(again.report.errors);
     }
-    let CleanupReport { kept, deleted, freed_bytes, errors, .. } = &report.report;
+    let CleanupReport { kept, deleted, freed_bytes, rewritten_bytes, rebased_bytes, errors, .. } = &report.report;
     tracing::info!(
         event = "cleanup_old_backups",
         kept,
         deleted = deleted.len(),
         dry_run = mode == CleanupMode::DryRun,
         freed_bytes,
+        rewritten_bytes,
+        rebased_bytes,
         errors = errors.len(),
         "cleanup is done"
     );
@@ -109,6 +124,8 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
         unparseable: Vec::new(),
         errors: Vec::new(),
         freed_bytes: 0,
+        rewritten_bytes: 0,
+        rebased_bytes: 0,
     };
     let mut done = Attempt { report: empty, rewriting: Rewriting::Done };
     let opened = match mode {
@@ -132,13 +149,16 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
     collection.plan(&repository, progress)?;
     done.report.errors.extend(collection.unreadable().iter().cloned());
     if mode == CleanupMode::DryRun {
-        done.report.freed_bytes = collection.estimate()?;
+        let estimate = collection.estimate()?;
+        done.report.account(estimate.stored);
+        done.report.freed_bytes = estimate.freed;
         done.report.freed_bytes += decision.drop.iter().map(|stamp| snapshot_bytes(&repository, *stamp)).sum::<u64>();
         done.report.deleted = decision.drop;
         return Ok(done);
     }
 
     done.rewriting = collection.rewrite(&repository, progress)?;
+    done.report.account(collection.stored_anew());
     collection.settle()?;
     repository.lock_exclusively()?;
     intents::refuse_pending(&repository)?;

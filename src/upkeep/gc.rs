@@ -25,7 +25,7 @@ use crate::store::packs::{self, PackFile};
 use crate::store::{BlobReader, Repository, layout};
 
 use catalogue::Catalogue;
-use fates::Fate;
+use fates::{Effect, Fate, Hope};
 
 /// A garbage collection under way.
 pub(super) struct Collection {
@@ -34,8 +34,24 @@ pub(super) struct Collection {
     unreadable: Vec<String>,
     /// The packs there were at the beginning.
     found: BTreeSet<PackFile>,
-    /// Bytes of the packs that this collection added.
-    written: u64,
+    stored: StoredAnew,
+}
+
+/// Bytes that a collection stored anew, or would.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct StoredAnew {
+    /// All of them: those of the packs that it added.
+    pub(super) bytes: u64,
+    /// Those of records on other bases than before, or whole, because a base went.
+    pub(super) rebased: u64,
+}
+
+/// What a collection would do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Estimate {
+    /// Bytes by which packs would shrink.
+    pub(super) freed: u64,
+    pub(super) stored: StoredAnew,
 }
 
 /// How a rewriting ended.
@@ -52,7 +68,8 @@ impl Collection {
     pub(super) fn begin(repository: &Repository, progress: &dyn Progress) -> Result<Self> {
         progress.phase(Phase::Marking, None);
         let catalogue = Catalogue::new()?;
-        let mut collection = Self { catalogue, unreadable: Vec::new(), found: BTreeSet::new(), written: 0 };
+        let mut collection =
+            Self { catalogue, unreadable: Vec::new(), found: BTreeSet::new(), stored: StoredAnew::default() };
         collection.found = packs::list(repository.storage())?.into_iter().collect();
         let packs: Vec<_> = collection.found.iter().copied().collect();
         collection.add_packs(repository, &packs, Fate::Stays, progress)?;
@@ -103,7 +120,6 @@ impl Collection {
     pub(super) fn plan(&mut self, repository: &Repository, progress: &dyn Progress) -> Result<()> {
         self.catalogue.choose()?;
         self.catalogue.close_marking();
-        self.catalogue.decide_fates()?;
         let lost = self.catalogue.lost()?;
         if lost > 0 {
             tracing::warn!(
@@ -114,8 +130,30 @@ impl Collection {
         if self.keep_what_may_be_needed()? {
             return Ok(());
         }
-        self.catalogue.plan_rewrites()?;
+        self.decide(Hope::Rebasing)?;
+        if !self.opening()?.pays() {
+            self.decide(Hope::Garbage)?;
+        }
+        if self.catalogue.decide_merging()? {
+            self.catalogue.plan_rewrites()?;
+        }
         self.prove_second_copies(repository, progress)
+    }
+
+    fn decide(&mut self, hope: Hope) -> Result<()> {
+        self.catalogue.decide_fates(hope)?;
+        self.catalogue.plan_rewrites()?;
+        while self.catalogue.open_left_behind()? {
+            self.catalogue.plan_rewrites()?;
+        }
+        Ok(())
+    }
+
+    /// What opening packs does according to the plan.
+    fn opening(&self) -> Result<Effect> {
+        let size: u64 = self.catalogue.packs(Fate::Opened)?.iter().map(|pack| pack.file.size).sum();
+        let (written, rebased) = (self.catalogue.rewritten_bytes()?, self.catalogue.rebased_bytes()?);
+        Ok(Effect { written, rebased, freed: size.saturating_sub(written) })
     }
 
     /// A blob without a record may have one in a pack that cannot be read now, as a delta on bases that nothing else needs:
@@ -128,12 +166,18 @@ impl Collection {
         Ok(in_doubt)
     }
 
-    /// Bytes that carrying the plan out frees, as far as can be told without doing it.
-    pub(super) fn estimate(&self) -> Result<u64> {
+    /// What carrying the plan out does, as far as can be told without doing it.
+    pub(super) fn estimate(&self) -> Result<Estimate> {
         let dead = self.catalogue.packs(Fate::Dead)?;
         let opened = self.catalogue.packs(Fate::Opened)?;
         let gone: u64 = dead.iter().chain(&opened).map(|pack| pack.file.size).sum();
-        Ok(gone.saturating_sub(self.catalogue.rewritten_bytes()?))
+        let stored = StoredAnew { bytes: self.catalogue.rewritten_bytes()?, rebased: self.catalogue.rebased_bytes()? };
+        Ok(Estimate { freed: gone.saturating_sub(stored.bytes), stored })
+    }
+
+    /// What was stored anew.
+    pub(super) fn stored_anew(&self) -> StoredAnew {
+        self.stored
     }
 
     /// Reads the copies that make packs superfluous, and lets such a pack stay if one of them is damaged.
@@ -179,8 +223,10 @@ impl Collection {
                     self.catalogue.set_fate(pack.key, fate)?;
                 }
                 let new = rewritten.packs.iter().filter(|pack| !self.found.contains(pack));
-                self.written += new.map(|pack| pack.size).sum::<u64>();
+                self.stored.bytes += new.map(|pack| pack.size).sum::<u64>();
+                let last = self.catalogue.last_key()?;
                 self.add_packs(repository, &rewritten.packs, Fate::Stays, progress)?;
+                self.stored.rebased += self.catalogue.rebased_bytes_after(last)?;
                 Ok(Rewriting::Done)
             }
             Err(error) if error.is_out_of_room() => {
@@ -242,6 +288,6 @@ impl Collection {
             repository.storage().sync_directory(directory)?;
         }
         let freed: u64 = dead.iter().filter(|pack| self.found.contains(pack)).map(|pack| pack.size).sum();
-        Ok(freed.saturating_sub(self.written))
+        Ok(freed.saturating_sub(self.stored.bytes))
     }
 }

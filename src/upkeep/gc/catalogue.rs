@@ -39,7 +39,7 @@ CREATE TABLE links(number INTEGER PRIMARY KEY, id BLOB UNIQUE, first BLOB, root 
 CREATE TABLE needed(id BLOB PRIMARY KEY, kept INTEGER) WITHOUT ROWID;
 CREATE TABLE families(root BLOB PRIMARY KEY, heirs INTEGER, burden INTEGER) WITHOUT ROWID;
 CREATE TABLE heirs(id BLOB PRIMARY KEY, heir BLOB) WITHOUT ROWID;
-CREATE TABLE rewrites(id BLOB PRIMARY KEY, part INTEGER, estimate INTEGER, depth INTEGER, records INTEGER) WITHOUT ROWID;
+CREATE TABLE rewrites(id BLOB PRIMARY KEY, part INTEGER, rebased INTEGER, estimate INTEGER, depth INTEGER, records INTEGER) WITHOUT ROWID;
 CREATE TABLE replaced(id BLOB, position INTEGER, base BLOB, PRIMARY KEY(id, position)) WITHOUT ROWID;";
 
 /// Bytes that a record costs in the footer, its bases aside.
@@ -128,6 +128,12 @@ impl Catalogue {
     pub(super) fn sort_in(&self) -> Result<()> {
         self.execute("INSERT INTO records SELECT * FROM incoming ORDER BY id, pack, number")?;
         self.execute("DELETE FROM incoming")
+    }
+
+    /// The key of the pack that was added last.
+    pub(super) fn last_key(&self) -> Result<i64> {
+        let sql = "SELECT COALESCE(MAX(key), 0) FROM packs";
+        self.database.query_row(sql, [], |row| row.get(0)).map_err(failed("read"))
     }
 
     pub(super) fn knows_pack(&self, id: &PackId) -> Result<bool> {

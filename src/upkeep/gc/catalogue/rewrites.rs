@@ -31,6 +31,16 @@ pub(in crate::upkeep::gc) enum Group {
     Metadata = 2,
 }
 
+/// Why a blob is stored anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Reason {
+    /// Its pack goes; the record is copied as it is.
+    Moved = 0,
+    /// A base of its record goes: it is stored on others, or whole.
+    Rebased = 1,
+}
+
 /// A blob to be stored anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::upkeep::gc) struct Rewrite {
@@ -72,9 +82,11 @@ struct Way {
 }
 
 impl Catalogue {
-    /// Plans what is stored anew, so that the opened packs can go; to be called after fates were decided.
+    /// Plans what is stored anew, so that the opened packs can go; to be called after fates were decided, and again if they
+    /// were decided otherwise.
     pub(in crate::upkeep::gc) fn plan_rewrites(&mut self) -> Result<()> {
         self.together(|catalogue| {
+            catalogue.forget_plan()?;
             catalogue.keep_whole_records()?;
             let mut last = 0;
             while let Some(link) = catalogue.needed_link_after(last)? {
@@ -83,6 +95,14 @@ impl Catalogue {
             }
             catalogue.copy_whole_records()
         })
+    }
+
+    /// Makes a fresh start: of what is needed, only that is kept which a snapshot reaches.
+    pub(super) fn forget_plan(&self) -> Result<()> {
+        self.execute("DELETE FROM rewrites")?;
+        self.execute("DELETE FROM replaced")?;
+        self.execute("DELETE FROM heirs")?;
+        self.execute("UPDATE needed SET kept = id IN (SELECT id FROM reached)")
     }
 
     /// Of whole records that no snapshot reaches, those survive that cost nothing, and those that no newer version can
@@ -103,7 +123,7 @@ impl Catalogue {
         }
         match (link.kept, link.opened, stands) {
             (true, false, true) => Ok(()),
-            (true, true, true) => self.add_rewrite(link, link.group, link.stored, link.length),
+            (true, true, true) => self.add_rewrite(link, link.group, Reason::Moved, link.stored, link.length),
             (true, _, false) => self.rebase(link, bases),
             (false, false, true) => self.keep(&link.id),
             (false, ..) => Ok(()),
@@ -112,7 +132,7 @@ impl Catalogue {
 
     /// Plans a record on other bases.
     fn rebase(&self, link: &NeededLink, bases: Vec<Vec<BlobId>>) -> Result<()> {
-        let (mut lengths, mut as_delta) = (Vec::new(), None);
+        let (mut lengths, mut first, mut bytes) = (Vec::new(), None, link.stored);
         for (position, matches) in (0..).zip(&bases) {
             let way = match matches.as_slice() {
                 [base] => self.way_from(base)?,
@@ -124,23 +144,24 @@ impl Catalogue {
             if matches.first() != way.base.as_ref() {
                 self.replace(&link.id, Replacement { position, base: way.base })?;
             }
-            if position == 0 {
-                let mut bytes = link.stored;
-                for dropped in &way.dropped {
-                    bytes += self.stored(dropped)?;
+            for dropped in &way.dropped {
+                bytes += self.stored(dropped)?;
+                if position == 0 {
                     self.add_heir(dropped, &link.id)?;
                 }
-                as_delta = way.base.map(|_| bytes);
+            }
+            if position == 0 {
+                first = way.base;
             }
         }
         let whole = self.stored_whole(link)?;
-        let estimate = as_delta.map_or(whole, |bytes| bytes.min(whole));
+        let estimate = first.map_or(whole, |_| bytes.min(whole));
         let length = if lengths.is_empty() { ChainLength::WHOLE } else { ChainLength::after(lengths) };
         let group = match link.group {
             Group::Increment if length == ChainLength::WHOLE => Group::Bulk,
             group => group,
         };
-        self.add_rewrite(link, group, estimate, length)
+        self.add_rewrite(link, group, Reason::Rebased, estimate, length)
     }
 
     /// The nearest survivor on the way along first bases, or an heir of what lies on the way.
@@ -180,16 +201,31 @@ impl Catalogue {
             .map_err(failed("write"))
     }
 
-    fn add_rewrite(&self, link: &NeededLink, group: Group, estimate: u64, length: ChainLength) -> Result<()> {
-        prepared(&self.database, "INSERT INTO rewrites VALUES(?, ?, ?, ?, ?)")?
-            .execute(params![link.id.as_bytes(), group as u8, estimate.cast_signed(), length.depth, length.records])
+    fn add_rewrite(
+        &self,
+        link: &NeededLink,
+        group: Group,
+        reason: Reason,
+        estimate: u64,
+        length: ChainLength,
+    ) -> Result<()> {
+        let row = params![
+            link.id.as_bytes(),
+            group as u8,
+            reason as u8,
+            estimate.cast_signed(),
+            length.depth,
+            length.records
+        ];
+        prepared(&self.database, "INSERT INTO rewrites VALUES(?, ?, ?, ?, ?, ?)")?
+            .execute(row)
             .map(|_| ())
             .map_err(failed("write"))
     }
 
     fn copy_whole_records(&self) -> Result<()> {
         self.execute(
-            "INSERT INTO rewrites SELECT n.id, CASE WHEN r.node OR COALESCE(m.metadata, 0) THEN 2 ELSE r.mixed END, r.stored, 0, 1
+            "INSERT INTO rewrites SELECT n.id, CASE WHEN r.node OR COALESCE(m.metadata, 0) THEN 2 ELSE r.mixed END, 0, r.stored, 0, 1
              FROM packs p JOIN chosen c ON c.pack = p.key AND c.whole JOIN needed n ON n.id = c.id AND n.kept
              JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number
              LEFT JOIN reached m ON m.id = c.id WHERE p.fate = 2",
@@ -198,7 +234,22 @@ impl Catalogue {
 
     /// Bytes that storing anew takes, about.
     pub(in crate::upkeep::gc) fn rewritten_bytes(&self) -> Result<u64> {
-        let sql = "SELECT COALESCE(SUM(estimate), 0) FROM rewrites";
+        self.sum("SELECT COALESCE(SUM(estimate), 0) FROM rewrites")
+    }
+
+    /// Bytes of these that go to records on other bases, or whole ones, because a base goes.
+    pub(in crate::upkeep::gc) fn rebased_bytes(&self) -> Result<u64> {
+        self.sum("SELECT COALESCE(SUM(estimate), 0) FROM rewrites WHERE rebased")
+    }
+
+    /// The bytes that such records really took, in packs that were added after the one with this key.
+    pub(in crate::upkeep::gc) fn rebased_bytes_after(&self, last: i64) -> Result<u64> {
+        let sql = "SELECT COALESCE(SUM(r.stored), 0) FROM rewrites w JOIN records r ON r.id = w.id AND r.pack > ? WHERE w.rebased";
+        let bytes: i64 = prepared(&self.database, sql)?.query_row([last], |row| row.get(0)).map_err(failed("read"))?;
+        Ok(bytes.cast_unsigned())
+    }
+
+    fn sum(&self, sql: &str) -> Result<u64> {
         let bytes: i64 = self.database.query_row(sql, [], |row| row.get(0)).map_err(failed("read"))?;
         Ok(bytes.cast_unsigned())
     }

@@ -195,23 +195,23 @@ fn behind_a_damaged_dead_base_another_record_counts_or_else_the_packs_stay() {
 #[test]
 fn small_packs_are_merged_and_their_deltas_stay_deltas() {
     let root = made();
-    let versions: Vec<Vec<Vec<u8>>> = (1..4).map(|seed| versions(seed, 6)).collect();
+    let versions: Vec<Vec<Vec<u8>>> = (1..13).map(|seed| versions(seed, 66)).collect();
     let first = write_pack(root.path(), &versions.iter().map(|versions| whole(&versions[0])).collect::<Vec<_>>());
-    for number in 1..6 {
+    for number in 1..66 {
         let pairs = versions.iter().map(|versions| (&versions[number], &versions[number - 1]));
         write_pack(root.path(), &pairs.map(|(content, base)| delta_of(content, base)).collect::<Vec<_>>());
     }
     let all: Vec<&[u8]> = versions.iter().flatten().map(Vec::as_slice).collect();
     take_snapshot(root.path(), STAMP, &all);
-    // One of whole chunks, five of deltas, one of tables.
-    assert_eq!(pack_count(root.path()), 7);
+    // One of whole chunks, 65 of deltas, one of tables.
+    assert_eq!(pack_count(root.path()), 67);
     collect(root.path());
     assert!(holds(root.path(), &first));
-    assert_eq!(pack_count(root.path()), 2);
+    assert_eq!(pack_count(root.path()), 3);
     for versions in &versions {
         for pair in versions.windows(2) {
             assert_eq!(records_of(root.path(), &pair[1]), [on(&pair[0])]);
         }
     }
-    assert_eq!((collect(root.path()), pack_count(root.path())), (0, 2));
+    assert_eq!((collect(root.path()), pack_count(root.path())), (0, 3));
 }
