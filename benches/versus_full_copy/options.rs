@@ -42,7 +42,6 @@ cargo bench --bench versus_full_copy -- [OPTIONS]
                         large       a large state beside a small one, the same change in both
                         chunks      what a changed chunk costs beside its change
                         validating  validate beside decoding and hashing, and the integrity check
-  --snapshots N       snapshots of `many` (200)
   --snapshots N       snapshots of `many` and `daily` (200)
   --change N          ten-thousandths of the vectors that each of their changes touches (5)
   --keep N            snapshots that their cleanups keep (10)

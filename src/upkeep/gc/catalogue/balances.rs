@@ -39,12 +39,12 @@ impl Catalogue {
         })
     }
 
-    /// What stays useful in packs that stay and lose something to others.
+    /// What stays useful in packs that stay and of which something is stored elsewhere or dropped.
     fn remains(&self) -> Result<Vec<Remains>> {
         let sql = "SELECT p.key, p.size, SUM(CASE WHEN n.kept AND w.id IS NULL THEN r.stored ELSE 0 END) AS useful
              FROM needed n JOIN chosen c USING(id) JOIN packs p ON p.key = c.pack AND p.fate = 0
              JOIN records r ON r.id = c.id AND r.pack = c.pack AND r.number = c.number
-             LEFT JOIN rewrites w ON w.id = n.id GROUP BY p.key HAVING COUNT(w.id) > 0";
+             LEFT JOIN rewrites w ON w.id = n.id GROUP BY p.key HAVING COUNT(w.id) > 0 OR SUM(NOT n.kept) > 0";
         let mut query = prepared(&self.database, sql)?;
         let bytes = |row: &rusqlite::Row<'_>, column| row.get(column).map(i64::cast_unsigned);
         let rows =

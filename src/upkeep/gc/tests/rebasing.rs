@@ -38,17 +38,24 @@ fn mostly_garbage(root: &Path, needed: &[u8]) -> PackFile {
 #[test]
 fn versions_between_the_root_and_what_survives_go() {
     let root = made();
-    let versions = versions(1, 40);
-    let first = write_pack(root.path(), &[whole(&versions[0])]);
-    let middle: Vec<_> =
-        versions.windows(2).map(|pair| write_pack(root.path(), &[delta_of(&pair[1], &pair[0])])).collect();
-    take_snapshot(root.path(), STAMP, &[&versions[39]]);
+    let own = 2000;
+    let common = noise(1, CHUNK - own);
+    let versions: Vec<_> = (100..140).map(|seed| [&common[..], &noise(seed, own)].concat()).collect();
+    let live: Vec<_> = (50..58).map(|seed| noise(seed, CHUNK)).collect();
+    let records: Vec<_> = live.iter().chain([&versions[0]]).map(|content| whole(content)).collect();
+    let first = write_pack(root.path(), &records);
+    let along = Instruction::CopyAlong { length: (CHUNK - own) as u32 };
+    let steps = [along, Instruction::Literal { length: own as u32 }];
+    let delta = |pair: &[Vec<u8>]| write_pack(root.path(), &[copied(&pair[1], &[&pair[0]], &steps, Step::One)]);
+    let middle: Vec<_> = versions.windows(2).map(delta).collect();
+    let kept: Vec<&[u8]> = live.iter().chain([&versions[39]]).map(Vec::as_slice).collect();
+    take_snapshot(root.path(), STAMP, &kept);
     let before: u64 = middle.iter().map(|pack| pack.size).sum();
     let freed = collect(root.path());
     assert!(holds(root.path(), &first) && middle.iter().all(|pack| !holds(root.path(), pack)));
     assert!(freed > before / 2, "{freed} of {before}");
     assert_eq!(records_of(root.path(), &versions[39]), [on(&versions[0])]);
-    assert_eq!((collect(root.path()), pack_count(root.path())), (0, 2), "nothing is left to do");
+    assert_eq!((collect(root.path()), pack_count(root.path())), (0, 3), "nothing is left to do");
 }
 
 #[test]
