@@ -351,7 +351,7 @@ fn cleanup_is_a_dry_run_unless_confirmed_and_gives_the_space_back() {
     assert_eq!((&done["kept"], &done["deleted"], &done["dry_run"]), (&json!(1), &json!(2), &json!(false)));
     assert!(done["freed_bytes"].as_u64().unwrap() > 0, "{done}");
     assert_eq!(runtime.snapshots(), [newest]);
-    assert!(size() + 1_000_000 < before.1, "the space did not come back");
+    assert!(size() + 990_000 < before.1, "the space did not come back: {} of {}, {done}", before.1 - size(), before.1);
     assert_eq!(runtime.vecsnap(&["validate", "latest"]).json()["valid"], true);
 }
 
