@@ -80,7 +80,8 @@ impl<'f> Unchanged<'f> {
         haystack: &mut Haystack,
     ) -> Result<()> {
         let missing = changed.iter().map(Changed::missing).sum::<usize>();
-        if missing < LEAST {
+        if missing < LEAST || self.noted == Noted::BothProbes {
+            // With both probes noted and not the rest, they have found that it does not pay.
             return Ok(());
         }
         if self.noted < Noted::All {
