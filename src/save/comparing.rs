@@ -35,8 +35,8 @@ struct Waiting {
     /// Its number among the changed ones.
     number: usize,
     slot: u64,
-    /// Its base's number in the haystack.
-    straw: Option<u32>,
+    /// The number of what it replaces in the haystack.
+    replaced: Option<u32>,
 }
 
 /// Chunks by the base that they wait for.
@@ -86,9 +86,8 @@ impl Comparing<'_, '_, '_> {
                 Planned::Unplanned => alone.push(number),
                 Planned::Base { own, length } => {
                     chunk.against = Against::Previous(Some(own));
-                    let straw = HaystackChunk { id: own.id, facts: own.facts };
-                    let straw = self.haystack.as_mut().map(|haystack| haystack.announce(straw));
-                    waiting.entry(own.id).or_default().push(Waiting { number, slot: chunk.slot, straw });
+                    let replaced = self.announce(HaystackChunk { id: own.id, facts: own.facts });
+                    waiting.entry(own.id).or_default().push(Waiting { number, slot: chunk.slot, replaced });
                     if bulk.want(&[WantedChunk { id: own.id, length }])? == Room::Full {
                         alone.extend(self.read(&mut bulk, &mut waiting, changed, &mut steadiness)?);
                     }
@@ -121,7 +120,7 @@ impl Comparing<'_, '_, '_> {
         let unread = bulk.read(&|base, bytes| {
             patience.check()?;
             for chunk in waiting.get(base).into_iter().flatten() {
-                match ground.differences(chunk.slot, bytes, chunk.straw)? {
+                match ground.differences(chunk.slot, bytes, chunk.replaced)? {
                     Some(differences) => lock().differences.push((chunk.number, differences)),
                     None => lock().unsteady = true,
                 }
@@ -145,13 +144,17 @@ impl Comparing<'_, '_, '_> {
     fn compare_alone(&mut self, chunk: &mut Changed) -> Result<Steadiness> {
         chunk.against = Against::Nothing;
         let Some(base) = self.previous.base_at(BlobKind::Chunk, 0, chunk.slot)? else { return Ok(Steadiness::Same) };
-        let straw = HaystackChunk { id: base.id, facts: base.facts };
-        let straw = self.haystack.as_mut().map(|haystack| haystack.announce(straw));
-        let Some(differences) = self.ground().differences(chunk.slot, &base.bytes, straw)? else {
+        let replaced = self.announce(HaystackChunk { id: base.id, facts: base.facts });
+        let Some(differences) = self.ground().differences(chunk.slot, &base.bytes, replaced)? else {
             return Ok(Steadiness::Changed);
         };
         (chunk.against, chunk.differences) = (Against::Previous(Some(OwnBase::from(&base))), differences);
         Ok(Steadiness::Same)
+    }
+
+    /// The number in the haystack of a chunk that was replaced, if that is looked into.
+    fn announce(&mut self, replaced: HaystackChunk) -> Option<u32> {
+        self.haystack.as_mut().map(|haystack| haystack.announce(replaced))
     }
 
     fn ground(&self) -> Ground<'_> {
@@ -166,11 +169,11 @@ impl Comparing<'_, '_, '_> {
 
 impl Ground<'_> {
     /// Where a chunk differs from its base; `None` if the file ends before it by now. What was replaced is kept.
-    fn differences(&self, slot: u64, base: &[u8], straw: Option<u32>) -> Result<Option<Differences>> {
+    fn differences(&self, slot: u64, base: &[u8], replaced: Option<u32>) -> Result<Option<Differences>> {
         let Some(content) = self.source.chunk_again(slot)? else { return Ok(None) };
         let runs = differences(base, &content);
-        if let Some((haystack, straw)) = self.haystack.zip(straw) {
-            haystack.keep(straw, base, &runs);
+        if let Some((haystack, replaced)) = self.haystack.zip(replaced) {
+            haystack.keep(replaced, base, &runs);
         }
         Ok(Some(Differences::of(&runs)))
     }

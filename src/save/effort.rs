@@ -1,4 +1,6 @@
 //! How much time is spent to store less.
+//!
+//! Invariant: a level changes only how contents are recorded, never what is captured, and every reader reads them all.
 
 use crate::chunk::compress::Thoroughness;
 use crate::store::MetadataRecords;

@@ -1,4 +1,7 @@
 //! What the database and the files of each segment say of one another.
+//!
+//! Invariant: a suspicion is something that cannot be in a sound store; what cannot be known (an unknown layout, a
+//! database that cannot be asked) raises none, since a false alarm would keep a good snapshot from being restored.
 
 use std::collections::BTreeMap;
 use std::path::Path;

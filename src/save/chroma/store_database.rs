@@ -1,4 +1,7 @@
 //! The database of a store: asked while it is live, asked as it was captured, and frozen.
+//!
+//! Invariant: a live database is only read, and its locks are held for the length of one question; frozen, it is held
+//! by the write lock of SQLite itself, which goes with the process.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
