@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::format::Malformed;
 use crate::format::content::{Content, Root, slots_below};
-use crate::format::limits::{CHUNK_SIZE, NODE_SLOTS};
+use crate::format::limits::NODE_SLOTS;
 use crate::format::list_node::ListNode;
 use crate::id::BlobId;
 
@@ -129,14 +129,10 @@ fn put_node(depth: u8, number: u64, slots: Vec<Option<BlobId>>, sink: &mut dyn N
     sink.put_list_node(FinishedNode { bytes: &bytes, depth, number })
 }
 
-/// Whole slots in `bytes` bytes.
-pub fn whole_slots(bytes: u64) -> u64 {
-    bytes / CHUNK_SIZE as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::limits::CHUNK_SIZE;
     use std::collections::HashMap;
 
     #[derive(Default)]
