@@ -95,7 +95,7 @@ fn stamp_of(repository: &Repository, arguments: &RestoreArguments) -> Result<Sta
     };
     match argument.resolve(repository.storage())? {
         Some(name) => gate::resolve(repository, &name),
-        None => Err(gate::not_valid(&argument.to_string(), &[gate::DIRECTORY_MISSING.into()])),
+        None => Err(gate::missing(&argument.to_string())),
     }
 }
 

@@ -26,8 +26,10 @@ use crate::store::snapshots::{self, ManifestFault, MetadataState};
 pub fn run(session: &Session<'_>, arguments: &ShowArguments) -> Result<Exit> {
     let root = session.locations().repository()?;
     let storage = LocalStorage::new(&root, None);
-    let missing =
-        || Error::NotValid(format!("there is no snapshot {}; `vecsnap list` shows those there are", arguments.stamp));
+    let missing = || {
+        let (stamp, root) = (&arguments.stamp, root.display());
+        Error::NotValid(format!("there is no snapshot {stamp} in {root}; `vecsnap list` shows those there are"))
+    };
     let name = arguments.stamp.resolve(&storage)?.ok_or_else(missing)?;
     let listing = snapshots::find(&storage, &name)?.ok_or_else(missing)?;
     session.print(&document(&storage, &listing)?, Exit::Done)?;

@@ -71,7 +71,7 @@ fn document(root: &Path, status: &Status, max_age: Option<Duration>, now: DateTi
     json!({
         "repository": root.display().to_string(),
         "exists": status.exists,
-        "attention": attention(status),
+        "attention": attention(root, status),
         "last_snapshot": status.last.as_ref().map(|last| snapshot(last, now)),
         "last_sound_stamp": status.last_sound.as_ref().map(|sound| sound.stamp.to_string()),
         "last_sound_age_s": status.last_sound.as_ref().map(|sound| age(sound, now)),
@@ -89,8 +89,12 @@ fn document(root: &Path, status: &Status, max_age: Option<Duration>, now: DateTi
 }
 
 /// Everything that somebody should look after, a sentence each.
-fn attention(status: &Status) -> Vec<String> {
+fn attention(root: &Path, status: &Status) -> Vec<String> {
     let mut sentences = Vec::new();
+    if !status.exists {
+        let root = root.display();
+        sentences.push(format!("there is no repository at {root}; check --repo, or take the first snapshot"));
+    }
     if let Some(intent) = &status.pending {
         sentences.push(format!("the restore of {} is unfinished; {}", intent.stamp, ways_on(intent)));
     }
@@ -218,6 +222,12 @@ mod tests {
         assert_eq!(document["attention"].as_array().unwrap().len(), 3, "{document:#}");
         let text = text::render(&document);
         assert!(text.contains("max_age_s             60 s\n") && text.contains("age_s    3600 s (60 min)\n"), "{text}");
+    }
+
+    #[test]
+    fn a_repository_that_does_not_exist_wants_attention() {
+        let document = document(Path::new("/backup"), &Status::default(), None, NOW.parse().unwrap());
+        assert!(document["attention"][0].as_str().unwrap().contains("no repository at /backup"), "{document:#}");
     }
 
     #[test]

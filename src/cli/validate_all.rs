@@ -28,9 +28,8 @@ pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit>
         None => None,
     };
     let Some(repository) = Repository::open(&root, Access::Read, session.lock_wait())? else {
-        let found = AllValidation::default();
-        session.print(&document(&found, sample), Exit::NotValid)?;
-        tracing::error!(path = %root.display(), "there is no repository to validate");
+        session.print(&document_of_nothing(sample), Exit::NotValid)?;
+        tracing::error!("there is no repository at {}; check --repo or ATOCORE_BACKUP_DIR", root.display());
         return Ok(Exit::NotValid);
     };
     let begun = Begun::now();
@@ -84,9 +83,24 @@ fn document(found: &AllValidation, sample: Option<Sample>) -> Value {
     Value::Object(document)
 }
 
+/// The result document where there is no repository: nothing is proven.
+fn document_of_nothing(sample: Option<Sample>) -> Value {
+    let mut document = document(&AllValidation::default(), sample);
+    if let Some(all_valid) = document.get_mut("all_valid") {
+        *all_valid = json!(false);
+    }
+    document
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_is_no_repository_not_all_is_valid() {
+        let told = document_of_nothing(None);
+        assert_eq!((&told["snapshots"], &told["all_valid"]), (&json!([]), &json!(false)));
+    }
 
     #[test]
     fn damage_that_hurts_no_snapshot_is_told_apart_from_damage_that_does() {

@@ -22,13 +22,20 @@ use super::job::{ChromaChoice, Direction, Job};
 use super::verify::{Depth, Finding, Verified, VerifyOptions, verify_keeping};
 
 /// What a missing snapshot is called.
-pub const DIRECTORY_MISSING: &str = "snapshot_directory_missing";
+const DIRECTORY_MISSING: &str = "snapshot_directory_missing";
 
 const MANIFEST_MISSING: &str = "manifest_missing";
 
 /// The error for a snapshot that cannot be restored.
 pub fn not_valid(name: &str, errors: &[String]) -> Error {
     Error::NotValid(format!("backup {name} failed validation: {}", errors.join(", ")))
+}
+
+/// The error for a name that no snapshot has.
+pub fn missing(name: &str) -> Error {
+    Error::NotValid(format!(
+        "backup {name} failed validation: {DIRECTORY_MISSING}; `vecsnap list` shows those there are"
+    ))
 }
 
 /// The stamp that an operator's name for a snapshot is.
@@ -63,7 +70,7 @@ pub fn read_manifest(repository: &Repository, stamp: Stamp) -> Result<Manifest> 
 
 /// Refuses a snapshot that does not exist, or that another tool took.
 fn find_own(repository: &Repository, name: &str) -> Result<()> {
-    refuse_full_copy(repository.storage(), name)?.ok_or_else(|| not_valid(name, &[DIRECTORY_MISSING.into()]))
+    refuse_full_copy(repository.storage(), name)?.ok_or_else(|| missing(name))
 }
 
 /// Refuses a full copy of the earlier tool, whether there is a repository around it or not; none if there is no such

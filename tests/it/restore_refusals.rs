@@ -23,7 +23,7 @@ fn snapshots_that_are_not_there_or_not_ours_are_named() {
     runtime.create(&[]);
     let before = TreeState::of(&runtime.data());
     let missing = runtime.vecsnap(&["restore", "20200101T000000Z", CONFIRMED]).run().exits(3).prints_nothing();
-    missing.says(&["backup 20200101T000000Z failed validation: snapshot_directory_missing"]);
+    missing.says(&["backup 20200101T000000Z failed validation: snapshot_directory_missing", "vecsnap list"]);
     fs::create_dir_all(runtime.snapshot("20210101T000000Z").join("db")).unwrap();
     fs::write(runtime.snapshot("20210101T000000Z").join("backup-metadata.json"), "{}").unwrap();
     let copy = runtime.vecsnap(&["restore", "20210101T000000Z", CONFIRMED]).run().exits(3).prints_nothing();
