@@ -227,7 +227,7 @@ pub enum EffortArgument {
     None,
     /// Store what changed in place
     Fast,
-    /// Look also for content that moved out of what changed
+    /// Look also for content that moved
     #[default]
     Normal,
     /// Look for content that moved everywhere, and compress harder
@@ -384,13 +384,13 @@ pub struct ManArguments {
 
 /// Parses a number of seconds that need not be whole.
 fn seconds_and_parts(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|error: std::num::ParseFloatError| error.to_string())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "give a number of seconds, such as 4 or 0.5".into())
 }
 
 /// Parses a whole number of seconds.
-fn seconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
-    text.parse().map(Duration::from_secs)
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).map_err(|_| "give a whole number of seconds, such as 60".into())
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub struct StatsArguments {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusArguments {
     /// Fail (exit code 1) if the last sound snapshot is older, say 26h, 90m or 2d
-    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "AGE", value_parser = age)]
     pub max_age: Option<Duration>,
 }
 
@@ -128,9 +128,12 @@ pub struct Percent(pub f64);
 
 /// Parses a share such as `5%` or `0.5`.
 fn percent(text: &str) -> Result<Percent, String> {
-    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().map_err(|fault| fault.to_string())?;
-    match number > 0.0 && number <= 100.0 {
-        true => Ok(Percent(number)),
-        false => Err("a share lies above 0% and is at most 100%".into()),
-    }
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    let share = number.filter(|number| *number > 0.0 && *number <= 100.0);
+    share.map(Percent).ok_or_else(|| "give a share above 0% and of at most 100%, such as 5%".into())
+}
+
+/// Parses an age such as `26h`.
+fn age(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "give an age with its unit, such as 26h, 90m or 2d".into())
 }
