@@ -16,7 +16,7 @@ use super::tracer::{self, Aim, Call, Traced};
 /// No call of a test takes this long; one that does hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const LISTENED_TO: [&str; 8] = [
+const LISTENED_TO: [&str; 7] = [
     "ATOCORE_BACKUP_DIR",
     "ATOCORE_DATA_DIR",
     "ATOCORE_PROJECT_REGISTRY_PATH",
@@ -24,7 +24,6 @@ const LISTENED_TO: [&str; 8] = [
     "RUST_BACKTRACE",
     "NO_COLOR",
     "CLICOLOR_FORCE",
-    "VECSNAP_LOG",
 ];
 
 /// The binary that is tested.
