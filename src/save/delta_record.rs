@@ -4,6 +4,7 @@
 //! a quarter is none. Bytes that stayed, and bytes found elsewhere, were compared with those of their bases when they were
 //! found, so the places that a copy reads from are filled with those bytes for the proof instead of being read again.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::changed::Changed;
@@ -39,11 +40,10 @@ impl From<&Base> for OwnBase {
 /// The bases of a record in the making.
 struct Bases {
     own: Option<OwnBase>,
-    /// Bytes that each other chunk could give.
-    offered: HashMap<u32, usize>,
+    /// Other chunks that may be copied from.
+    admitted: HashMap<u32, BlobId>,
+    /// Those of them that are, in the order of their first copies.
     others: Vec<OtherBase>,
-    /// Records that the chains of all of them need.
-    records: u32,
 }
 
 struct OtherBase {
@@ -54,26 +54,16 @@ struct OtherBase {
 }
 
 impl Bases {
-    fn new(own: Option<OwnBase>, matches: &[Match]) -> Self {
-        let mut offered = HashMap::new();
-        for found in matches {
-            *offered.entry(found.chunk).or_default() += found.run.length;
-        }
-        Self { own, offered, others: Vec::new(), records: own.map_or(1, |own| own.facts.records) }
+    fn new(own: Option<OwnBase>, matches: &[Match], haystack: &Haystack) -> Self {
+        Self { own, admitted: admitted(own, matches, haystack), others: Vec::new() }
     }
 
-    /// The number of this chunk among the bases, which it joins if all that can be copied from it is worth that.
-    fn admit(&mut self, chunk: u32, haystack: &Haystack) -> Option<usize> {
+    /// The number of this chunk among the other bases, if it is admitted.
+    fn other(&mut self, chunk: u32) -> Option<usize> {
         if let Some(known) = self.others.iter().position(|other| other.chunk == chunk) {
             return Some(known);
         }
-        let HaystackChunk { id, facts } = *haystack.chunk(chunk)?;
-        let count = self.others.len() + usize::from(self.own.is_some());
-        let offered = self.offered.get(&chunk).copied().unwrap_or_default();
-        if offered < BASE_COPY || count >= DELTA_BASES || !facts.may_join(self.records) {
-            return None;
-        }
-        self.records += facts.records;
+        let id = *self.admitted.get(&chunk)?;
         self.others.push(OtherBase { chunk, id, copied: Vec::new() });
         Some(self.others.len() - 1)
     }
@@ -96,6 +86,31 @@ impl Bases {
     }
 }
 
+/// The chunks that become bases beside a chunk's own: those that give most bytes for each record that their chains need
+/// come first, until the chains of all have as many as they may.
+fn admitted(own: Option<OwnBase>, matches: &[Match], haystack: &Haystack) -> HashMap<u32, BlobId> {
+    let mut offered: HashMap<u32, usize> = HashMap::new();
+    for found in matches {
+        *offered.entry(found.chunk).or_default() += found.run.length;
+    }
+    let mut candidates: Vec<(usize, u32, HaystackChunk)> = offered
+        .into_iter()
+        .filter(|(_, bytes)| *bytes >= BASE_COPY)
+        .filter_map(|(chunk, bytes)| haystack.chunk(chunk).map(|known| (bytes, chunk, *known)))
+        .collect();
+    let worth = |bytes: usize, facts: &ChainFacts| bytes * CHUNK_SIZE / facts.records.max(1) as usize;
+    candidates.sort_by_key(|(bytes, chunk, known)| (Reverse(worth(*bytes, &known.facts)), *chunk));
+    let mut records = own.map_or(1, |own| own.facts.records);
+    let mut admitted = HashMap::new();
+    for (_, chunk, HaystackChunk { id, facts }) in candidates {
+        if admitted.len() + usize::from(own.is_some()) < DELTA_BASES && facts.may_join(records) {
+            records += facts.records;
+            admitted.insert(chunk, id);
+        }
+    }
+    admitted
+}
+
 /// The record of a changed chunk with this content, or `None` where it had better be stored whole.
 pub(super) fn encode(
     chunk: &Changed,
@@ -104,7 +119,7 @@ pub(super) fn encode(
     haystack: &Haystack,
 ) -> Option<DeltaRecord> {
     let id = chunk.id;
-    let mut bases = Bases::new(base, &chunk.matches);
+    let mut bases = Bases::new(base, &chunk.matches, haystack);
     let mut encoder = Encoder::default();
     let mut matches = chunk.matches.iter().peekable();
     for literal in chunk.differences.runs() {
@@ -112,7 +127,7 @@ pub(super) fn encode(
         encoder.copy(0, at as u32, (literal.start - at) as u32);
         while let Some(found) = matches.next_if(|found| found.run.start < literal.end()) {
             let Run { start, length } = found.run;
-            let Some(other) = bases.admit(found.chunk, haystack) else { continue };
+            let Some(other) = bases.other(found.chunk) else { continue };
             encoder.literal(content.get(encoder.written()..start)?);
             encoder.copy(bases.number(other), found.offset, length as u32);
             bases.note(other, found.offset as usize, content.get(start..start + length)?);

@@ -20,7 +20,7 @@ use super::delta_record;
 use super::effort::Effort;
 use super::file::{ReadOutcome, StoredFile};
 use super::haystack::{Haystack, Searcher};
-use super::reading::{Slots, SourceFile, Steadiness};
+use super::reading::{ChangeTimes, Slots, SourceFile, Steadiness};
 use super::unchanged::{Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
@@ -60,6 +60,8 @@ struct Increment<'c, 'f, 'a, 'p> {
     /// The ids of these.
     ids: HashSet<BlobId>,
     haystack: Haystack,
+    /// When the file had been changed before it was identified.
+    changed_at: ChangeTimes,
     /// What stood from the end of the file to this slot is in the haystack.
     kept_until: u64,
     sparse: bool,
@@ -108,6 +110,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             changed: Vec::new(),
             ids: HashSet::new(),
             haystack,
+            changed_at: source.changed_at()?,
             kept_until: 0,
             sparse: false,
         })
@@ -247,10 +250,12 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             let (source, haystack) = (self.source, &self.haystack);
             let encoded: Vec<Encoded> =
                 group.par_iter().map(|chunk| encode(chunk, source, haystack)).collect::<Result<_>>()?;
+            // Content that came back between two readings has the right hash, and differences that are not its own.
+            if encoded.iter().any(|encoded| matches!(encoded, Encoded::Gone)) || source.changed_at()? != self.changed_at
+            {
+                return Ok(Steadiness::Changed);
+            }
             for (chunk, encoded) in group.iter().zip(encoded) {
-                if matches!(encoded, Encoded::Gone) {
-                    return Ok(Steadiness::Changed);
-                }
                 let writer = &mut *self.capturing.writer;
                 match (writer.reserve(chunk.id), encoded) {
                     (Stored::New, Encoded::Delta(delta)) => writer.put_delta(delta)?,

@@ -17,6 +17,7 @@ use rayon::prelude::*;
 
 use crate::chunk::delta::Run;
 use crate::disk::holes::{self, ExtentKind};
+use crate::disk::stat::{FileStat, Nanoseconds};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
@@ -57,6 +58,13 @@ pub(super) enum Steadiness {
     Same,
     /// It became shorter, or its bytes are other than a moment before.
     Changed,
+}
+
+/// When a file was last changed; unlike all of its stat, they stay the same while it is only being written back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChangeTimes {
+    mtime: Nanoseconds,
+    ctime: Nanoseconds,
 }
 
 /// Slots in a row.
@@ -177,6 +185,13 @@ impl SourceFile<'_> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(Error::io("read", self.path)(error)),
         }
+    }
+
+    /// When the file was last changed.
+    pub(super) fn changed_at(&self) -> Result<ChangeTimes> {
+        let stat =
+            self.file.metadata().map(|metadata| FileStat::from(&metadata)).map_err(Error::io("look at", self.path))?;
+        Ok(ChangeTimes { mtime: stat.mtime, ctime: stat.ctime })
     }
 
     /// Reads these runs of the chunk in this slot, as they are now, to their places in a buffer; what stands beside them is

@@ -20,7 +20,7 @@ use super::reading::{SourceFile, Steadiness};
 use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
 use crate::error::Result;
 use crate::id::BlobId;
-use crate::store::{BulkReader, Repository, WantedChunk};
+use crate::store::{BulkReader, Repository, Room, WantedChunk};
 
 /// One chunk in this many is in each probe.
 const PROBE: usize = 16;
@@ -160,20 +160,22 @@ impl<'f> Unchanged<'f> {
         let mut giving: Vec<u32> =
             gives.into_iter().filter(|(_, bytes)| *bytes >= GIVEN).map(|(number, _)| number).collect();
         giving.sort_unstable();
+        let readable = Mutex::new(HashSet::new());
+        let came_out = |id: &BlobId, _: &[u8]| {
+            readable.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
+            Ok(())
+        };
         let mut bulk = BulkReader::new(repository);
         let mut chains = Vec::new();
         for number in giving {
             let Some(UnchangedChunk { id, .. }) = self.chunks.get(number as usize).copied() else { continue };
-            if let Some(chain) = bulk.chain(&id)? {
-                bulk.want(&[WantedChunk { id, length: chain.length }])?;
-                chains.push((number, HaystackChunk { id, facts: chain.facts }));
+            let Some(chain) = bulk.chain(&id)? else { continue };
+            chains.push((number, HaystackChunk { id, facts: chain.facts }));
+            if bulk.want(&[WantedChunk { id, length: chain.length }])? == Room::Full {
+                bulk.read(&came_out)?;
             }
         }
-        let readable = Mutex::new(HashSet::new());
-        bulk.read(&|id, _| {
-            readable.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
-            Ok(())
-        })?;
+        bulk.read(&came_out)?;
         let readable = readable.into_inner().unwrap_or_else(PoisonError::into_inner);
         chains.retain(|(_, chunk)| readable.contains(&chunk.id));
         Ok(chains.into_iter().map(|(number, chunk)| (number, haystack.announce(chunk))).collect())

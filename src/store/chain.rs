@@ -16,7 +16,10 @@ const GENERATIONS: u32 = RADIX * RADIX;
 /// Greatest depth of a chain that a new delta may have.
 const DEPTH: u32 = 96;
 /// Most records that a new delta may need, shared ones counted once for each way to them.
-const RECORDS: u32 = 768;
+const RECORDS: u32 = 1000;
+/// Most that it may need with bases beside its first one: the difference is left to the versions that follow, which
+/// would have to be whole otherwise.
+const RECORDS_BESIDE: u32 = 768;
 
 /// What is known of the chain behind a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +54,12 @@ impl ChainFacts {
 
     /// Whether a delta may have this one among its bases, beside others that need `records` records already.
     pub fn may_join(&self, records: u32) -> bool {
-        self.depth < DEPTH && records.saturating_add(self.records) < RECORDS
+        self.depth < DEPTH && records.saturating_add(self.records) < RECORDS_BESIDE
+    }
+
+    /// Whether a delta may have this one as its first base.
+    fn may_go_on(&self) -> bool {
+        self.depth < DEPTH && self.records < RECORDS
     }
 }
 
@@ -69,7 +77,7 @@ pub enum BaseChoice {
 /// The base of the version that follows one with this chain.
 pub fn choose_base(previous: &ChainFacts) -> BaseChoice {
     let generation = previous.generation.saturating_add(1);
-    if generation >= GENERATIONS || !previous.may_join(0) {
+    if generation >= GENERATIONS || !previous.may_go_on() {
         BaseChoice::Whole
     } else if generation.is_multiple_of(RADIX) {
         BaseChoice::Anchor(previous.anchor)
@@ -117,5 +125,19 @@ mod tests {
         assert!(base.may_join(0) && !base.may_join(500));
         let deep = ChainFacts { depth: DEPTH, ..base };
         assert_eq!(choose_base(&deep), BaseChoice::Whole);
+    }
+
+    #[test]
+    fn two_hundred_versions_may_follow_a_delta_with_as_many_bases_as_it_may_have() {
+        let id = BlobId::of_chunk(b"");
+        let other = ChainFacts { records: 40, ..ChainFacts::whole(id) };
+        let mut bases = vec![ChainFacts::whole(id)];
+        while other.may_join(1 + bases.iter().map(|base| base.records).sum::<u32>()) {
+            bases.push(other);
+        }
+        let facts = ChainFacts::delta(id, Step::One, &bases);
+        assert!(bases.len() > 15 && facts.records > 700);
+        let later = ChainFacts { records: facts.records + 200, ..facts };
+        assert!(later.may_go_on() && !later.may_join(0));
     }
 }

@@ -140,6 +140,32 @@ fn the_same_change_is_stored_in_the_same_bytes() {
 }
 
 #[test]
+fn content_that_was_away_for_a_moment_is_not_stored_with_the_differences_of_what_stood_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = noise(1, 40 * CHUNK_SIZE);
+    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
+    let mut new = old.clone();
+    new[5 * CHUNK_SIZE..6 * CHUNK_SIZE].copy_from_slice(&noise(3, CHUNK_SIZE));
+    new[5 * CHUNK_SIZE + 20_000..5 * CHUNK_SIZE + 60_000].copy_from_slice(&old[5 * CHUNK_SIZE + 20_000..][..40_000]);
+    let source = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(source.path(), &new).unwrap();
+    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+    with_capturing(&repository, Effort::Normal, |capturing| {
+        let file = SourceFile { file: source.as_file(), path: source.path(), length: new.len() as u64 };
+        let previous = capturing.version(first).unwrap();
+        let mut increment = Increment::begin(capturing, file, previous).unwrap();
+        assert_eq!(file.identify(&mut |slots| increment.take(slots)).unwrap(), Steadiness::Same);
+        std::thread::sleep(Duration::from_millis(50));
+        let mut changed = std::mem::take(&mut increment.changed);
+        // The chunk's beginning is that of the previous version just while it is compared.
+        source.as_file().write_all_at(&old[5 * CHUNK_SIZE..][..9000], 5 * CHUNK_SIZE as u64).unwrap();
+        assert_eq!(increment.compare(&mut changed).unwrap(), Steadiness::Same);
+        source.as_file().write_all_at(&new[5 * CHUNK_SIZE..][..9000], 5 * CHUNK_SIZE as u64).unwrap();
+        assert_eq!(increment.store(&mut changed).unwrap(), Steadiness::Changed);
+    });
+}
+
+#[test]
 fn a_file_that_changes_between_two_readings_is_noticed_and_nothing_of_it_counts_as_stored() {
     let directory = tempfile::tempdir().unwrap();
     let old = noise(1, 40 * CHUNK_SIZE);
