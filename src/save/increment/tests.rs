@@ -1,4 +1,6 @@
+use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -36,7 +38,7 @@ fn with_capturing<T>(repository: &Repository, effort: Effort, use_it: impl FnOnc
     used
 }
 
-fn store_bytes(directory: &std::path::Path, bytes: &[u8], previous: Option<Content>, effort: Effort) -> Content {
+fn store_bytes(directory: &Path, bytes: &[u8], previous: Option<Content>, effort: Effort) -> Content {
     let repository = Repository::open_or_create(directory, WAIT).unwrap();
     let source = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(source.path(), bytes).unwrap();
@@ -47,7 +49,7 @@ fn store_bytes(directory: &std::path::Path, bytes: &[u8], previous: Option<Conte
     stored.content
 }
 
-fn assert_holds(directory: &std::path::Path, bytes: &[u8]) {
+fn assert_holds(directory: &Path, bytes: &[u8]) {
     let repository = Repository::open(directory, Access::Read, WAIT).unwrap().unwrap();
     let mut reader = BlobReader::new(&repository);
     for chunk in bytes.chunks(CHUNK_SIZE) {
@@ -55,7 +57,7 @@ fn assert_holds(directory: &std::path::Path, bytes: &[u8]) {
     }
 }
 
-fn stored_bytes(directory: &std::path::Path) -> u64 {
+fn stored_bytes(directory: &Path) -> u64 {
     let repository = Repository::open(directory, Access::Read, WAIT).unwrap().unwrap();
     crate::store::packs::list(repository.storage()).unwrap().iter().map(|pack| pack.size).sum()
 }
@@ -139,28 +141,41 @@ fn the_same_change_is_stored_in_the_same_bytes() {
     assert_eq!(packs(), packs());
 }
 
-#[test]
-fn content_that_was_away_for_a_moment_is_not_stored_with_the_differences_of_what_stood_there() {
-    let directory = tempfile::tempdir().unwrap();
-    let old = noise(1, 40 * CHUNK_SIZE);
-    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
-    let mut new = old.clone();
-    new[5 * CHUNK_SIZE..6 * CHUNK_SIZE].copy_from_slice(&noise(3, CHUNK_SIZE));
-    new[5 * CHUNK_SIZE + 20_000..5 * CHUNK_SIZE + 60_000].copy_from_slice(&old[5 * CHUNK_SIZE + 20_000..][..40_000]);
+/// Identifies a file with the content `new` whose previous version is `old`, and gives what is under way to `go_on`.
+fn with_identified(directory: &Path, old: &[u8], new: &[u8], go_on: impl FnOnce(Increment<'_, '_, '_, '_>, &File)) {
+    let first = store_bytes(directory, old, None, Effort::Normal);
     let source = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(source.path(), &new).unwrap();
-    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+    std::fs::write(source.path(), new).unwrap();
+    let repository = Repository::open_or_create(directory, WAIT).unwrap();
     with_capturing(&repository, Effort::Normal, |capturing| {
         let file = SourceFile { file: source.as_file(), path: source.path(), length: new.len() as u64 };
         let previous = capturing.version(first).unwrap();
         let mut increment = Increment::begin(capturing, file, previous).unwrap();
         assert_eq!(file.identify(&mut |slots| increment.take(slots)).unwrap(), Steadiness::Same);
+        go_on(increment, source.as_file());
+        // What is read anew is stored, also what was met before.
+        source.as_file().write_all_at(new, 0).unwrap();
+        let previous = capturing.version(first).unwrap();
+        assert!(matches!(store(capturing, file, previous).unwrap(), ReadOutcome::Stored(_)));
+    });
+    drop(repository);
+    assert_holds(directory, new);
+}
+
+#[test]
+fn content_that_was_away_for_a_moment_is_not_stored_with_the_differences_of_what_stood_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let old = noise(1, 40 * CHUNK_SIZE);
+    let mut new = old.clone();
+    new[5 * CHUNK_SIZE..6 * CHUNK_SIZE].copy_from_slice(&noise(3, CHUNK_SIZE));
+    new[5 * CHUNK_SIZE + 20_000..5 * CHUNK_SIZE + 60_000].copy_from_slice(&old[5 * CHUNK_SIZE + 20_000..][..40_000]);
+    with_identified(directory.path(), &old, &new, |mut increment, source| {
         std::thread::sleep(Duration::from_millis(50));
         let mut changed = std::mem::take(&mut increment.changed);
         // The chunk's beginning is that of the previous version just while it is compared.
-        source.as_file().write_all_at(&old[5 * CHUNK_SIZE..][..9000], 5 * CHUNK_SIZE as u64).unwrap();
+        source.write_all_at(&old[5 * CHUNK_SIZE..][..9000], 5 * CHUNK_SIZE as u64).unwrap();
         assert_eq!(increment.compare(&mut changed).unwrap(), Steadiness::Same);
-        source.as_file().write_all_at(&new[5 * CHUNK_SIZE..][..9000], 5 * CHUNK_SIZE as u64).unwrap();
+        source.write_all_at(&new[5 * CHUNK_SIZE..][..9000], 5 * CHUNK_SIZE as u64).unwrap();
         assert_eq!(increment.store(&mut changed).unwrap(), Steadiness::Changed);
     });
 }
@@ -169,24 +184,10 @@ fn content_that_was_away_for_a_moment_is_not_stored_with_the_differences_of_what
 fn a_file_that_changes_between_two_readings_is_noticed_and_nothing_of_it_counts_as_stored() {
     let directory = tempfile::tempdir().unwrap();
     let old = noise(1, 40 * CHUNK_SIZE);
-    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
     let mut new = old.clone();
     new[5 * CHUNK_SIZE + 9..5 * CHUNK_SIZE + 9000].copy_from_slice(&noise(3, 8991));
-    let source = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(source.path(), &new).unwrap();
-    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
-    with_capturing(&repository, Effort::Normal, |capturing| {
-        let file = SourceFile { file: source.as_file(), path: source.path(), length: new.len() as u64 };
-        let previous = capturing.version(first).unwrap();
-        let mut increment = Increment::begin(capturing, file, previous).unwrap();
-        assert_eq!(file.identify(&mut |slots| increment.take(slots)).unwrap(), Steadiness::Same);
-        source.as_file().write_all_at(b"later", 5 * CHUNK_SIZE as u64 + 100).unwrap();
+    with_identified(directory.path(), &old, &new, |mut increment, source| {
+        source.write_all_at(b"later", 5 * CHUNK_SIZE as u64 + 100).unwrap();
         assert_eq!(increment.flush().unwrap(), Steadiness::Changed);
-        // What is read anew is stored, also what was met before.
-        source.as_file().write_all_at(&new[5 * CHUNK_SIZE + 100..][..5], 5 * CHUNK_SIZE as u64 + 100).unwrap();
-        let previous = capturing.version(first).unwrap();
-        assert!(matches!(store(capturing, file, previous).unwrap(), ReadOutcome::Stored(_)));
     });
-    drop(repository);
-    assert_holds(directory.path(), &new);
 }
