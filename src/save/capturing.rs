@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::progress::Progress;
 use crate::store::file_table::TableWriter;
-use crate::store::{BlobReader, BlobWriter, PreviousVersion, Repository};
+use crate::store::{BlobReader, BlobWriter, BulkReader, DecodedFrames, PreviousVersion, Repository};
 
 /// Decoded frames kept for reading previous contents, in bytes.
 const VERSION_CACHE: usize = 24 * 1024 * 1024;
@@ -26,6 +26,8 @@ pub(super) struct Capturing<'a> {
     pub(super) effort: Effort,
     pub(super) predecessors: &'a Predecessors<'a>,
     pub(super) patience: Patience<'a>,
+    /// What was decoded for one file and serves the next.
+    pub(super) frames: &'a DecodedFrames,
 }
 
 impl<'a> Capturing<'a> {
@@ -43,6 +45,11 @@ impl<'a> Capturing<'a> {
         let record = self.predecessors.record(name)?;
         let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
         Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
+    }
+
+    /// A reader of what stood in previous versions.
+    pub(super) fn bulk_reader(&self) -> BulkReader<'a> {
+        BulkReader::sharing(self.repository, self.frames)
     }
 
     /// A previous content to store the next one against, where deltas are wanted.

@@ -48,6 +48,9 @@ pub use suspicion::is_loss;
 /// The database of a store, in its root.
 const DATABASE: &[u8] = b"chroma.sqlite3";
 
+/// Bytes from which a file keeps all cores busy.
+const LARGE: u64 = 16 * 1024 * 1024;
+
 /// Stores the Chroma store at `root`, which is a real path; `None` if the tree there is none.
 ///
 /// # Errors
@@ -285,14 +288,18 @@ impl StoreCapture<'_> {
         })
     }
 
+    /// Small files come first: they keep no more than the one core busy that the copy leaves.
     fn read_ahead(&mut self, capturing: &mut Capturing<'_>, look: &Look) -> Result<()> {
         let mut previous = capturing.previous(CHROMA)?;
-        for directory in look.parts.keys().filter(|part| !part.is_empty()) {
-            for found in walk_below(self.root, directory) {
-                let found = found?;
-                let is_file = found.stat.kind == FileKind::File;
-                if is_file && !is_captured_by_sqlite(self.root, &found, &look.databases)? {
-                    self.read_once(capturing, previous.as_mut(), &found)?;
+        for sizes in [0..LARGE, LARGE..u64::MAX] {
+            previous.iter_mut().for_each(Previous::rewind);
+            for directory in look.parts.keys().filter(|part| !part.is_empty()) {
+                for found in walk_below(self.root, directory) {
+                    let found = found?;
+                    let is_due = found.stat.kind == FileKind::File && sizes.contains(&found.stat.size);
+                    if is_due && !is_captured_by_sqlite(self.root, &found, &look.databases)? {
+                        self.read_once(capturing, previous.as_mut(), &found)?;
+                    }
                 }
             }
         }

@@ -21,9 +21,11 @@ use crate::store::chain::{BaseChoice, choose_base};
 use crate::store::{BulkReader, PreviousVersion, Room, WantedChunk};
 
 /// What is compared with what.
-pub(super) struct Comparing<'c, 'f, 'a> {
+pub(super) struct Comparing<'c, 'f, 'a, 'p> {
     pub(super) source: SourceFile<'f>,
     pub(super) previous: &'c mut PreviousVersion<'a>,
+    /// Reads it.
+    pub(super) bulk: BulkReader<'p>,
     /// Takes what was replaced, if that is looked into.
     pub(super) haystack: Option<&'c mut Haystack>,
     pub(super) patience: Patience<'c>,
@@ -67,10 +69,9 @@ enum Planned {
     Unplanned,
 }
 
-impl Comparing<'_, '_, '_> {
+impl Comparing<'_, '_, '_, '_> {
     /// Finds out what each chunk is stored against, and where it differs from that.
     pub(super) fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        let mut bulk = BulkReader::new(self.previous.reader.repository());
         let mut waiting = WaitingChunks::new();
         let mut alone = Vec::new();
         let mut steadiness = Steadiness::Same;
@@ -81,20 +82,20 @@ impl Comparing<'_, '_, '_> {
                 chunk.differences = self.all_of(chunk.slot);
                 continue;
             };
-            match plan(&mut bulk, &before)? {
+            match plan(&mut self.bulk, &before)? {
                 Planned::Whole => {}
                 Planned::Unplanned => alone.push(number),
                 Planned::Base { own, length } => {
                     chunk.against = Against::Previous(Some(own));
                     let replaced = self.announce(HaystackChunk { id: own.id, facts: own.facts });
                     waiting.entry(own.id).or_default().push(Waiting { number, slot: chunk.slot, replaced });
-                    if bulk.want(&[WantedChunk { id: own.id, length }])? == Room::Full {
-                        alone.extend(self.read(&mut bulk, &mut waiting, changed, &mut steadiness)?);
+                    if self.bulk.want(&[WantedChunk { id: own.id, length }])? == Room::Full {
+                        alone.extend(self.read(&mut waiting, changed, &mut steadiness)?);
                     }
                 }
             }
         }
-        alone.extend(self.read(&mut bulk, &mut waiting, changed, &mut steadiness)?);
+        alone.extend(self.read(&mut waiting, changed, &mut steadiness)?);
         alone.sort_unstable();
         for number in alone {
             let Some(chunk) = changed.get_mut(number) else { continue };
@@ -107,8 +108,7 @@ impl Comparing<'_, '_, '_> {
 
     /// Reads the bases that were planned, and returns the numbers of those chunks whose bases did not come out.
     fn read(
-        &self,
-        bulk: &mut BulkReader<'_>,
+        &mut self,
         waiting: &mut WaitingChunks,
         changed: &mut [Changed],
         steadiness: &mut Steadiness,
@@ -116,8 +116,9 @@ impl Comparing<'_, '_, '_> {
         let waiting = std::mem::take(waiting);
         let compared = Mutex::new(Compared::default());
         let lock = || compared.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ground, patience) = (self.ground(), self.patience);
-        let unread = bulk.read(&|base, bytes| {
+        let ground = Ground { source: self.source, haystack: self.haystack.as_deref() };
+        let patience = self.patience;
+        let unread = self.bulk.read(&|base, bytes| {
             patience.check()?;
             for chunk in waiting.get(base).into_iter().flatten() {
                 match ground.differences(chunk.slot, bytes, chunk.replaced)? {

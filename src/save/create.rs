@@ -26,7 +26,7 @@ use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::{BlobWriter, Repository, intents};
+use crate::store::{BlobWriter, DecodedFrames, Repository, intents};
 
 /// What a create captures, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,8 +73,9 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     let mut writer = BlobWriter::begin(repository, options.effort.metadata(), options.effort.thoroughness())?;
     let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
     let patience = Patience::new(progress, options.writers.max_block);
+    let frames = &DecodedFrames::default();
     let mut capturing =
-        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience };
+        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience, frames };
     manifest.sources.push(capture_db(&mut capturing, options)?);
     let registry = registry::capture(&mut capturing, &options.sources.registry)?;
     manifest.sources.push(registry.record);

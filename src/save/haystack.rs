@@ -22,7 +22,7 @@ use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, cho
 use crate::error::Result;
 use crate::id::BlobId;
 use crate::store::chain::ChainFacts;
-use crate::store::{BulkReader, Repository, Room, WantedChunk};
+use crate::store::{BulkReader, Room, WantedChunk};
 
 /// What is kept whole if a byte of it differs: the page of most databases.
 const BLOCK: usize = 4096;
@@ -117,8 +117,7 @@ impl Haystack {
     }
 
     /// Keeps all of these chunks; those that cannot be read are passed over.
-    pub(super) fn keep_all(&mut self, repository: &Repository, chunks: &[BlobId]) -> Result<()> {
-        let mut bulk = BulkReader::new(repository);
+    pub(super) fn keep_all(&mut self, mut bulk: BulkReader<'_>, chunks: &[BlobId]) -> Result<()> {
         let mut numbers = HashMap::new();
         for id in chunks {
             if numbers.contains_key(id) {

@@ -98,7 +98,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         let mut haystack = Haystack::new(&temporary_directory(previous.reader.repository()));
         if capturing.effort == Effort::Max {
             let chunks = previous.chunks()?;
-            haystack.keep_all(previous.reader.repository(), &chunks)?;
+            haystack.keep_all(capturing.bulk_reader(), &chunks)?;
         }
         Ok(Self {
             capturing,
@@ -167,9 +167,9 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 
     /// Compares chunks with what stood at their places; what was replaced is kept where it will be searched.
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        let (source, patience) = (self.source, self.capturing.patience);
+        let (source, patience, bulk) = (self.source, self.capturing.patience, self.capturing.bulk_reader());
         let haystack = (self.capturing.effort == Effort::Normal).then_some(&mut self.haystack);
-        Comparing { source, previous: &mut self.previous, haystack, patience }.compare(changed)
+        Comparing { source, previous: &mut self.previous, bulk, haystack, patience }.compare(changed)
     }
 
     /// Makes the records of chunks that were compared and hands them over.
@@ -210,7 +210,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             }
         }
         if self.capturing.effort == Effort::Normal {
-            unchanged.search(self.previous.reader.repository(), changed, &mut self.haystack)?;
+            unchanged.search(self.capturing.bulk_reader(), changed, &mut self.haystack)?;
         }
         Ok(Steadiness::Same)
     }
@@ -223,7 +223,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         for slot in first..slots.min(first.saturating_add(WINDOW as u64)) {
             chunks.extend(self.previous.chunk_at(slot)?);
         }
-        self.haystack.keep_all(self.previous.reader.repository(), &chunks)
+        self.haystack.keep_all(self.capturing.bulk_reader(), &chunks)
     }
 
     /// The chunks that wait for their places and did not change.

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::SnapshotKind;
 use crate::progress::{Phase, Progress};
 use crate::store::wanted::WantedBlobs;
-use crate::store::{BlobWriter, Repository};
+use crate::store::{BlobWriter, DecodedFrames, Repository};
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,8 +57,9 @@ pub fn retake(
     };
     let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
     let patience = Patience::new(progress, options.writers.max_block);
+    let frames = &DecodedFrames::default();
     let mut capturing =
-        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience };
+        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience, frames };
     let mut unread_sources = Vec::new();
     let outcomes = [
         create::capture_db(&mut capturing, &options).map(|_| ()),

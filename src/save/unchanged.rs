@@ -20,7 +20,7 @@ use super::reading::{SourceFile, Steadiness};
 use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
 use crate::error::Result;
 use crate::id::BlobId;
-use crate::store::{BulkReader, Repository, Room, WantedChunk};
+use crate::store::{BulkReader, Room, WantedChunk};
 
 /// One chunk in this many is in each probe.
 const PROBE: usize = 16;
@@ -75,7 +75,7 @@ impl<'f> Unchanged<'f> {
     /// Looks for what was found nowhere so far of these chunks, and notes with them what it finds.
     pub(super) fn search(
         &mut self,
-        repository: &Repository,
+        bulk: BulkReader<'_>,
         changed: &mut [Changed],
         haystack: &mut Haystack,
     ) -> Result<()> {
@@ -95,7 +95,7 @@ impl<'f> Unchanged<'f> {
             self.note_until(Noted::All)?;
         }
         let found = self.look(changed)?;
-        let numbers = self.admit(repository, &found, haystack)?;
+        let numbers = self.admit(bulk, &found, haystack)?;
         for (chunk, found) in changed.iter_mut().zip(found) {
             let found = found
                 .into_iter()
@@ -149,7 +149,7 @@ impl<'f> Unchanged<'f> {
     /// among the unchanged ones.
     fn admit(
         &self,
-        repository: &Repository,
+        mut bulk: BulkReader<'_>,
         found: &[Vec<Match>],
         haystack: &mut Haystack,
     ) -> Result<HashMap<u32, u32>> {
@@ -165,7 +165,6 @@ impl<'f> Unchanged<'f> {
             readable.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
             Ok(())
         };
-        let mut bulk = BulkReader::new(repository);
         let mut chains = Vec::new();
         for number in giving {
             let Some(UnchangedChunk { id, .. }) = self.chunks.get(number as usize).copied() else { continue };

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::blob_reader::{BlobReader, temporary_directory};
 use super::chain::ChainFacts;
+use super::decoded_frames::DecodedFrames;
 use super::repository::Repository;
 use super::staged::StagedBlobs;
 use crate::error::Result;
@@ -67,6 +68,7 @@ pub struct BulkReader<'a> {
     wanted: Vec<WantedChunk>,
     staged: Arc<StagedBlobs>,
     kept: HashSet<BlobId>,
+    frames: Option<&'a DecodedFrames>,
 }
 
 impl<'a> BulkReader<'a> {
@@ -75,12 +77,18 @@ impl<'a> BulkReader<'a> {
         Self::keeping(repository, HashSet::new())
     }
 
+    /// A reader that stages nothing for others, but shares the frames that it decodes with the next ones.
+    pub fn sharing(repository: &'a Repository, frames: &'a DecodedFrames) -> Self {
+        Self { frames: Some(frames), ..Self::new(repository) }
+    }
+
     /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of the
     /// others as are worth their room.
     pub fn keeping(repository: &'a Repository, kept: HashSet<BlobId>) -> Self {
         let staged = Arc::new(StagedBlobs::new(temporary_directory(repository)));
         let (plan, unread, wanted) = (Plan::default(), Vec::new(), Vec::new());
-        Self { repository, footers: BlobReader::new(repository), plan, unread, wanted, staged, kept }
+        let footers = BlobReader::new(repository);
+        Self { repository, footers, plan, unread, wanted, staged, kept, frames: None }
     }
 
     /// What was staged.
@@ -147,7 +155,7 @@ impl<'a> BulkReader<'a> {
             Ok(())
         };
         let storage = self.repository.storage();
-        let work = Work { storage, staged: &self.staged, kept: &self.kept, take: &take };
+        let work = Work { storage, frames: self.frames, staged: &self.staged, kept: &self.kept, take: &take };
         work.carry_out(&mut plan)?;
         let came_out = came_out.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut unread = std::mem::take(&mut self.unread);

@@ -9,7 +9,7 @@ use crate::progress::Silent;
 use crate::save::capturing::Patience;
 use crate::save::file;
 use crate::save::previous::{Predecessors, Reading};
-use crate::store::{Access, BlobReader, BlobWriter, LockWait, Repository};
+use crate::store::{Access, BlobReader, BlobWriter, DecodedFrames, LockWait, Repository};
 
 const WAIT: LockWait = LockWait(Duration::from_secs(1));
 
@@ -33,6 +33,7 @@ fn with_capturing<T>(repository: &Repository, effort: Effort, use_it: impl FnOnc
         effort,
         predecessors,
         patience,
+        frames: &DecodedFrames::default(),
     });
     writer.finish().unwrap();
     used

@@ -336,3 +336,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn readers_share_frames_of_deltas_and_of_small_files_as_far_as_there_is_room() {
+    let root = tempfile::tempdir().unwrap();
+    let base = noise(1, 2000);
+    let changed = successor(&base, 1);
+    let repository = repository(root.path(), &[whole(&base), changed.clone()]);
+    let kept = DecodedFrames::default();
+    let one_frame = DecodedFrames::with_limit(2000);
+    for frames in [&kept, &one_frame] {
+        let (came_out, unread) = read(&mut BulkReader::sharing(&repository, frames), &[wanted(&changed.0)]);
+        assert_eq!((came_out.len(), unread), (1, vec![]));
+    }
+    for pack in packs::list(repository.storage()).unwrap() {
+        let path = packs::path(repository.storage(), &pack.id);
+        let footer = packs::read_footer(repository.storage(), repository.header(), &pack).unwrap();
+        let mut bytes = fs::read(&path).unwrap();
+        for frame in footer.frames {
+            bytes[frame.offset as usize..][..frame.stored_length as usize].fill(0);
+        }
+        fs::write(&path, bytes).unwrap();
+    }
+    let (came_out, unread) = read(&mut BulkReader::sharing(&repository, &kept), &[wanted(&changed.0), wanted(&base)]);
+    assert_eq!((&came_out[&wanted(&base).id], &came_out[&wanted(&changed.0).id]), (&base, &changed.0));
+    assert_eq!(unread, []);
+    let (came_out, unread) = read(&mut BulkReader::sharing(&repository, &one_frame), &[wanted(&changed.0)]);
+    assert_eq!((came_out.len(), unread.len()), (0, 1), "there was no room for the frame of the whole record");
+}

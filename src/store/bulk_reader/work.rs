@@ -3,6 +3,7 @@
 //! Invariant: what is handed out has been hashed. What is merely a base has not: the hash of what is built on it proves both.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -14,12 +15,18 @@ use crate::disk::Storage;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
 use crate::id::BlobId;
+use crate::store::decoded_frames::{DecodedFrames, Demand};
 use crate::store::packs;
 use crate::store::staged::{Span, StagedBlobs};
+
+/// Frames of whole records that are all a small file needs: others of its size lie beside it.
+const FEW: usize = 2;
 
 /// What all threads share while a plan is carried out.
 pub(super) struct Work<'w> {
     pub(super) storage: &'w dyn Storage,
+    /// Of this reader and those that come after it.
+    pub(super) frames: Option<&'w DecodedFrames>,
     pub(super) staged: &'w StagedBlobs,
     pub(super) kept: &'w HashSet<BlobId>,
     pub(super) take: TakeChunk<'w>,
@@ -31,8 +38,9 @@ impl Work<'_> {
         let order = Order::of(plan);
         for round in [Round::First, Round::Second] {
             let tasks = order.tasks(plan, round);
-            let staged: Vec<Vec<(NodeNumber, Span)>> =
-                tasks.par_iter().map(|task| self.decode_frame(task, plan, &order)).collect::<Result<_>>()?;
+            let demand = if round == Round::First || tasks.len() <= FEW { Demand::Again } else { Demand::Once };
+            let carry_out = |task: &FrameTask<'_>| self.decode_frame(task, demand, plan, &order);
+            let staged: Vec<Vec<(NodeNumber, Span)>> = tasks.par_iter().map(carry_out).collect::<Result<_>>()?;
             for (number, span) in staged.into_iter().flatten() {
                 if let Some(node) = plan.nodes.get_mut(number as usize) {
                     node.payload = Some(span);
@@ -45,8 +53,18 @@ impl Work<'_> {
     }
 
     /// Hands out what rests on the records of a frame, and stages what others need of it.
-    fn decode_frame(&self, task: &FrameTask<'_>, plan: &Plan, order: &Order) -> Result<Vec<(NodeNumber, Span)>> {
-        let frame = match packs::read_frame(self.storage, &task.pack, &task.frame) {
+    fn decode_frame(
+        &self,
+        task: &FrameTask<'_>,
+        demand: Demand,
+        plan: &Plan,
+        order: &Order,
+    ) -> Result<Vec<(NodeNumber, Span)>> {
+        let read = match self.frames {
+            Some(frames) => frames.read(self.storage, &task.pack, &task.frame, demand),
+            None => packs::read_frame(self.storage, &task.pack, &task.frame).map(Arc::new),
+        };
+        let frame = match read {
             Ok(frame) => frame,
             Err(cause) => {
                 tracing::debug!(%cause, "a frame cannot be read; what it holds is looked for elsewhere");
