@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 mod rebasing;
+mod small;
 
 use super::*;
 use crate::format::compression::Codec;
@@ -289,6 +290,10 @@ fn a_second_copy_of_what_is_reached_late_stays_since_nobody_read_the_first_one()
 
 #[test]
 fn without_room_for_rewriting_its_remains_go_and_sparse_packs_stay() {
+    [Rewriting::NoRoom, Rewriting::NoGain].into_iter().for_each(give_up);
+}
+
+fn give_up(rewriting: Rewriting) {
     let root = made();
     let live = noise(1, CHUNK);
     let dead: Vec<_> = (10..40).map(|seed| noise(seed, CHUNK)).collect();
@@ -298,13 +303,13 @@ fn without_room_for_rewriting_its_remains_go_and_sparse_packs_stay() {
     let repository = open(root.path(), Access::Write);
     let mut collection = begin(&repository);
     collection.plan(&repository, &Silent).unwrap();
-    // What a rewriting does before it finds no room for the rest.
+    // What a rewriting does before it finds no room for the rest, or that it frees nothing.
     let mut writer = BlobWriter::begin_rewriting(&repository).unwrap();
     writer.put_chunk(&live).unwrap();
     let remains = writer.finish().unwrap().packs;
     collection.keep_opened().unwrap();
     collection.settle().unwrap();
-    collection.settle_again(&repository, Rewriting::NoRoom).unwrap();
+    collection.settle_again(&repository, rewriting).unwrap();
     assert_eq!(collection.sweep(&repository).unwrap(), 0);
     assert!(holds(root.path(), &sparse) && !holds(root.path(), &remains[0]));
     drop(repository);
