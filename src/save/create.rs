@@ -78,6 +78,9 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
         Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience, frames };
     manifest.sources.push(capture_db(&mut capturing, options)?);
     let registry = registry::capture(&mut capturing, &options.sources.registry)?;
+    if registry.record.state == SourceState::Absent && options.kind == SnapshotKind::Ordinary {
+        registry::warn_of_absence(&options.sources.registry, predecessors)?;
+    }
     manifest.sources.push(registry.record);
     manifest.sources.push(capture_chroma(&mut capturing, options)?);
     drop(ingestion);

@@ -75,16 +75,23 @@ impl<'a> Predecessors<'a> {
     /// # Errors
     /// When a snapshot cannot be read.
     pub(super) fn record(&self, name: &str) -> Result<Option<SourceRecord>> {
-        let captured = |manifest: &Manifest| manifest.source(name).filter(|source| source.is_captured()).cloned();
-        let newest = self.newest.as_ref().and_then(captured);
-        if newest.is_some() {
-            return Ok(newest);
+        Ok(self.newest_with(name)?.and_then(|manifest| manifest.source(name).cloned()))
+    }
+
+    /// The newest that holds a source.
+    ///
+    /// # Errors
+    /// When a snapshot cannot be read.
+    pub(super) fn newest_with(&self, name: &str) -> Result<Option<Manifest>> {
+        let holds = |manifest: &Manifest| manifest.source(name).is_some_and(SourceRecord::is_captured);
+        if let Some(newest) = self.newest.as_ref().filter(|manifest| holds(manifest)) {
+            return Ok(Some(newest.clone()));
         }
         for stamp in &self.older {
             if let Ok(manifest) = snapshots::read_manifest(self.repository, *stamp)?
-                && let Some(record) = captured(&manifest)
+                && holds(&manifest)
             {
-                return Ok(Some(record));
+                return Ok(Some(manifest));
             }
         }
         Ok(None)

@@ -1,6 +1,7 @@
 //! Capturing the registry: one small JSON file.
 //!
-//! Invariant: a registry that is no JSON is captured as it is and said to be none. Whether a content is JSON is kept with
+//! Invariants: a registry that is no JSON is captured as it is and said to be none; one that is missing is no error, but
+//! said to be missing. Whether a content is JSON is kept with
 //! the index, so that a registry whose stats have not changed is not opened at all.
 
 use std::fs::File;
@@ -12,7 +13,7 @@ use serde::de::IgnoredAny;
 
 use super::capturing::Capturing;
 use super::database;
-use super::previous::is_settled;
+use super::previous::{Predecessors, is_settled};
 use super::sources::{self, REGISTRY, table_stat};
 use crate::disk::stat;
 use crate::error::{Error, Result};
@@ -20,6 +21,9 @@ use crate::format::content::Content;
 use crate::format::manifest::{Consistency, SourceKind, SourceRecord, SourceState};
 use crate::format::table::{Capture, Entry, EntryKind, SourceStats, Time};
 use crate::store::verdicts::{self, JsonVerdict};
+
+/// The event of a create that found no registry, named as that of a missing Chroma directory.
+const REGISTRY_SKIPPED: &str = "registry_snapshot_skipped_missing";
 
 /// A captured registry.
 pub(super) struct CapturedRegistry {
@@ -37,7 +41,6 @@ pub(super) fn capture(capturing: &mut Capturing<'_>, path: &Path) -> Result<Capt
     let started = sources::now();
     let mut record = sources::record(REGISTRY, SourceKind::File, SourceState::Absent, path, started);
     if stat::stat(path)?.is_none() {
-        tracing::debug!(path = %path.display(), "there is no registry");
         return Ok(CapturedRegistry { record, verdict: JsonVerdict::Sound });
     }
     let name = sources::file_name(path)?.as_bytes();
@@ -54,6 +57,29 @@ pub(super) fn capture(capturing: &mut Capturing<'_>, path: &Path) -> Result<Capt
     record.table = table.finish(capturing.writer)?;
     (record.state, record.consistency) = (SourceState::Captured, Consistency::Proven);
     Ok(CapturedRegistry { record, verdict: stored.verdict })
+}
+
+/// Tells the operator that there was no registry to capture, and where the last one is if there ever was one.
+///
+/// # Errors
+/// When a snapshot cannot be read.
+pub(super) fn warn_of_absence(path: &Path, predecessors: &Predecessors<'_>) -> Result<()> {
+    let path = path.display();
+    match predecessors.newest_with(REGISTRY)?.and_then(|manifest| manifest.stamp()) {
+        None => tracing::warn!(
+            event = REGISTRY_SKIPPED,
+            %path,
+            "there is no registry to capture; check --registry or ATOCORE_PROJECT_REGISTRY_PATH"
+        ),
+        Some(last) => tracing::warn!(
+            event = REGISTRY_SKIPPED,
+            %path,
+            last_captured = %last,
+            "the registry is gone; check --registry or ATOCORE_PROJECT_REGISTRY_PATH, \
+             or get it back with `vecsnap restore {last} --to DIR`"
+        ),
+    }
+    Ok(())
 }
 
 /// The registry in the store.

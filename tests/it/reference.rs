@@ -68,6 +68,27 @@ fn a_missing_registry_is_tolerated() {
 }
 
 #[test]
+fn a_missing_registry_is_told_and_so_is_the_snapshot_that_holds_the_last_one() {
+    let runtime = Runtime::new();
+    fs::rename(runtime.registry(), runtime.path().join("elsewhere")).unwrap();
+    let never = runtime.vecsnap(&["create", "--json"]).run().exits(0);
+    let path = runtime.registry().display().to_string();
+    let told = ["registry_snapshot_skipped_missing", path.as_str(), "ATOCORE_PROJECT_REGISTRY_PATH"];
+    assert!(!never.says(&told).stderr.contains("is gone"));
+
+    fs::rename(runtime.path().join("elsewhere"), runtime.registry()).unwrap();
+    let last = runtime.create(&[]);
+    fs::remove_file(runtime.registry()).unwrap();
+    for _ in 0..2 {
+        let gone = runtime.vecsnap(&["create", "--json"]).run().exits(0).says(&told).says(&["is gone", &last]);
+        assert_eq!(gone.stderr.lines().count(), 1, "{gone}");
+        assert_eq!(gone.json()["registry_snapshot_path"], "");
+    }
+    let quiet = runtime.vecsnap(&["create", "--quiet"]).run().exits(0).prints_nothing();
+    assert_eq!(quiet.stderr, "", "a warning is no error");
+}
+
+#[test]
 fn snapshots_are_listed_and_validated_and_a_stamp_that_is_not_there_is_named_so() {
     let runtime = Runtime::new();
     let first = runtime.create(&[]);
