@@ -62,6 +62,8 @@ mod full_disk;
 mod kills;
 #[cfg(target_arch = "x86_64")]
 mod power_cuts;
+#[cfg(not(target_arch = "x86_64"))]
+mod untraced;
 
 // What goes wrong.
 mod bad_input;
