@@ -74,12 +74,25 @@ pub enum Error {
     Interrupted,
 }
 
+/// The error of the operating system alone, where a library (tempfile) put a path of its own behind it.
+fn without_path(error: io::Error) -> io::Error {
+    if error.raw_os_error().is_some() {
+        return error;
+    }
+    match error.to_string().split_once(" at path \"") {
+        Some((cause, _)) => io::Error::new(error.kind(), cause.to_owned()),
+        None => error,
+    }
+}
+
 /// What to do about a refusal of the operating system, where that is always the same.
 fn advice(cause: &io::Error) -> &'static str {
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there and try again",
         io::ErrorKind::PermissionDenied => "; allow this user to, or run vecsnap as one who may",
         io::ErrorKind::ReadOnlyFilesystem => "; mount it so that it can be written",
+        io::ErrorKind::NotADirectory => "; a part of this path is a file, so name another one",
+        io::ErrorKind::AlreadyExists => "; something else has this name, so name another one",
         _ => "",
     }
 }
@@ -98,7 +111,7 @@ impl Error {
     /// An [`Error::Io`] builder for `map_err`: `File::open(p).map_err(Error::io("open", p))`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Error {
         let path = path.as_ref().to_path_buf();
-        move |source| Error::Io { action, path, source }
+        move |source| Error::Io { action, path, source: without_path(source) }
     }
 
     /// An [`Error::Sqlite`] builder for `map_err`.
@@ -129,12 +142,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_path_is_told_once() {
+        let missing = tempfile::tempdir().unwrap().path().join("none");
+        let refused = tempfile::tempdir_in(&missing).unwrap_err();
+        assert!(
+            refused.to_string().contains("none"),
+            "tempfile tells the path, which is what this is about: {refused}"
+        );
+        let said = Error::io("create a directory in", &missing)(refused);
+        assert!(said.is_not_found() && said.to_string().matches("none").count() == 1, "{said}");
+    }
+
+    #[test]
     fn refusals_of_the_system_name_the_path_and_the_next_step() {
         let table = [
             (io::ErrorKind::StorageFull, "make room"),
             (io::ErrorKind::QuotaExceeded, "make room"),
             (io::ErrorKind::PermissionDenied, "allow this user"),
             (io::ErrorKind::ReadOnlyFilesystem, "mount it"),
+            (io::ErrorKind::NotADirectory, "name another"),
+            (io::ErrorKind::AlreadyExists, "name another"),
         ];
         for (kind, step) in table {
             let said = Error::io("write", "/backup/x")(kind.into()).to_string();

@@ -13,7 +13,7 @@ use crate::upkeep::cleanup::{CleanupMode, CleanupReport, cleanup};
 /// # Errors
 /// Those of [`cleanup`]; bad usage.
 pub fn run(session: &Session<'_>, arguments: &CleanupArguments) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let rules = arguments.keep.rules()?;
     let mode = if arguments.confirm { CleanupMode::Delete } else { CleanupMode::DryRun };
     let report = cleanup(&root, &rules, mode, session.lock_wait(), session.progress)?;

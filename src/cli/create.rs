@@ -23,7 +23,7 @@ const MAX_BLOCK: Duration = Duration::from_secs(4);
 /// Those of [`save::create()`]; bad usage.
 pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
     let locations = session.locations();
-    let root = locations.repository()?;
+    let root = session.repository()?;
     let sources = locations.sources()?;
     if arguments.chroma {
         sources.chroma()?;

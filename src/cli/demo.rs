@@ -38,8 +38,7 @@ const ROOM_BYTES: u64 = 400 << 20;
 /// # Errors
 /// Those of creating and restoring; [`Error::Failed`] where there is no room for the data.
 pub fn run(session: &Session<'_>, arguments: &DemoArguments) -> Result<Exit> {
-    let parent = arguments.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let parent = std::path::absolute(&parent).map_err(Error::io("resolve", &parent))?;
+    let parent = session.scratch_parent(arguments.scratch.as_deref())?;
     space::require(&parent, ROOM_BYTES, "the demo", "name another directory with --scratch")?;
     let scratch = tempfile::Builder::new()
         .prefix("vecsnap-demo-")

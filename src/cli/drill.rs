@@ -15,7 +15,7 @@ use crate::upkeep::drill::{Drill, drill};
 /// # Errors
 /// Those of [`drill`]; a drill that fails is no error but [`Exit::NotValid`].
 pub fn run(session: &Session<'_>, arguments: &DrillArguments) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let repository = Repository::open(&root, Access::Read, session.lock_wait())?.ok_or_else(|| {
         let root = root.display();
         Error::NotValid(format!(
@@ -29,8 +29,7 @@ pub fn run(session: &Session<'_>, arguments: &DrillArguments) -> Result<Exit> {
             Some(gate::resolve(&repository, &name)?)
         }
     };
-    let scratch = arguments.scratch.clone().unwrap_or_else(std::env::temp_dir);
-    let scratch = std::path::absolute(&scratch).map_err(Error::io("resolve", &scratch))?;
+    let scratch = session.scratch_parent(arguments.scratch.as_deref())?;
     let drills = drill(&repository, named, &scratch, session.progress)?;
     let passed = drills.iter().all(|drill| drill.ok);
     let exit = if passed { Exit::Done } else { Exit::NotValid };

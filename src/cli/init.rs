@@ -12,7 +12,7 @@ use crate::store::{Access, Repository, repository};
 /// # Errors
 /// I/O errors; a damaged repository.
 pub fn run(session: &Session<'_>) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let existed = Repository::open(&root, Access::Read, session.lock_wait())?.is_some();
     repository::create(&root)?;
     let repository = Repository::open(&root, Access::Read, session.lock_wait())?

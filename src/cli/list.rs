@@ -24,7 +24,7 @@ use crate::store::{SnapshotFormat, SnapshotListing};
 /// # Errors
 /// When they cannot be read.
 pub fn run(session: &Session<'_>) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let listings = snapshots::list(&LocalStorage::new(&root, None))?;
     match session.form(Exit::Done) {
         Form::Text => output::print_bytes(whole_text(&root, &listings, Utc::now()).as_bytes())?,

@@ -15,7 +15,7 @@ use crate::upkeep::validate::Validation;
 /// Those of [`repair`]. Snapshots that are not valid in the end are [`Exit::NotValid`]; damaged packs that still stand
 /// are [`Exit::Damaged`].
 pub fn run(session: &Session<'_>, arguments: &RepairArguments) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let sources = match session.locations().sources() {
         Ok(sources) => Some(sources),
         Err(Error::Usage(cause)) => {

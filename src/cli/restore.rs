@@ -25,7 +25,7 @@ use crate::store::{Access, Repository};
 pub fn run(session: &Session<'_>, arguments: &RestoreArguments) -> Result<Exit> {
     arguments.check_confirmation()?;
     let locations = session.locations();
-    let root = locations.repository()?;
+    let root = session.repository()?;
     let access = if arguments.dry_run || arguments.to.is_some() { Access::Read } else { Access::Write };
     let open = || match Repository::open(&root, access, session.lock_wait())? {
         Some(repository) => Ok(repository),

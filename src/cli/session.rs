@@ -1,6 +1,7 @@
 //! What every command file gets: the options of every command, and where to report.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf, absolute};
 
 use serde_json::Value;
 
@@ -8,7 +9,8 @@ use super::arguments::GlobalArguments;
 use super::exit::Exit;
 use super::output::{self, Form, Stdout};
 use super::paths::Locations;
-use crate::error::Result;
+use crate::disk::stat::{self, FileKind};
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::store::LockWait;
 
@@ -24,6 +26,46 @@ impl<'a> Session<'a> {
     /// Where the repository and the sources are.
     pub fn locations(&self) -> Locations<'a, fn(&str) -> Option<OsString>> {
         Locations::of_this_process(&self.globals.locations)
+    }
+
+    /// The directory of the repository, which need not exist.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] when it is not named; [`Error::Failed`] when no directory can be there.
+    pub fn repository(&self) -> Result<PathBuf> {
+        let root = self.locations().repository()?;
+        let mut found = None;
+        for path in root.ancestors() {
+            found = stat::stat(path)?.map(|found| (path, found.kind));
+            if found.is_some() {
+                break;
+            }
+        }
+        match found {
+            Some((path, kind)) if kind != FileKind::Directory => Err(Error::Failed(format!(
+                "the repository cannot be at {}, since {} is not a directory; check --repo or ATOCORE_BACKUP_DIR",
+                root.display(),
+                if path == root { "that".into() } else { path.display().to_string() }
+            ))),
+            _ => Ok(root),
+        }
+    }
+
+    /// The directory in which a command makes its scratch directory: the one given, or that for temporary files.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when it is no directory.
+    pub fn scratch_parent(&self, given: Option<&Path>) -> Result<PathBuf> {
+        let parent = given.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let parent = absolute(&parent).map_err(Error::io("find the present directory for", &parent))?;
+        match stat::stat(&parent)?.map(|found| found.kind) {
+            Some(FileKind::Directory) => Ok(parent),
+            found => Err(Error::Failed(format!(
+                "{} {}; name a directory for temporary files with --scratch or TMPDIR",
+                parent.display(),
+                if found.is_some() { "is not a directory" } else { "does not exist" }
+            ))),
+        }
     }
 
     /// How long to wait for a busy repository.

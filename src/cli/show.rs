@@ -24,7 +24,7 @@ use crate::store::snapshots::{self, ManifestFault, MetadataState};
 /// # Errors
 /// [`Error::NotValid`] for a snapshot that does not exist.
 pub fn run(session: &Session<'_>, arguments: &ShowArguments) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let storage = LocalStorage::new(&root, None);
     let missing = || {
         let (stamp, root) = (&arguments.stamp, root.display());

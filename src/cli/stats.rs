@@ -19,7 +19,7 @@ use crate::upkeep::stats::{ChainDepth, Chains, SnapshotShare, SourceShare, Stati
 /// # Errors
 /// Those of [`statistics`] and of [`cleanup::preview`]; bad usage. What is damaged is in the document: [`Exit::Failed`].
 pub fn run(session: &Session<'_>, arguments: &StatsArguments) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let rules = arguments.keep.rules()?;
     let statistics = statistics(&root, session.lock_wait(), session.progress)?;
     let cleanup = match cleanup::preview(&root, &rules, session.lock_wait(), session.progress) {

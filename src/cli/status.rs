@@ -21,7 +21,7 @@ use crate::upkeep::status::{KnownSnapshot, Purpose, Room, Status, status};
 /// Those of [`status`]. A last sound snapshot that is older than `--max-age` is no error but [`Exit::Failed`].
 pub fn run(session: &Session<'_>, arguments: &StatusArguments) -> Result<Exit> {
     let locations = session.locations();
-    let root = locations.repository()?;
+    let root = session.repository()?;
     let now = Utc::now();
     let live = locations.sources().ok();
     let status = status(&root, live.as_ref(), now)?;

@@ -22,7 +22,7 @@ pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit>
     let Some(stamp) = arguments.stamp.as_ref().filter(|_| !arguments.all) else {
         return validate_all::run(session, arguments);
     };
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let repository = Repository::open(&root, Access::Read, session.lock_wait())?;
     let name = match &repository {
         Some(repository) => stamp.resolve(repository.storage())?,

@@ -18,7 +18,7 @@ use crate::upkeep::validate::record::{Begun, Extent};
 /// Those of [`validate_all`]. Snapshots that are not valid are [`Exit::NotValid`], packs that are damaged without hurting
 /// any are [`Exit::Damaged`].
 pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit> {
-    let root = session.locations().repository()?;
+    let root = session.repository()?;
     let sample = match arguments.sample {
         Some(percent) => {
             let seed = arguments.seed.map_or_else(random_seed, Ok)?;

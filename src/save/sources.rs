@@ -78,7 +78,8 @@ impl LiveSources {
 /// # Errors
 /// [`Error::Usage`] for a path without one.
 pub fn file_name(path: &Path) -> Result<&OsStr> {
-    path.file_name().ok_or_else(|| Error::Usage(format!("{} does not name a file", path.display())))
+    path.file_name()
+        .ok_or_else(|| Error::Usage(format!("{} does not name a file; check the path given for it", path.display())))
 }
 
 /// A record of a source of which nothing has been captured yet.

@@ -47,12 +47,28 @@ impl IngestLock {
     /// [`Error::Busy`] if it is not free in time; [`Error::Refused`] where it cannot be made or the file system has no
     /// flock; [`Error::Io`].
     pub fn take(&self) -> Result<FileLock> {
-        match FileLock::acquire(&self.path, LockMode::Exclusive, self.wait, "the ingestion")? {
+        let acquired = FileLock::acquire(&self.path, LockMode::Exclusive, self.wait, "the ingestion");
+        match acquired.map_err(|error| self.explain(error))? {
             Acquired::Held(lock) => Ok(lock),
             Acquired::ReadOnly(path) => Err(Error::Refused(format!(
                 "the ingestion lock {} does not exist and cannot be made there; let the service make it",
                 path.display()
             ))),
+        }
+    }
+
+    /// Adds what to do where no such file can be.
+    fn explain(&self, error: Error) -> Error {
+        use std::io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+        match error {
+            Error::Io { source, .. } if [IsADirectory, NotADirectory, NotFound].contains(&source.kind()) => {
+                Error::Failed(format!(
+                    "cannot open the ingestion lock {}: {source}; name a file in a directory that exists, \
+                     the one that the service locks too",
+                    self.path.display()
+                ))
+            }
+            other => other,
         }
     }
 }
@@ -71,5 +87,16 @@ mod tests {
         assert!(matches!(lock.take(), Err(Error::Busy(_))));
         drop(held);
         assert!(service.try_lock().is_ok());
+    }
+
+    #[test]
+    fn a_lock_that_cannot_be_is_told_with_what_to_name_instead() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("file"), b"").unwrap();
+        for path in ["none/lock", "file/lock", "."] {
+            let lock = IngestLock { path: root.path().join(path), wait: Duration::ZERO };
+            let Err(Error::Failed(said)) = lock.take() else { panic!("{path}") };
+            assert!(said.contains(lock.path.to_str().unwrap()) && said.contains("name a file"), "{said}");
+        }
     }
 }

@@ -273,3 +273,41 @@ fn a_database_that_cannot_be_looked_at_is_not_called_missing() {
     assert!(outcome.stderr.contains("atocore.db") && !outcome.stderr.contains("does not exist"), "{outcome}");
     assert!(!runtime.repo().exists(), "a repository was made");
 }
+
+#[test]
+fn a_place_where_no_repository_can_be_is_told_with_what_to_check() {
+    let runtime = Runtime::new();
+    let before = runtime.live_state();
+    let commands = [
+        &["create"][..],
+        &["list"],
+        &["show", "latest"],
+        &["validate", "latest"],
+        &["validate", "--all"],
+        &["restore", "latest", "--confirm-service-stopped"],
+        &["cleanup", "--confirm"],
+        &["stats"],
+        &["status"],
+        &["repair"],
+        &["drill"],
+        &["init"],
+    ];
+    let below_a_file = runtime.registry().join("some/where");
+    for place in [Path::new("/dev/null"), &runtime.db(), &below_a_file] {
+        for command in commands {
+            let outcome = runtime.vecsnap(command).arg("--repo").arg(place).run().exits(1).prints_nothing();
+            outcome.says(&[place.to_str().unwrap(), "is not a directory", "--repo or ATOCORE_BACKUP_DIR"]);
+        }
+    }
+    runtime.live_state().assert_same(&before, "after commands on no repository");
+}
+
+#[test]
+fn an_ingestion_lock_that_cannot_be_is_told_with_what_to_name_instead() {
+    let runtime = Runtime::new();
+    for path in [runtime.path().join("none/lock"), runtime.registry().join("lock"), runtime.data()] {
+        let outcome = runtime.vecsnap(&["create", "--ingest-lock"]).arg(&path).run().exits(1).prints_nothing();
+        outcome.says(&[path.to_str().unwrap(), "name a file in a directory that exists"]);
+    }
+    assert!(runtime.snapshots().is_empty());
+}
