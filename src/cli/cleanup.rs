@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::CleanupArguments;
 use super::exit::Exit;
-use super::session::Session;
+use super::session::{Done, Session};
 use crate::error::Result;
 use crate::upkeep::cleanup::{CleanupMode, CleanupReport, cleanup};
 
@@ -18,8 +18,22 @@ pub fn run(session: &Session<'_>, arguments: &CleanupArguments) -> Result<Exit> 
     let mode = if arguments.confirm { CleanupMode::Delete } else { CleanupMode::DryRun };
     let report = cleanup(&root, &rules, mode, session.lock_wait(), session.progress)?;
     let exit = if report.errors.is_empty() { Exit::Done } else { Exit::Failed };
-    session.print(&document(&report), exit)?;
+    match mode {
+        CleanupMode::DryRun => session.print(&document(&report), exit)?,
+        CleanupMode::Delete => session.print_done(&document(&report), exit, done(&report))?,
+    }
     Ok(exit)
+}
+
+fn done(report: &CleanupReport) -> Done {
+    let CleanupReport { deleted, freed_bytes, errors, .. } = report;
+    Done {
+        what: match errors.first() {
+            None => format!("cleanup is done: {} snapshots are deleted, {freed_bytes} bytes freed", deleted.len()),
+            Some(first) => format!("cleanup is not complete: {} snapshots are deleted; {first}", deleted.len()),
+        },
+        next: "`vecsnap list` shows what is left".into(),
+    }
 }
 
 /// The result document: the reference's fields first and in its order, which differs where there is no snapshot at all.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::arguments::CreateArguments;
 use super::exit::Exit;
-use super::session::Session;
+use super::session::{Done, Session};
 use crate::disk::{LocalStorage, stat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Consistency, SnapshotKind, SourceRecord, SourceState, Verdict};
@@ -46,7 +46,12 @@ pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
     };
     let report = save::create(&repository, &options, session.progress)?;
     let exit = exit_of(&report);
-    session.print(&document(&report)?, exit)?;
+    let stamp = report.stamp;
+    let done = Done {
+        what: format!("snapshot {stamp} is published in {}", root.display()),
+        next: format!("`vecsnap show {stamp}` shows it"),
+    };
+    session.print_done(&document(&report)?, exit, done)?;
     Ok(exit)
 }
 

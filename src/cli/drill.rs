@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::arguments::DrillArguments;
 use super::exit::Exit;
-use super::session::Session;
+use super::session::{Done, Session};
 use crate::error::{Error, Result};
 use crate::restore::gate;
-use crate::store::{Access, Repository};
+use crate::store::{Access, Repository, layout};
 use crate::upkeep::drill::{Drill, drill};
 
 /// Drills and shows the outcomes.
@@ -33,7 +33,12 @@ pub fn run(session: &Session<'_>, arguments: &DrillArguments) -> Result<Exit> {
     let drills = drill(&repository, named, &scratch, session.progress)?;
     let passed = drills.iter().all(|drill| drill.ok);
     let exit = if passed { Exit::Done } else { Exit::NotValid };
-    session.print(&document(&drills), exit)?;
+    let outcome = if passed { "passed" } else { "failed" };
+    let done = Done {
+        what: format!("the drill {outcome}"),
+        next: format!("the last line of {} tells of it", root.join(layout::DRILLS).display()),
+    };
+    session.print_done(&document(&drills), exit, done)?;
     Ok(exit)
 }
 

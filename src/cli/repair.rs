@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::RepairArguments;
 use super::exit::Exit;
-use super::session::Session;
+use super::session::{Done, Session};
 use crate::error::{Error, Result};
 use crate::upkeep::repair::{DamagedPack, IndexState, RepairMode, RepairReport, lost_ranges, repair};
 use crate::upkeep::validate::Validation;
@@ -32,7 +32,10 @@ pub fn run(session: &Session<'_>, arguments: &RepairArguments) -> Result<Exit> {
         )));
     };
     let exit = exit_of(&report);
-    session.print(&document(&report), exit)?;
+    match mode {
+        RepairMode::DryRun => session.print(&document(&report), exit)?,
+        RepairMode::Confirmed => session.print_done(&document(&report), exit, done(&report))?,
+    }
     Ok(exit)
 }
 
@@ -42,6 +45,14 @@ fn exit_of(report: &RepairReport) -> Exit {
         (0, false) => Exit::Done,
         (0, true) => Exit::Damaged,
         _ => Exit::NotValid,
+    }
+}
+
+fn done(report: &RepairReport) -> Done {
+    let invalid = report.invalid().count();
+    Done {
+        what: format!("the repair is done, and {invalid} of {} snapshots are not valid", report.snapshots.len()),
+        next: "`vecsnap validate --all` tells which".into(),
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::RestoreArguments;
 use super::exit::Exit;
-use super::session::Session;
+use super::session::{Done, Session};
 use super::stamp::StampArgument;
 use crate::disk::LocalStorage;
 use crate::error::{Error, Result};
@@ -31,13 +31,11 @@ pub fn run(session: &Session<'_>, arguments: &RestoreArguments) -> Result<Exit> 
         Some(repository) => Ok(repository),
         None => Err(no_repository(&root, arguments)?),
     };
-    let (document, exit) = if let Some(directory) = &arguments.to {
-        export(session, &open()?, arguments, directory)?
+    if let Some(directory) = &arguments.to {
+        export(session, &open()?, arguments, directory)
     } else {
-        in_place(session, &open()?, arguments, locations.sources()?)?
-    };
-    session.print(&document, exit)?;
-    Ok(exit)
+        in_place(session, &open()?, arguments, locations.sources()?)
+    }
 }
 
 fn export(
@@ -45,11 +43,18 @@ fn export(
     repository: &Repository,
     arguments: &RestoreArguments,
     directory: &Path,
-) -> Result<(Value, Exit)> {
+) -> Result<Exit> {
     let stamp = stamp_of(repository, arguments)?;
     let (owner, invalid) = (owner_policy(arguments), invalid_policy(arguments));
     let report = restore::export(repository, stamp, directory, owner, invalid, session.progress)?;
-    Ok((export_document(&report), exit_after(&report.unreadable)))
+    let exit = exit_after(&report.unreadable);
+    let directory = report.directory.display();
+    let done = Done {
+        what: format!("snapshot {stamp} is written to {directory}"),
+        next: format!("`ls {directory}` shows it"),
+    };
+    session.print_done(&export_document(&report), exit, done)?;
+    Ok(exit)
 }
 
 fn in_place(
@@ -57,7 +62,7 @@ fn in_place(
     repository: &Repository,
     arguments: &RestoreArguments,
     targets: LiveSources,
-) -> Result<(Value, Exit)> {
+) -> Result<Exit> {
     let goal = match arguments {
         RestoreArguments { resume: true, .. } => Goal::Resume,
         RestoreArguments { undo: true, .. } => Goal::Undo,
@@ -81,12 +86,29 @@ fn in_place(
     if arguments.dry_run {
         let rehearsal = restore::rehearse(repository, &options, session.progress)?;
         let exit = exit_after(&rehearsal.unreadable);
-        return Ok((rehearsal_document(&rehearsal, options.invalid), exit));
+        session.print(&rehearsal_document(&rehearsal, options.invalid), exit)?;
+        return Ok(exit);
     }
     let report = restore::restore(repository, &options, session.progress)?;
     let lost = exit_after(&report.unreadable);
     let exit = if matches!(report.integrity, Integrity::Failed(_)) { Exit::Failed } else { lost };
-    Ok((document(&report, options.invalid), exit))
+    session.print_done(&document(&report, options.invalid), exit, done(&report))?;
+    Ok(exit)
+}
+
+fn done(report: &RestoreReport) -> Done {
+    let stamp = report.stamp;
+    let verdict = match &report.integrity {
+        Integrity::Failed(cause) => format!(", but its database fails the integrity check: {cause}"),
+        Integrity::Ok | Integrity::Raw | Integrity::NotRestored | Integrity::Unknown(_) => String::new(),
+    };
+    Done {
+        what: format!("snapshot {stamp} is restored{verdict}"),
+        next: match report.pre_restore_snapshot {
+            Some(way_back) => format!("the state before is snapshot {way_back}"),
+            None => format!("`vecsnap show {stamp}` shows what it holds"),
+        },
+    }
 }
 
 fn stamp_of(repository: &Repository, arguments: &RestoreArguments) -> Result<Stamp> {

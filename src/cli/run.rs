@@ -11,7 +11,7 @@ use super::{
     cleanup, completions, create, demo, drill, init, interrupt, list, logging, man, output, repair, restore, show,
     stats, status, validate,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 
 /// Runs the command that the arguments name and returns how it ended; errors are one sentence on stderr.
@@ -19,18 +19,28 @@ pub fn run(line: impl IntoIterator<Item = OsString>) -> Exit {
     let invocation = match arguments::parse(line) {
         Ok(invocation) => invocation,
         Err(answer) => {
-            let done = answer.exit_code() == 0;
-            // A reader that went away early is no error of ours.
-            let _ = answer.print();
-            return if done { Exit::Done } else { Exit::Usage };
+            let exit = if answer.exit_code() == 0 { Exit::Done } else { Exit::Usage };
+            return print_answer(&answer).map_or_else(fail, |()| exit);
         }
     };
     let outcome = start(&invocation);
-    outcome.unwrap_or_else(|error| {
-        // Nothing is left to do where stderr is gone.
-        let _ = writeln!(io::stderr(), "error: {error}");
-        Exit::from(&error)
-    })
+    outcome.unwrap_or_else(fail)
+}
+
+fn fail(error: Error) -> Exit {
+    // Nothing is left to do where stderr is gone.
+    let _ = writeln!(io::stderr(), "error: {error}");
+    Exit::from(&error)
+}
+
+/// Prints help to stdout, or what is wrong with the call to stderr; a reader that went away early is no error.
+fn print_answer(answer: &clap::Error) -> Result<()> {
+    match answer.print() {
+        Err(cause) if cause.kind() != io::ErrorKind::BrokenPipe && !answer.use_stderr() => {
+            Err(Error::io("write", "stdout")(cause))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn start(invocation: &Invocation) -> Result<Exit> {

@@ -14,6 +14,14 @@ use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::store::LockWait;
 
+/// What stays true where its report cannot be written, as parts of a sentence.
+pub struct Done {
+    /// What was done: `snapshot 20260406T180000Z is published`.
+    pub what: String,
+    /// Where the operator learns more: `` `vecsnap show 20260406T180000Z` shows it ``.
+    pub next: String,
+}
+
 /// One run of the program, as its command sees it.
 pub struct Session<'a> {
     /// The options of every command.
@@ -85,5 +93,19 @@ impl<'a> Session<'a> {
     pub fn print(&self, document: &Value, exit: Exit) -> Result<()> {
         self.progress.finish();
         output::print(document, self.form(exit))
+    }
+
+    /// [`Session::print`] for a command that changed something: who cannot read the report must not take it for undone.
+    ///
+    /// # Errors
+    /// [`Error::Failed`], which says what was done, when stdout cannot be written.
+    pub fn print_done(&self, document: &Value, exit: Exit, done: Done) -> Result<()> {
+        self.print(document, exit).map_err(|error| match error {
+            Error::Io { source, .. } => {
+                let Done { what, next } = done;
+                Error::Failed(format!("{what}; only the report could not be written to stdout: {source}; {next}"))
+            }
+            other => other,
+        })
     }
 }
