@@ -26,8 +26,8 @@ pub fn run(session: &Session<'_>, arguments: &RepairArguments) -> Result<Exit> {
     };
     let mode = if arguments.confirm { RepairMode::Confirmed } else { RepairMode::DryRun };
     let Some(report) = repair(&root, sources.as_ref(), mode, session.lock_wait(), session.progress)? else {
-        return Err(Error::Failed(format!(
-            "there is no repository at {}; check --repo or ATOCORE_BACKUP_DIR",
+        return Err(Error::NotValid(format!(
+            "there is no repository at {}, so there is nothing to repair; check --repo or ATOCORE_BACKUP_DIR",
             root.display()
         )));
     };
@@ -60,6 +60,7 @@ fn document(report: &RepairReport) -> Value {
     let index = match report.index {
         IndexState::Sound => "sound",
         IndexState::Rebuilt => "rebuilt",
+        IndexState::Unread => "unread",
     };
     let invalid = report.invalid().count();
     let mut document = Map::new();

@@ -412,7 +412,8 @@ fn sync_names(storage: &dyn Storage, packs: &[PackFile]) -> Result<()> {
     directories.iter().try_for_each(|directory| storage.sync_directory(directory))
 }
 
-fn is_writable(directory: &Path) -> bool {
+/// Whether this process may write a directory.
+pub fn is_writable(directory: &Path) -> bool {
     use rustix::fs::{Access as Permission, AtFlags, CWD, accessat};
     accessat(CWD, directory, Permission::WRITE_OK, AtFlags::EACCESS).is_ok()
 }

@@ -22,6 +22,7 @@ use crate::save::retake::retake;
 use crate::store::damaged::{self, Aside, Condition};
 use crate::store::index::Index;
 use crate::store::packs::{self, PackFile};
+use crate::store::repository::is_writable;
 use crate::store::verdicts::Recheck;
 use crate::store::wanted::{Finding, WantedBlobs};
 use crate::store::{Access, LockWait, Repository, layout};
@@ -46,6 +47,8 @@ pub enum IndexState {
     Sound,
     /// It did not, and was built anew from the packs.
     Rebuilt,
+    /// It was not looked at, since the repository cannot be written; what packs hold was taken from themselves.
+    Unread,
 }
 
 /// A pack that does not hold what its name says.
@@ -117,7 +120,7 @@ pub fn repair(
     wait: LockWait,
     progress: &dyn Progress,
 ) -> Result<Option<RepairReport>> {
-    let Some((mut repository, index)) = open(root, wait)? else { return Ok(None) };
+    let Some((mut repository, index)) = open(root, mode, wait)? else { return Ok(None) };
     let _alone = if mode == RepairMode::Confirmed { Some(repository.lock_cleanup()?) } else { None };
     let examined = examine(&repository, progress)?;
     let mut report = RepairReport {
@@ -151,8 +154,13 @@ pub fn repair(
 }
 
 /// Opens the repository and looks whether its index knows all that the packs hold; if not, it is built anew. The index is
-/// derived, so that needs no confirmation: every command begins a damaged one anew.
-fn open(root: &Path, wait: LockWait) -> Result<Option<(Repository, IndexState)>> {
+/// derived, so that needs no confirmation: every command begins a damaged one anew. A dry run makes do with a repository
+/// that can only be read.
+fn open(root: &Path, mode: RepairMode, wait: LockWait) -> Result<Option<(Repository, IndexState)>> {
+    if mode == RepairMode::DryRun && !is_writable(root) {
+        let repository = Repository::open(root, Access::Read, wait)?;
+        return Ok(repository.map(|repository| (repository, IndexState::Unread)));
+    }
     let Some(repository) = Repository::open(root, Access::Write, wait)? else { return Ok(None) };
     if lacks_rows(&repository)? == 0 {
         return Ok(Some((repository, IndexState::Sound)));
@@ -254,6 +262,11 @@ fn refill(
         // What earlier rounds stored is not lost any more.
         report.lost_blobs = report.retaken_blobs + wanted.count()?;
         if let Some(sources) = sources.filter(|_| wanted.count().is_ok_and(|lost| lost > 0)) {
+            if repository.scratch().is_err() {
+                report.unread_sources = vec![no_room_for_copies(repository)];
+                report.snapshots = judge(repository, &found, &mut losses, progress)?;
+                return Ok(());
+            }
             let retaken = retake(repository, sources, &wanted, progress)?;
             report.retaken_blobs += wanted.found()?;
             report.stored_bytes += retaken.stored_bytes;
@@ -265,4 +278,12 @@ fn refill(
         }
     }
     Ok(())
+}
+
+fn no_room_for_copies(repository: &Repository) -> String {
+    format!(
+        "the live sources were not searched for what is lost, since the repository {} cannot be written, \
+         and they are copied there first; repeat the call as a user who may write it",
+        repository.root().display()
+    )
 }

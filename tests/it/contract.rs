@@ -38,6 +38,9 @@ fn without_a_repository_every_command_answers_and_none_makes_one() {
     assert_eq!(run(&["validate", "latest"]).exits(3).json()["exists"], false);
     run(&["restore", "20260406T180000Z", "--confirm-service-stopped"]).exits(3).prints_nothing();
     run(&["restore", "latest", "--confirm-service-stopped"]).exits(3).prints_nothing();
+    for arguments in [&["repair"][..], &["repair", "--confirm"], &["drill"]] {
+        run(arguments).exits(3).prints_nothing().says(&["there is no repository at", "--repo"]);
+    }
     for (arguments, dry_run) in [(&["cleanup"][..], true), (&["cleanup", "--confirm"], false)] {
         let cleanup = run(arguments).exits(0).json();
         let expected = json!({ "kept": 0, "deleted": 0, "would_delete": 0, "dry_run": dry_run, "errors": [] });

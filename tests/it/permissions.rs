@@ -5,10 +5,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::support::{Runtime, TreeState};
+use crate::support::{Runtime, TreeState, damage};
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn chmod_all(directory: &Path, file_mode: u32, directory_mode: u32) {
+    for entry in walkdir::WalkDir::new(directory).contents_first(true) {
+        let entry = entry.unwrap();
+        chmod(entry.path(), if entry.file_type().is_dir() { directory_mode } else { file_mode });
+    }
 }
 
 #[test]
@@ -32,13 +39,7 @@ fn a_source_that_may_not_be_read_is_an_error_that_names_it_and_makes_no_snapshot
 fn a_repository_that_may_only_be_read_lists_validates_and_is_restored_from() {
     let runtime = Runtime::new();
     let stamp = runtime.create(&["--chroma"]);
-    let set_all = |file: u32, directory: u32| {
-        for entry in walkdir::WalkDir::new(runtime.repo()).contents_first(true) {
-            let entry = entry.unwrap();
-            chmod(entry.path(), if entry.file_type().is_dir() { directory } else { file });
-        }
-    };
-    set_all(0o400, 0o500);
+    chmod_all(&runtime.repo(), 0o400, 0o500);
     let before = TreeState::of(&runtime.repo());
     let call = |arguments: &[&str]| runtime.vecsnap(arguments).held_by_permissions();
     assert_eq!(call(&["list"]).json()["backups"][0]["stamp"], stamp.as_str());
@@ -48,11 +49,52 @@ fn a_repository_that_may_only_be_read_lists_validates_and_is_restored_from() {
     call(&["restore", &stamp, "--to"]).arg(&out).run().exits(0);
     call(&["cleanup", "--keep-last", "1"]).run().exits(0);
     assert_eq!(call(&["stats"]).json()["snapshots"], 1);
-    let refused = call(&["create"]).run();
-    assert!(matches!(refused.code, Some(1 | 5)), "{refused}");
+    let repaired = call(&["repair"]).json();
+    assert_eq!(
+        (&repaired["dry_run"], &repaired["index"], &repaired["invalid"]),
+        (&true.into(), &"unread".into(), &0.into())
+    );
+    for writing in [&["create"][..], &["cleanup", "--confirm"], &["repair", "--confirm"]] {
+        let refused = call(writing).run().exits(1).says(&["denied", "allow this user to"]);
+        assert_eq!(refused.stderr.matches(runtime.repo().to_str().unwrap()).count(), 1, "{refused}");
+    }
     TreeState::of(&runtime.repo()).assert_same(&before, "a repository that may only be read");
-    set_all(0o600, 0o700);
+    chmod_all(&runtime.repo(), 0o600, 0o700);
     TreeState::logical(&out.join("chroma")).assert_same(&TreeState::logical(&runtime.chroma()), "restored elsewhere");
+}
+
+#[test]
+fn a_dry_run_of_a_repair_tells_what_is_lost_of_a_repository_that_may_only_be_read() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    for pack in damage::packs(&runtime.repo()) {
+        let length = fs::metadata(&pack).unwrap().len();
+        (1..20).for_each(|n| damage::flip(&pack, length * n / 20));
+    }
+    let found = runtime.vecsnap(&["repair"]).run().exits(3).json();
+    assert!(found["retaken_blobs"].as_u64().unwrap() > 0, "{found}");
+    chmod_all(&runtime.repo(), 0o400, 0o500);
+    let before = TreeState::of(&runtime.repo());
+    let told = runtime.vecsnap(&["repair"]).held_by_permissions().run().exits(3).json();
+    TreeState::of(&runtime.repo()).assert_same(&before, "a dry run");
+    chmod_all(&runtime.repo(), 0o600, 0o700);
+    for same in ["damaged_packs", "saved_blobs", "lost_blobs", "invalid"] {
+        assert_eq!(told[same], found[same], "{same}: {told}");
+    }
+    assert_eq!((&told["invalid_snapshots"][0]["stamp"], &told["retaken_blobs"]), (&stamp.as_str().into(), &0.into()));
+    assert!(told["unread_sources"][0].as_str().unwrap().contains("cannot be written"), "{told}");
+}
+
+#[test]
+fn a_repository_that_may_not_be_read_is_told_with_what_to_do() {
+    let runtime = Runtime::new();
+    runtime.create(&[]);
+    chmod(&runtime.repo(), 0);
+    for command in ["create", "list", "status", "stats", "cleanup", "repair", "drill", "init"] {
+        let outcome = runtime.vecsnap(&[command]).held_by_permissions().run().exits(1).prints_nothing();
+        outcome.says(&[runtime.repo().to_str().unwrap(), "denied", "allow this user to"]);
+    }
+    chmod(&runtime.repo(), 0o700);
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn nothing_to_repair_changes_nothing() {
     let told = made.repaired("nothing");
     assert_eq!((&told["damaged_packs"], &told["lost_blobs"], &told["valid"]), (&json!([]), &json!(0), &json!(3)));
     let nowhere = Runtime::bare();
-    nowhere.vecsnap(&["repair"]).run().exits(1);
+    nowhere.vecsnap(&["repair"]).run().exits(3).says(&["nothing to repair"]);
     assert!(!nowhere.repo().exists());
 }
 
