@@ -88,7 +88,7 @@ pub struct GlobalArguments {
     pub verbose: u8,
 
     /// How long to wait for a busy repository before giving up with exit code 6
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    #[arg(long, global = true, value_name = "SECONDS", default_value = "60", value_parser = seconds, allow_negative_numbers = true)]
     pub lock_wait: Duration,
 
     /// Colours in warnings and errors
@@ -208,7 +208,7 @@ pub struct CreateArguments {
     pub freeze: bool,
 
     /// Hold no writer off for longer than this; a source that would take longer is left out, with exit code 4 [default: 4]
-    #[arg(long, value_name = "SECONDS", value_parser = seconds_and_parts)]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_and_parts, allow_negative_numbers = true)]
     pub max_block: Option<Duration>,
 
     /// Lock this file while sources are read, as a service that cooperates does while it ingests

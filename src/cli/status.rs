@@ -95,6 +95,9 @@ fn attention(root: &Path, status: &Status) -> Vec<String> {
         let root = root.display();
         sentences.push(format!("there is no repository at {root}; check --repo, or take the first snapshot"));
     }
+    if status.exists && status.last.is_none() {
+        sentences.push("there is no snapshot yet; take the first with `vecsnap create`".into());
+    }
     if let Some(intent) = &status.pending {
         sentences.push(format!("the restore of {} is unfinished; {}", intent.stamp, ways_on(intent)));
     }
@@ -225,9 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_that_does_not_exist_wants_attention() {
+    fn a_repository_that_does_not_exist_or_is_empty_wants_attention() {
         let document = document(Path::new("/backup"), &Status::default(), None, NOW.parse().unwrap());
         assert!(document["attention"][0].as_str().unwrap().contains("no repository at /backup"), "{document:#}");
+        let empty = Status { exists: true, ..Status::default() };
+        let document = super::document(Path::new("/backup"), &empty, None, NOW.parse().unwrap());
+        assert_eq!(document["attention"], json!(["there is no snapshot yet; take the first with `vecsnap create`"]));
     }
 
     #[test]

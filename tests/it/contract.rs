@@ -493,3 +493,33 @@ fn a_stderr_that_cannot_be_written_stops_nothing() {
     assert_eq!(runtime.snapshots().len(), 3);
 }
 
+#[test]
+fn what_is_wrong_with_a_number_or_a_directory_is_told_with_what_to_give() {
+    let runtime = Runtime::new();
+    runtime.create(&[]);
+    let numbers = [
+        (&["cleanup", "--keep-last", "-1"][..], "whole number of snapshots"),
+        (&["cleanup", "--keep-daily", "1.5"], "whole number of snapshots"),
+        (&["cleanup", "--keep-weekly", "4294967296"], "to 4294967295"),
+        (&["list", "--lock-wait", "-1"], "whole number of seconds"),
+        (&["create", "--max-block", "-1"], "number of seconds"),
+        (&["status", "--max-age", "-1"], "such as 26h"),
+    ];
+    for (call, advice) in numbers {
+        runtime.vecsnap(call).run().exits(2).prints_nothing().says(&[advice]);
+    }
+    let sample = runtime.vecsnap(&["validate", "--sample", "5%"]).run().exits(2).says(&["--all"]);
+    assert!(!sample.stderr.contains("<STAMP>"), "a sample is one of all: {sample}");
+    let (none, file) = (runtime.path().join("none"), runtime.registry());
+    for command in ["drill", "demo"] {
+        for place in [&none, &file] {
+            let told = [place.to_str().unwrap(), "--scratch or TMPDIR"];
+            runtime.vecsnap(&[command, "--scratch"]).arg(place).run().exits(1).prints_nothing().says(&told);
+            runtime.vecsnap(&[command]).env("TMPDIR", place).run().exits(1).prints_nothing().says(&told);
+        }
+    }
+    for place in [file.join("below"), file.clone()] {
+        let call = runtime.vecsnap(&["restore", "latest", "--to"]).arg(&place);
+        call.run().exits(1).prints_nothing().says(&[place.to_str().unwrap(), "name another one"]);
+    }
+}

@@ -12,7 +12,7 @@ use crate::upkeep::retention::{KeepCounts, Rules};
 #[derive(Args, Clone, Debug, PartialEq)]
 pub struct ValidateArguments {
     /// The snapshot: its stamp, or `latest`
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present_any = ["all", "sample"], conflicts_with = "all")]
     pub stamp: Option<StampArgument>,
 
     /// Validate every snapshot, reading what several share once
@@ -65,7 +65,7 @@ pub struct StatsArguments {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct StatusArguments {
     /// Fail (exit code 1) if the last sound snapshot is older, say 26h, 90m or 2d
-    #[arg(long, value_name = "AGE", value_parser = age)]
+    #[arg(long, value_name = "AGE", value_parser = age, allow_negative_numbers = true)]
     pub max_age: Option<Duration>,
 }
 
@@ -74,23 +74,23 @@ pub struct StatusArguments {
 #[command(next_help_heading = "What stays instead of the default")]
 pub struct KeepArguments {
     /// The newest N snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub keep_last: Option<u32>,
 
     /// The newest of each of the newest N hours that have snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub keep_hourly: Option<u32>,
 
     /// The newest of each of the newest N days that have snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub keep_daily: Option<u32>,
 
     /// The newest of each of the newest N ISO weeks that have snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub keep_weekly: Option<u32>,
 
     /// The newest of each of the newest N months that have snapshots
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub keep_monthly: Option<u32>,
 }
 
@@ -131,6 +131,11 @@ fn percent(text: &str) -> Result<Percent, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
     let share = number.filter(|number| *number > 0.0 && *number <= 100.0);
     share.map(Percent).ok_or_else(|| "give a share above 0% and of at most 100%, such as 5%".into())
+}
+
+/// Parses a number of snapshots.
+fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| format!("give a whole number of snapshots from 0 to {}, such as 7", u32::MAX))
 }
 
 /// Parses an age such as `26h`.
