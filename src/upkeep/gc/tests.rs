@@ -7,7 +7,7 @@ mod rebasing;
 mod small;
 
 use super::*;
-use crate::format::compression::Codec;
+use crate::format::compression::{Codec, Compressed};
 use crate::format::delta::{self, Instruction};
 use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
 use crate::id::{BlobId, PackId, Stamp};
@@ -53,9 +53,14 @@ fn copied<'a>(content: &'a [u8], bases: &[&[u8]], steps: &[Instruction], step: S
 }
 
 fn write_pack(root: &Path, records: &[Handmade<'_>]) -> PackFile {
+    write_pack_with(root, records, |raw| Compressed { codec: Codec::Raw, bytes: raw.to_vec() })
+}
+
+/// Writes a pack of one frame, which is compressed in this way.
+fn write_pack_with(root: &Path, records: &[Handmade<'_>], compress: fn(&[u8]) -> Compressed) -> PackFile {
     let header = open(root, Access::Read).header().clone();
     let mut bytes = pack::encode_header(&header).unwrap();
-    let (start, mut offset) = (bytes.len(), 0);
+    let (start, mut offset, mut frame) = (bytes.len(), 0, Vec::new());
     let mut footer = Footer::default();
     for record in records {
         let (payload, encoding) = record.delta.clone().unwrap_or((record.content.to_vec(), Encoding::Whole));
@@ -69,9 +74,12 @@ fn write_pack(root: &Path, records: &[Handmade<'_>]) -> PackFile {
             encoding,
         });
         offset += payload.len() as u32;
-        bytes.extend(payload);
+        frame.extend(payload);
     }
-    footer.frames.push(Frame::new(start as u64, offset, offset, records.len() as u32, Codec::Raw));
+    let frame = compress(&frame);
+    let stored = frame.bytes.len() as u32;
+    footer.frames.push(Frame::new(start as u64, stored, offset, records.len() as u32, frame.codec));
+    bytes.extend(frame.bytes);
     bytes.extend(footer.encode(bytes.len() as u64).unwrap());
     let mut hasher = blake3::Hasher::new();
     hasher.update(&bytes);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::time::{Duration, SystemTime};
 
 use super::*;
+use crate::format::compression;
 
 /// Makes the pack as old as if it had been written so long before the first stamp of these tests.
 fn age(root: &Path, pack: &PackFile, before: Duration) {
@@ -51,6 +52,35 @@ fn one_percent_of_an_old_pack_comes_back() {
 #[test]
 fn less_than_a_256th_is_not_worth_it() {
     assert_eq!(freed_of(300, DAY), 0);
+}
+
+/// In one frame of 8 MiB each chunk is compressed against its like; what a rewriting makes is no frame of that size.
+#[test]
+fn a_rewriting_that_takes_as_much_as_it_was_to_free_is_dropped() {
+    let root = made();
+    let pairs: Vec<[Vec<u8>; 2]> = (1..=64).map(twins).collect();
+    let firsts = pairs.iter().map(|[first, _]| whole(first));
+    let all: Vec<_> = firsts.chain(pairs.iter().map(|[_, second]| whole(second))).collect();
+    let pack = write_pack_with(root.path(), &all, |raw| compression::compress_far(raw, 3));
+    assert!(pack.size < 70 * CHUNK as u64, "{}", pack.size);
+    let needed: Vec<&[u8]> = pairs.iter().skip(1).flatten().map(Vec::as_slice).collect();
+    take_snapshot(root.path(), STAMP, &needed);
+    age(root.path(), &pack, DAY);
+    let size = pack_bytes(root.path());
+
+    let repository = open(root.path(), Access::Write);
+    let mut collection = begin(&repository);
+    collection.plan(&repository, &Silent).unwrap();
+    assert!(collection.estimate().unwrap().freed > CHUNK as u64 / 2);
+    let rewriting = collection.rewrite(&repository, &Silent).unwrap();
+    assert_eq!(rewriting, Rewriting::NoGain);
+    collection.settle().unwrap();
+    collection.settle_again(&repository, rewriting).unwrap();
+    assert_eq!((collection.sweep(&repository).unwrap(), collection.stored_anew()), (0, StoredAnew::default()));
+    drop(repository);
+    assert_eq!(pack_bytes(root.path()), size);
+    assert!(holds(root.path(), &pack));
+    assert_whole(root.path());
 }
 
 #[test]
