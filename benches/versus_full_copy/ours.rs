@@ -44,9 +44,10 @@ impl Vecsnap {
         self.stamps.get(state).map_or("latest", String::as_str)
     }
 
-    /// A create that must succeed.
+    /// A create that must succeed: nobody writes meanwhile, so that the copy of a database of any size may take its time.
     pub(crate) fn must_create(&mut self, live: &Path, state: &str) -> Run {
-        let run = measure(&self.command(live, &["create", "--chroma", "--effort", self.effort]));
+        let arguments = ["create", "--chroma", "--effort", self.effort, "--max-block", "3600"];
+        let run = measure(&self.command(live, &arguments));
         let stamp = run.field("stamp").and_then(|stamp| Some(stamp.as_str()?.to_owned())).unwrap();
         self.stamps.insert(state.into(), stamp);
         run
