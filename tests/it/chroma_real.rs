@@ -43,6 +43,8 @@ fn chroma_finds_its_store_as_it_was_at_the_snapshot() {
     client.act("build", &[]);
     let before = client.record(&into);
     assert_eq!(before["count"], 3000);
+    let counts: Vec<_> = before["others"].as_array().unwrap().iter().map(|other| &other[1]).collect();
+    assert_eq!(counts, [0, 7, 5, 50]);
     let stamp = runtime.create(&["--chroma"]);
     let validation = runtime.vecsnap(&["validate", &stamp, "--json"]).json();
     assert_eq!(validation["chroma_ok"], true, "{validation}");
@@ -50,14 +52,14 @@ fn chroma_finds_its_store_as_it_was_at_the_snapshot() {
     client.act("change", &[]);
     let changed = client.record(&into);
     assert_eq!(changed["count"], 3100);
-    for field in ["entries", "neighbours", "distances"] {
+    for field in ["entries", "neighbours", "distances", "others"] {
         assert_ne!(changed[field], before[field], "the change did not reach {field}, so the test proves nothing");
     }
 
     let document = runtime.restore(&stamp, &[]);
     assert_eq!(document["chroma_restored"], true);
     let restored = client.record(&into);
-    for field in ["count", "entries", "neighbours", "distances"] {
+    for field in ["count", "entries", "neighbours", "distances", "others"] {
         assert!(restored[field] == before[field], "{field} differs from what it was at the snapshot");
     }
 

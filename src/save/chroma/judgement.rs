@@ -27,7 +27,11 @@ pub(super) fn judge(
     let mut suspicions = Vec::new();
     for (id, record) in records {
         let elements = match files.get(id) {
-            Some(SegmentFiles::Index { elements, suspicions: found }) => {
+            Some(SegmentFiles::Begun { .. }) if record.watermark.is_none() => 0,
+            Some(
+                SegmentFiles::Index { elements, suspicions: found }
+                | SegmentFiles::Begun { elements, suspicions: found },
+            ) => {
                 suspicions.extend(found.iter().cloned());
                 *elements
             }

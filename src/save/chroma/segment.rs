@@ -3,7 +3,8 @@
 //! hnswlib writes them in place and one after the other: `header.bin` with the count of elements and the bytes of each,
 //! `data_level0.bin` with the elements, `length.bin` with four bytes for each, `link_lists.bin`; then Chroma writes the
 //! list of ids, `index_metadata.pickle`. A service that dies in between, or a copy made in between, leaves files of
-//! different moments. Files laid out for the capacity of the index instead of its count are an older way, and sound.
+//! different moments. Files laid out for the capacity of the index instead of its count are an older way, and sound. An
+//! index that was only begun (a query does that) has all its files but the list of ids, and nothing of worth in them.
 
 use std::fs::File;
 use std::io::Read;
@@ -31,6 +32,8 @@ pub(super) enum SegmentFiles {
     None,
     /// They are of a layout that is not known here.
     UnknownLayout,
+    /// There is no list of ids: if the database says so too, the segment was begun and never persisted.
+    Begun { elements: u64, suspicions: Vec<Suspicion> },
     /// So many elements, deleted ones included, and where the files disagree.
     Index { elements: u64, suspicions: Vec<Suspicion> },
 }
@@ -74,17 +77,19 @@ pub(super) fn examine(directory: &Path, segment: &str) -> Result<SegmentFiles> {
             None => suspicions.push(Suspicion::Missing { segment: segment.into(), file }),
         }
     }
-    match start_of(&directory.join(PICKLE), pickle::START)? {
-        None => suspicions.push(Suspicion::Missing { segment: segment.into(), file: PICKLE }),
-        Some(start) => match pickle::integer_after(&start, "total_elements_added") {
-            Some(total) if total != header.elements => {
-                suspicions.push(Suspicion::WrongTotal { segment: segment.into(), total, elements: header.elements });
-            }
-            // A pickle of another shape proves nothing either way.
-            Some(_) | None => {}
-        },
+    let elements = header.elements;
+    let Some(start) = start_of(&directory.join(PICKLE), pickle::START)? else {
+        suspicions.push(Suspicion::Missing { segment: segment.into(), file: PICKLE });
+        return Ok(SegmentFiles::Begun { elements, suspicions });
+    };
+    match pickle::integer_after(&start, "total_elements_added") {
+        Some(total) if total != elements => {
+            suspicions.push(Suspicion::WrongTotal { segment: segment.into(), total, elements });
+        }
+        // A pickle of another shape proves nothing either way.
+        Some(_) | None => {}
     }
-    Ok(SegmentFiles::Index { elements: header.elements, suspicions })
+    Ok(SegmentFiles::Index { elements, suspicions })
 }
 
 /// `u32` layout, then `u64`s: offset of level 0, capacity, elements, bytes of an element.
@@ -152,7 +157,9 @@ pub(super) mod tests {
 
     fn suspicions(directory: &Path) -> Vec<String> {
         match examine(directory, "s").unwrap() {
-            SegmentFiles::Index { suspicions, .. } => suspicions.iter().map(Suspicion::to_string).collect(),
+            SegmentFiles::Index { suspicions, .. } | SegmentFiles::Begun { suspicions, .. } => {
+                suspicions.iter().map(Suspicion::to_string).collect()
+            }
             other => panic!("{other:?}"),
         }
     }

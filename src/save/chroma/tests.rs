@@ -142,6 +142,19 @@ fn dropped_collections_and_segments_never_persisted_are_normal() {
 }
 
 #[test]
+fn an_index_that_a_query_began_is_normal_and_one_that_lost_its_list_of_ids_is_not() {
+    let service = Service::new(40);
+    service.connect().execute_batch("INSERT INTO segments VALUES('queried', 'hnsw', 'VECTOR', 'd')").unwrap();
+    write(&service.segment("queried"), 0);
+    fs::remove_file(service.segment("queried").join("index_metadata.pickle")).unwrap();
+    let begun = service.create();
+    assert_eq!((chroma(&begun).consistency.clone(), begun.validated), (Consistency::Proven, true));
+    service.connect().execute_batch("INSERT INTO max_seq_id VALUES('queried', 7)").unwrap();
+    let reasons = vec!["missing: queried/index_metadata.pickle does not exist".to_owned()];
+    assert_eq!(chroma(&service.create()).consistency, Consistency::Suspect(reasons));
+}
+
+#[test]
 fn files_that_disagree_are_captured_and_suspected_until_they_agree_again() {
     let service = Service::new(40);
     fs::write(service.segment(SEGMENT).join("length.bin"), b"torn").unwrap();
