@@ -7,6 +7,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// What the library returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -87,12 +89,18 @@ fn without_path(error: io::Error) -> io::Error {
 
 /// What to do about a refusal of the operating system, where that is always the same.
 fn advice(cause: &io::Error) -> &'static str {
+    match Errno::from_io_error(cause) {
+        Some(Errno::LOOP) => return "; correct the symbolic link that leads back to itself, or name another path",
+        Some(Errno::NAMETOOLONG) => return "; name a shorter path",
+        _ => {}
+    }
     match cause.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; make room there and try again",
         io::ErrorKind::PermissionDenied => "; allow this user to, or run vecsnap as one who may",
         io::ErrorKind::ReadOnlyFilesystem => "; mount it so that it can be written",
-        io::ErrorKind::NotADirectory => "; a part of this path is a file, so name another one",
-        io::ErrorKind::AlreadyExists => "; something else has this name, so name another one",
+        io::ErrorKind::NotADirectory => "; a part of this path is a file, so move that away or name another one",
+        io::ErrorKind::AlreadyExists => "; something else has this name, so move that away or name another one",
+        io::ErrorKind::IsADirectory => "; a directory has this name, so move that away or name another one",
         _ => "",
     }
 }
@@ -162,9 +170,12 @@ mod tests {
             (io::ErrorKind::ReadOnlyFilesystem, "mount it"),
             (io::ErrorKind::NotADirectory, "name another"),
             (io::ErrorKind::AlreadyExists, "name another"),
+            (io::ErrorKind::IsADirectory, "name another"),
         ];
-        for (kind, step) in table {
-            let said = Error::io("write", "/backup/x")(kind.into()).to_string();
+        let causes = table.map(|(kind, step)| (io::Error::from(kind), step));
+        let numbered = [(Errno::LOOP, "symbolic link"), (Errno::NAMETOOLONG, "shorter")];
+        for (cause, step) in causes.into_iter().chain(numbered.map(|(errno, step)| (errno.into(), step))) {
+            let said = Error::io("write", "/backup/x")(cause).to_string();
             assert!(said.starts_with("cannot write /backup/x: ") && said.contains(step), "{said}");
         }
     }
