@@ -12,6 +12,7 @@ mod found;
 mod recording;
 mod recoveries;
 mod repairs;
+mod replacements;
 mod repository;
 mod restores;
 mod targets;

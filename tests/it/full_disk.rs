@@ -150,7 +150,7 @@ fn all_sizes(operation: Operation, check: Check, limit: fn(u64) -> Limit, step: 
     let enough = limit(size);
     eprintln!("{operation:?}: {too_little} sizes were too little, {enough:?} was enough");
     // A cleanup needs nothing beyond what is there.
-    let expected = operation != Operation::Cleanup;
+    let expected = !operation.cleans_up();
     assert_eq!(too_little > 0, expected, "{operation:?}: {too_little} sizes were too little");
 }
 
@@ -186,8 +186,8 @@ fn a_restore_with_few_inodes() {
 #[test]
 #[ignore = "every size in pages: minutes"]
 fn repositories_in_every_room() {
-    use Operation::{Cleanup, Create, FirstCreate, Repair, RestoreWithWayBack};
-    for operation in [FirstCreate, Create, Cleanup, Repair, RestoreWithWayBack] {
+    use Operation::{Cleanup, Create, FirstCreate, MergingCleanup, Repair, RestoreWithWayBack};
+    for operation in [FirstCreate, Create, Cleanup, MergingCleanup, Repair, RestoreWithWayBack] {
         all_sizes(operation, check_repository, Limit::Inodes, 1);
         all_sizes(operation, check_repository, pages, 1);
     }

@@ -71,28 +71,56 @@ fn a_create_killed_by_strace() {
     all_by_strace(Operation::Create, &["linkat", "renameat2"]);
 }
 
+/// The names of calls that strace kills at.
+const NAMES: [&str; 14] = [
+    "write",
+    "pwrite64",
+    "fsync",
+    "fdatasync",
+    "ftruncate",
+    "fallocate",
+    "openat",
+    "mkdir",
+    "unlink",
+    "unlinkat",
+    "rename",
+    "renameat2",
+    "linkat",
+    "utimensat",
+];
+
 #[test]
 #[ignore = "kills by strace at every system call of each name: minutes"]
-fn everything_killed_by_strace() {
-    const NAMES: [&str; 14] = [
-        "write",
-        "pwrite64",
-        "fsync",
-        "fdatasync",
-        "ftruncate",
-        "fallocate",
-        "openat",
-        "mkdir",
-        "unlink",
-        "unlinkat",
-        "rename",
-        "renameat2",
-        "linkat",
-        "utimensat",
-    ];
-    for operation in Operation::ALL {
-        all_by_strace(operation, &NAMES);
-    }
+fn creates_killed_by_strace() {
+    all_by_strace(Operation::FirstCreate, &NAMES);
+    all_by_strace(Operation::Create, &NAMES);
+}
+
+#[test]
+#[ignore = "kills by strace at every system call of each name: a quarter of an hour"]
+fn restores_killed_by_strace() {
+    all_by_strace(Operation::Restore, &NAMES);
+    all_by_strace(Operation::RestoreWithWayBack, &NAMES);
+}
+
+#[test]
+#[ignore = "kills by strace at every system call of each name: a quarter of an hour"]
+fn ways_on_killed_by_strace() {
+    all_by_strace(Operation::Resume, &NAMES);
+    all_by_strace(Operation::Undo, &NAMES);
+}
+
+#[test]
+#[ignore = "kills by strace at every system call of each name: minutes"]
+fn cleanups_killed_by_strace() {
+    all_by_strace(Operation::Cleanup, &NAMES);
+    all_by_strace(Operation::MergingCleanup, &NAMES);
+}
+
+#[test]
+#[ignore = "kills by strace at every system call of each name: minutes"]
+fn a_repair_killed_by_strace() {
+    all_by_strace(Operation::Repair, &NAMES);
 }
 
 #[test]
@@ -170,6 +198,12 @@ fn a_killed_cleanup() {
 #[ignore = "kills at every system call: minutes"]
 fn a_cleanup_killed_at_every_call() {
     all(Operation::Cleanup);
+}
+
+#[test]
+#[ignore = "kills at every system call: minutes"]
+fn a_merging_cleanup_killed_at_every_call() {
+    all(Operation::MergingCleanup);
 }
 
 #[test]

@@ -61,6 +61,8 @@ mod full_disk;
 #[cfg(target_arch = "x86_64")]
 mod kills;
 #[cfg(target_arch = "x86_64")]
+mod meetings;
+#[cfg(target_arch = "x86_64")]
 mod power_cuts;
 #[cfg(not(target_arch = "x86_64"))]
 mod untraced;

@@ -13,8 +13,9 @@ use crate::support::image::{Image, System};
 use crate::support::mount::namespace;
 use crate::support::seed::Seed;
 use crate::support::stage::{Operation, Stage};
+use crate::support::tracer::Counted;
 
-/// How many seeded cuts the long tier makes for each operation, instead of one at every call.
+/// How many cuts, evenly spread, the long tier makes for each operation, instead of one at every call.
 const CUTS: &str = "VECSNAP_POWER_CUTS";
 
 /// How many points the quick tier takes of each operation.
@@ -69,18 +70,25 @@ fn sample(operation: Operation) {
     }
 }
 
+/// So many numbers below `end`, evenly spread from one of them on.
+fn spread(first: usize, end: usize, count: usize) -> impl Iterator<Item = usize> {
+    let count = count.min(end);
+    (0..count).map(move |turn| (first + turn * end / count) % end)
+}
+
 fn all(system: System) {
     for operation in Operation::ALL {
         let Some((mut stage, image)) = on(system, operation) else { return };
+        let calls = stage.run(Counted::Changes, None).1.len();
         let cuts = match std::env::var(CUTS).map(|count| count.parse().expect("a number of cuts")) {
             Ok(count) => {
                 let name = format!("power {operation:?} {system:?}");
-                let numbers = Seed::from_environment().sample(&name, 150, count);
-                numbers.into_iter().filter(|number| check_cut(&mut stage, &image, number + 1)).count()
+                let numbers = spread(Seed::from_environment().below(&name, calls as u64) as usize, calls, count);
+                numbers.filter(|number| check_cut(&mut stage, &image, number + 1)).count()
             }
             Err(_) => (1..).take_while(|number| check_cut(&mut stage, &image, *number)).count(),
         };
-        eprintln!("{operation:?} on {system:?}: the power was cut at {cuts} calls");
+        eprintln!("{operation:?} on {system:?}: the power was cut at {cuts} of {calls} calls");
         assert!(cuts > 0, "{operation:?}: no call was met");
     }
 }

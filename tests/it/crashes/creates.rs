@@ -1,6 +1,6 @@
 //! Creates that are cut off: the snapshot is there whole or not at all, and nothing else is hurt.
 
-use super::campaign::Reach;
+use super::campaign::{Campaign, Reach};
 use super::recording::Recording;
 use super::repository::{Standing, World, stamp_of};
 use crate::support::simulated_disk::{Disk, Survival};
@@ -29,6 +29,23 @@ fn recorded(mut world: World) -> Recording {
 #[test]
 fn a_first_create_may_be_cut_off_at_any_moment() {
     first().attack("first create", Reach::Slice(4));
+}
+
+#[test]
+fn an_init_may_be_cut_off_at_any_moment() {
+    let mut world = World::new();
+    world.settle();
+    let mut disk = Disk::load(&world.root());
+    let call = world.call(&["init"]);
+    world.record(&mut disk, call);
+    let mut campaign = Campaign::new("init", Reach::Every { ways: 3 });
+    campaign.attack(&disk, |crash, volume, random| {
+        world.put(volume, crash, random);
+        let is_there = world.repository().join("repository.json").exists();
+        assert!(is_there || !disk.acknowledged(crash.point), "a repository that was reported is gone");
+        world.goes_on();
+    });
+    campaign.finish();
 }
 
 #[test]

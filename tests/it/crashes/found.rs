@@ -15,14 +15,14 @@ fn cut(point: usize) -> Crash {
     Crash { point, way: 1 }
 }
 
-fn restored() -> (Targets, Disk) {
+pub(super) fn restored() -> (Targets, Disk) {
     let targets = Targets::new(Present::Changed);
     let mut disk = Disk::load(targets.root());
     disk.record(targets.root(), targets.restore_call()).exits(0);
     (targets, disk)
 }
 
-fn is_named(change: &Change, wanted: &[u8]) -> bool {
+pub(super) fn is_named(change: &Change, wanted: &[u8]) -> bool {
     match change {
         Change::Enter { name, .. } | Change::Remove { name, .. } => name == wanted,
         _ => false,
@@ -43,7 +43,9 @@ fn what_a_killed_restore_did_is_made_durable_by_the_one_that_resumes_it() {
     let (targets, disk) = restored();
     let removed = disk.moment_after(|change| matches!(change, Change::Remove { .. }) && is_named(change, b"strange"));
     let shortened = disk.moment_after(|change| matches!(change, Change::SetLength { length: 6034, .. }));
-    for point in [removed, shortened] {
+    // With its time a file looks finished.
+    let looks_finished = disk.moments_after(|change| matches!(change, Change::SetTime { .. }));
+    for point in [removed, shortened].into_iter().chain(looks_finished) {
         let mut killed = disk.killed_at(point);
         killed.now().write_to(targets.root());
         killed.record(targets.root(), targets.call_on(Way::Resume)).exits(0);

@@ -85,4 +85,5 @@ fn a_recovery_may_be_cut_off_too() {
 fn many_crashes_of_recoveries() {
     attack("create", creates::next(), 20, Reach::Slice(20));
     attack("cleanup", cleanups::recorded(), 20, Reach::Slice(20));
+    attack("merging cleanup", cleanups::merging(), 5, Reach::Slice(20));
 }

@@ -1,6 +1,8 @@
 //! Repairs that are cut off: nothing that was sound is hurt, and the next repair does what this one would have done, even
 //! if that is cut off too.
 
+use std::fs;
+
 use super::campaign::{Campaign, Reach};
 use super::repository::{Standing, World};
 use crate::support::damage;
@@ -11,6 +13,7 @@ struct Hurt {
     world: World,
     stamps: Vec<String>,
     sound: Vec<String>,
+    damaged_pack: Vec<u8>,
     disk: Disk,
 }
 
@@ -23,12 +26,13 @@ impl Hurt {
         let stamps = world.listed();
         let pack = damage::packs(&world.repository()).into_iter().find(|pack| !older.contains(pack)).unwrap();
         damage::flip(&pack, 200);
+        let damaged_pack = fs::read(pack).unwrap();
         let damaged = Volume::load(&world.root());
         let sound: Vec<_> = stamps.iter().filter(|stamp| world.is_restorable(stamp)).cloned().collect();
         assert_eq!(sound, stamps[..2], "only the last snapshot is hurt");
         damaged.write_to(&world.root());
         let disk = Disk::of(damaged);
-        Self { world, stamps, sound, disk }
+        Self { world, stamps, sound, damaged_pack, disk }
     }
 
     /// Records a repair of what is in the real directory and on a disk, and lets it crash.
@@ -39,6 +43,7 @@ impl Hurt {
         let mut campaign = Campaign::new(name, reach);
         campaign.attack_from(begins_with, &disk, |crash, volume, random| {
             self.world.put(volume, crash, random);
+            self.world.hold_kept(&self.damaged_pack);
             let repaired = disk.acknowledged_since(begins_with, crash.point);
             let whole = if repaired { &self.stamps } else { &self.sound };
             whole.iter().for_each(|stamp| self.world.hold_whole(stamp));

@@ -9,8 +9,9 @@ use tempfile::TempDir;
 
 use super::campaign::Crash;
 use crate::support::command::Outcome;
+use crate::support::runtime::scatter;
 use crate::support::simulated_disk::{Disk, Random, Volume};
-use crate::support::{Runtime, TreeState, Vecsnap};
+use crate::support::{Runtime, TreeState, Vecsnap, damage};
 
 /// How many snapshots the cleanups of these tests keep.
 pub(super) const KEPT: usize = 2;
@@ -51,6 +52,19 @@ impl World {
     /// With so many snapshots of changing files.
     pub(super) fn with_snapshots(count: u32) -> Self {
         let mut world = Self::new();
+        for number in 0..count {
+            world.create();
+            world.change(number);
+        }
+        world
+    }
+
+    /// With so many snapshots of changing files, and many small packs that all of them need.
+    pub(super) fn scattered(count: u32) -> Self {
+        let mut world = Self::new();
+        scatter(&world.runtime.chroma(), || {
+            world.repository().join("snapshots").join(stamp_of(&world.create_call().run().exits(0)))
+        });
         for number in 0..count {
             world.create();
             world.change(number);
@@ -155,6 +169,13 @@ impl World {
     /// Holds that a snapshot is there and what it was.
     pub(super) fn hold_whole(&self, stamp: &str) {
         self.export(stamp).assert_same(&self.contents[stamp], &format!("{stamp} after the crash"));
+    }
+
+    /// Holds that a damaged pack is there still, under its name or set aside: somebody may read more of it one day.
+    pub(super) fn hold_kept(&self, damaged: &[u8]) {
+        let places = ["packs", "damaged"].map(|name| self.repository().join(name));
+        let mut files = places.iter().filter(|place| place.exists()).flat_map(|place| damage::files_below(place));
+        assert!(files.any(|file| fs::read(file).unwrap() == damaged), "a damaged pack is gone");
     }
 
     /// Whether a snapshot can be restored.

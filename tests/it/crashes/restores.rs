@@ -1,8 +1,10 @@
 //! Restores that are cut off: the targets are old, new, or known to be unfinished; then both ways on lead to exact states.
 
 use super::campaign::{Campaign, Crash, Reach};
+use super::found::{is_named, restored};
 use super::targets::{Present, Targets, Way};
-use crate::support::simulated_disk::Disk;
+use crate::support::simulated_disk::change::Change;
+use crate::support::simulated_disk::{Disk, Random, Survival};
 
 fn attack(present: Present, reach: Reach) {
     let targets = Targets::new(present);
@@ -104,6 +106,44 @@ fn a_restore_over_a_log_or_over_nothing_may_be_cut_off_at_any_moment() {
 #[test]
 fn resuming_and_undoing_may_be_cut_off_too() {
     attack_ways_on(Present::Changed, 1, Reach::Slice(2));
+}
+
+#[test]
+fn nothing_is_written_before_the_intent_is_durable() {
+    let (targets, disk) = restored();
+    let published = disk.moment_after(|change| is_named(change, b"restore.json"));
+    for point in disk.crash_points(published).into_iter().take(12) {
+        targets.put(&disk.power_cut_at(point, Survival::nothing()), Crash { point, way: 1 });
+        if !targets.is_pending() {
+            targets.state().assert_same(&targets.present, "without an intent");
+        }
+    }
+}
+
+/// Of two intents, the one that tells what was done last goes last.
+#[test]
+fn an_undo_that_is_almost_done_stays_an_undo() {
+    let (targets, disk) = restored();
+    let published = disk.moment_after(|change| is_named(change, b"restore.json"));
+    let mut killed = disk.killed_at((published + disk.moment()) / 2);
+    killed.now().write_to(targets.root());
+    let begin = killed.moment();
+    killed.record(targets.root(), targets.call_on(Way::Undo)).exits(0);
+    let is_removal = |change: &Change| matches!(change, Change::Remove { name, .. } if name.ends_with(b".json"));
+    let removals: Vec<_> = killed.moments_after(is_removal).into_iter().filter(|moment| *moment > begin).collect();
+    assert_eq!(removals.len(), 2, "two intents go");
+    for point in removals {
+        for way in 0..6 {
+            let crash = Crash { point, way };
+            let survival = match way {
+                0 => Survival::everything(),
+                _ => Survival::random(Random::of(&[way as u64])),
+            };
+            targets.put(&killed.power_cut_at(point, survival), crash);
+            assert!(!targets.is_pending() || targets.is_going_back(), "an undo became a restore: {crash:?}");
+            targets.state().assert_same(&targets.present, "undone");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::mount::Mounts;
-use super::{TreeState, Vecsnap, VectorStore, tree_state};
+use super::{TreeState, Vecsnap, VectorStore, noise, tree_state};
 
 /// How the database of the runtime is journalled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +224,19 @@ impl Runtime {
     pub fn restore(&self, stamp: &str, arguments: &[&str]) -> Value {
         let call = self.vecsnap(&["restore", stamp, "--confirm-service-stopped", "--json"]);
         call.args(arguments).run().exits(0).json()
+    }
+}
+
+/// How many small packs are merged into one (docs/decisions.md), and a few more.
+const SCATTERED: u32 = 68;
+
+/// Adds small files to a directory of the service, each of which gets into a pack of its own: `create` takes a snapshot and
+/// returns its directory, which then goes.
+pub fn scatter(directory: &Path, mut create: impl FnMut() -> PathBuf) {
+    for number in 0..SCATTERED {
+        let name = format!("small-{number:02}");
+        fs::write(directory.join(&name), noise::bytes(&name, 20_000)).unwrap();
+        fs::remove_dir_all(create()).unwrap();
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::runtime::Saved;
+use super::runtime::{Saved, scatter};
 use super::tracer::{Aim, Call, Counted, Fault};
 use super::{Outcome, Runtime, TreeState, Vecsnap, damage, noise};
 
@@ -29,12 +29,14 @@ pub enum Operation {
     Undo,
     /// Of the first of two snapshots, whose records the second one's deltas need.
     Cleanup,
+    /// The same, where many small packs are merged besides.
+    MergingCleanup,
     /// Of a pack of the second snapshot, which is what the live files hold.
     Repair,
 }
 
 impl Operation {
-    pub const ALL: [Operation; 8] = [
+    pub const ALL: [Operation; 9] = [
         Operation::FirstCreate,
         Operation::Create,
         Operation::Restore,
@@ -42,6 +44,7 @@ impl Operation {
         Operation::Resume,
         Operation::Undo,
         Operation::Cleanup,
+        Operation::MergingCleanup,
         Operation::Repair,
     ];
 
@@ -52,6 +55,10 @@ impl Operation {
     pub fn restores(self) -> bool {
         use Operation::{Restore, RestoreWithWayBack, Resume, Undo};
         matches!(self, Restore | RestoreWithWayBack | Resume | Undo)
+    }
+
+    pub fn cleans_up(self) -> bool {
+        matches!(self, Operation::Cleanup | Operation::MergingCleanup)
     }
 
     /// Whether it begins with a restore that is on record as unfinished.
@@ -93,7 +100,29 @@ impl Stage {
         };
         stage.fill();
         stage.beginning = stage.runtime.save();
+        stage.check_purpose();
         stage
+    }
+
+    /// Holds that the operation does what it is attacked for.
+    fn check_purpose(&self) {
+        let outcome = self.call().run().exits(0);
+        self.check_done(&outcome, "unharmed");
+        let told = outcome.json();
+        let purposes: &[&str] = match self.operation {
+            Operation::FirstCreate => &["chunks_new"],
+            Operation::Create => &["chunks_new", "chunks_delta", "chunks_reused"],
+            Operation::Cleanup | Operation::MergingCleanup => &["freed_bytes", "rewritten_bytes", "rebased_bytes"],
+            Operation::Repair => &["saved_blobs", "retaken_blobs"],
+            _ => &["db_restored", "registry_restored", "chroma_restored"],
+        };
+        for purpose in purposes {
+            let done = told[purpose].as_u64().is_some_and(|count| count > 0) || told[purpose] == true;
+            assert!(done, "{:?} without {purpose}: {told}", self.operation);
+        }
+        let packs = damage::packs(&self.runtime.repo()).len();
+        assert!(packs < 10, "{:?} leaves {packs} packs", self.operation);
+        self.begin();
     }
 
     fn fill(&mut self) {
@@ -104,6 +133,9 @@ impl Stage {
         fs::write(chroma("gone/file"), noise::bytes("gone", 100_000)).unwrap();
         fs::write(chroma("gone/other"), "").unwrap();
         std::os::unix::fs::symlink("blob", chroma("link")).unwrap();
+        if self.operation == Operation::MergingCleanup {
+            scatter(&runtime.chroma(), || runtime.snapshot(&runtime.create(&["--chroma"])));
+        }
         self.first = live(runtime);
         if self.operation.begins_with_snapshots() {
             let stamp = runtime.create(&["--chroma"]);
@@ -125,6 +157,10 @@ impl Stage {
         if self.operation != Operation::Repair {
             runtime.remember("third");
             fs::write(chroma("new/file"), noise::bytes("newer", 90_000)).unwrap();
+        }
+        if self.operation.cleans_up() {
+            // What the next snapshot holds, only the one that goes holds too.
+            fs::write(chroma("again"), noise::bytes("gone", 100_000)).unwrap();
         }
         self.live = live(runtime);
         match self.operation {
@@ -165,6 +201,12 @@ impl Stage {
         self.call().traced(&Aim { counted, ..self.aim(strike) })
     }
 
+    /// Runs the operation from its beginning; right before one of its calls, while that waits, something else is done.
+    pub fn pause_at(&self, number: usize, before: &dyn Fn()) -> (Outcome, Vec<Call>) {
+        self.begin();
+        self.call().traced(&Aim { before: Some(before), ..self.aim(Some((number, Fault::Pause))) })
+    }
+
     /// Runs the operation from where things are, and kills it at one of its calls, right before which something else is
     /// done.
     pub fn kill_at(&self, number: usize, before: &dyn Fn()) -> (Outcome, Vec<Call>) {
@@ -186,7 +228,7 @@ impl Stage {
             Operation::RestoreWithWayBack => call(&["restore", first(), CONFIRMED]),
             Operation::Resume => call(&["restore", "--resume", CONFIRMED]),
             Operation::Undo => call(&["restore", "--undo", CONFIRMED]),
-            Operation::Cleanup => call(&["cleanup", "--keep-last", "1", "--confirm"]),
+            Operation::Cleanup | Operation::MergingCleanup => call(&["cleanup", "--keep-last", "1", "--confirm"]),
             Operation::Repair => call(&["repair", "--confirm"]),
         }
     }
@@ -247,7 +289,7 @@ impl Stage {
         let listed: Vec<&str> = listed.iter().map(|entry| entry["stamp"].as_str().unwrap()).collect();
         let newest = self.acknowledged.keys().next_back();
         for stamp in self.acknowledged.keys() {
-            let may_be_gone = self.operation == Operation::Cleanup && Some(stamp) != newest;
+            let may_be_gone = self.operation.cleans_up() && Some(stamp) != newest;
             assert!(listed.contains(&stamp.as_str()) || may_be_gone, "{what}: {stamp} is gone");
         }
         for stamp in listed {
@@ -290,7 +332,7 @@ impl Stage {
             }
             Operation::Restore | Operation::RestoreWithWayBack | Operation::Resume => live_is(&self.first),
             Operation::Undo => live_is(&self.live),
-            Operation::Cleanup => {
+            Operation::Cleanup | Operation::MergingCleanup => {
                 assert_eq!(document["errors"], json!([]), "{what}");
                 let kept = self.acknowledged.keys().next_back();
                 assert_eq!(self.stamps().first(), kept, "{what}");
@@ -330,9 +372,11 @@ impl Stage {
         assert_eq!(self.stamps(), [stamp.as_str()], "{what}");
         self.runtime.vecsnap(&["validate", &stamp, "--recheck"]).run().exits(0);
         self.holds_the_live_state(&stamp, &now, what);
-        // Less is left for when it is worth rewriting a pack.
+        // What is left is not worth rewriting the rest of its packs.
         let left = cleanup(&["--json"])["would_free_bytes"].as_u64().unwrap();
-        assert!(left < 4096, "{what}: a cleanup left {left} bytes");
+        let packs = damage::packs(&self.runtime.seen(&self.runtime.repo()));
+        let all: u64 = packs.iter().map(|pack| fs::metadata(pack).unwrap().len()).sum();
+        assert!(left * 10 <= all, "{what}: a cleanup left {left} of {all} bytes");
         let scratch = fs::read_dir(self.runtime.seen(&self.runtime.repo().join("tmp")))
             .unwrap()
             .map(|entry| entry.unwrap().path());

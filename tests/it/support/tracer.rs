@@ -38,6 +38,10 @@ pub enum Fault {
     Error(Errno),
     /// The call does nothing and says that it succeeded.
     Lie,
+    /// None: the call only waits for what is done before it.
+    Pause,
+    /// Of what the call writes, one bit in the middle reaches the medium as the other one.
+    Rot,
 }
 
 /// Which calls count.
@@ -116,7 +120,7 @@ pub fn run(command: &Command, aim: &Aim<'_>) -> Traced {
             let _ = kill(process, Signal::SIGKILL);
         }
     });
-    let mut tracer = Tracer { process, aim, calls: Vec::new(), answers: HashMap::new() };
+    let mut tracer = Tracer { process, aim, calls: Vec::new(), answers: HashMap::new(), rotten: HashMap::new() };
     let code = tracer.follow();
     // It was waited for already, as a traced process.
     let _ = child.wait();
@@ -132,6 +136,8 @@ struct Tracer<'a> {
     calls: Vec<Call>,
     /// What the calls under way that were struck will return, by thread.
     answers: HashMap<Pid, u64>,
+    /// Bytes of the process that are other ones during a call, by thread.
+    rotten: HashMap<Pid, u64>,
 }
 
 impl Tracer<'_> {
@@ -164,6 +170,9 @@ impl Tracer<'_> {
                 registers.rax = answer;
                 let _ = ptrace::setregs(thread, registers);
             }
+            if let Some(place) = self.rotten.remove(&thread) {
+                flip(thread, place);
+            }
             return;
         }
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
@@ -177,6 +186,13 @@ impl Tracer<'_> {
             Fault::Kill => return kill(self.process, Signal::SIGKILL).unwrap(),
             Fault::Error(errno) => errno as i64,
             Fault::Lie => 0,
+            Fault::Pause => return,
+            Fault::Rot => {
+                let place = registers.rsi + registers.rdx / 2;
+                flip(thread, place);
+                self.rotten.insert(thread, place);
+                return;
+            }
         };
         self.answers.insert(thread, (-errno) as u64);
         // There is no such call, so the kernel does nothing.
@@ -212,6 +228,14 @@ impl Tracer<'_> {
         };
         path.starts_with(self.aim.below).then_some(Call { name: syscall.name, path })
     }
+}
+
+/// Flips a bit of the process's memory.
+fn flip(thread: Pid, address: u64) {
+    let memory = File::options().read(true).write(true).open(format!("/proc/{thread}/mem")).unwrap();
+    let mut byte = [0];
+    memory.read_exact_at(&mut byte, address).unwrap();
+    memory.write_all_at(&[byte[0] ^ 1], address).unwrap();
 }
 
 fn word_at(thread: Pid, address: u64) -> Option<u64> {

@@ -89,11 +89,26 @@ impl Change {
     pub fn is_kept_by(&self, synced: NodeId, extent: Extent) -> bool {
         match self {
             Self::Make { .. } => true,
-            _ if extent == Extent::Everything => true,
+            // That depends on where the nodes are.
+            _ if extent == Extent::Everything => false,
             Self::Write { node, .. } | Self::SetLength { node, .. } | Self::Punch { node, .. } => *node == synced,
             Self::SetMode { node, .. } | Self::SetTime { node, .. } => *node == synced && extent == Extent::Whole,
             Self::Enter { directory, .. } | Self::Remove { directory, .. } => *directory == synced,
             Self::Move { from, to, .. } => from.0 == synced || to.0 == synced,
+        }
+    }
+
+    /// The node that changes.
+    pub fn subject(&self) -> NodeId {
+        match self {
+            Self::Make { node, .. }
+            | Self::Write { node, .. }
+            | Self::SetLength { node, .. }
+            | Self::Punch { node, .. }
+            | Self::SetMode { node, .. }
+            | Self::SetTime { node, .. } => *node,
+            Self::Enter { directory, .. } | Self::Remove { directory, .. } => *directory,
+            Self::Move { to, .. } => to.0,
         }
     }
 

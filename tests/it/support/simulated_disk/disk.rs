@@ -1,16 +1,20 @@
 //! A disk: what was durable at the beginning, everything that happened since, and what a crash makes of that.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::change::{Change, Event};
+use super::change::{Change, Event, Extent, NodeId};
 use super::outcome::Survival;
 use super::process::{Process, TRACED};
 use super::system_call;
-use super::volume::Volume;
+use super::volume::{ROOT, Volume};
 use crate::support::Vecsnap;
 use crate::support::command::Outcome;
+
+/// The name of the repository.
+const REPOSITORY: &[u8] = b"backup";
 
 /// What happens to a directory.
 #[derive(Clone, Debug)]
@@ -124,9 +128,13 @@ impl Disk {
     /// What is on the medium after the power failed at a moment.
     pub fn power_cut_at(&self, point: usize, mut survival: Survival) -> Volume {
         let events = &self.events[..point];
+        let on = self.file_systems();
         let is_durable = |index: usize, change: &Change| {
             let mut later = events[index..].iter();
             later.any(|event| match event {
+                Event::Synced { node, extent: Extent::Everything, covers } => {
+                    index < *covers && on.get(node).is_some_and(|system| on.get(&change.subject()) == Some(system))
+                }
                 Event::Synced { node, extent, covers } => index < *covers && change.is_kept_by(*node, *extent),
                 _ => false,
             })
@@ -148,6 +156,25 @@ impl Disk {
         volume
     }
 
+    /// The file system that each node lies on. That of the repository is another one than that of the live files, as where a
+    /// disk of its own is mounted there: to sync one does not help the other.
+    fn file_systems(&self) -> HashMap<NodeId, FileSystem> {
+        let mut systems = HashMap::from([(ROOT, FileSystem::OfLiveFiles)]);
+        let mut found = vec![ROOT];
+        while let Some(directory) = found.pop() {
+            for (name, node) in self.durable.entries(directory) {
+                systems.insert(node, FileSystem::below(directory, name, systems[&directory]));
+                found.push(node);
+            }
+        }
+        for event in &self.events {
+            if let Event::Changed(Change::Enter { directory, name, node }) = event {
+                systems.insert(*node, FileSystem::below(*directory, name, systems[directory]));
+            }
+        }
+        systems
+    }
+
     /// The last moments, for a message.
     pub fn shown(&self, point: usize) -> String {
         let from = point.saturating_sub(5);
@@ -156,6 +183,19 @@ impl Disk {
             text.chars().take(160).collect::<String>()
         });
         shown.collect::<Vec<_>>().join("\n    ")
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileSystem {
+    OfLiveFiles,
+    OfRepository,
+}
+
+impl FileSystem {
+    /// That of what a name in a directory leads to.
+    fn below(directory: NodeId, name: &[u8], of_directory: Self) -> Self {
+        if directory == ROOT && name == REPOSITORY { Self::OfRepository } else { of_directory }
     }
 }
 

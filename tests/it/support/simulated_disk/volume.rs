@@ -88,6 +88,15 @@ impl Volume {
         }
     }
 
+    /// The names in a directory, with what they lead to; none for a file or link.
+    pub fn entries(&self, node: NodeId) -> impl Iterator<Item = (&[u8], NodeId)> {
+        let entries = match &self.node(node).content {
+            Content::Directory(entries) => Some(entries),
+            _ => None,
+        };
+        entries.into_iter().flatten().map(|(name, node)| (name.as_slice(), *node))
+    }
+
     /// The bytes of a file.
     pub fn bytes(&self, file: NodeId) -> &[u8] {
         match &self.node(file).content {

@@ -1,0 +1,88 @@
+//! Another command begins and ends while a cleanup stands still, at each of its system calls in turn: what it reported is
+//! whole when the cleanup is done. The snapshot that a create takes then needs what only the snapshot that goes held.
+
+use std::cell::RefCell;
+
+use crate::support::Outcome;
+use crate::support::seed::Seed;
+use crate::support::stage::{Operation, Stage};
+use crate::support::tracer::Counted;
+
+const OTHERS: [&[&str]; 3] =
+    [&["create", "--chroma"], &["cleanup", "--keep-last", "1", "--confirm"], &["validate", "latest"]];
+
+/// How many moments the quick tier takes for each command.
+const SAMPLE: usize = 3;
+
+/// How others fared that met a cleanup.
+#[derive(Debug, Default)]
+struct Met {
+    went_on: u32,
+    found_it_busy: u32,
+}
+
+impl Met {
+    /// Lets another command meet the cleanup at one call. Returns whether there is a call of this number.
+    #[track_caller]
+    fn at(&mut self, stage: &Stage, number: usize, other: &[&str]) -> bool {
+        let met = RefCell::new(None);
+        let meet = || {
+            let call = stage.runtime.vecsnap(other).args(["--lock-wait", "0", "--json"]);
+            *met.borrow_mut() = Some(call.run());
+        };
+        let (outcome, calls) = stage.pause_at(number, &meet);
+        let Some(met) = met.into_inner() else {
+            outcome.exits(0);
+            return false;
+        };
+        let what = format!("{other:?} before call {number}, {}, of a cleanup", calls[number - 1]);
+        self.judge(&met, &what);
+        let is_locked = calls[..number - 1].iter().any(|call| call.path.ends_with("cleanup.lock"))
+            && calls[number..].iter().any(|call| call.path.starts_with(stage.runtime.repo().join("packs")));
+        assert!(met.code == Some(6) || other[0] != "cleanup" || !is_locked, "{what}: two at a time: {met}");
+        // Who waits for nobody may find the other one busy, too.
+        assert!(matches!(outcome.code, Some(0 | 6)), "{what}: {outcome}");
+        stage.check_snapshots(&what);
+        if let (Some(0), Some(&"create")) = (met.code, other.first()) {
+            let stamp = met.json()["stamp"].as_str().unwrap().to_owned();
+            assert!(stage.runtime.snapshots().contains(&stamp), "{what}: {stamp} is gone");
+        }
+        true
+    }
+
+    #[track_caller]
+    fn judge(&mut self, met: &Outcome, what: &str) {
+        match met.code {
+            Some(0) => self.went_on += 1,
+            Some(6) => self.found_it_busy += 1,
+            _ => panic!("{what}: {met}"),
+        }
+    }
+}
+
+#[test]
+fn whoever_meets_a_cleanup_finds_it_busy_or_is_whole_afterwards() {
+    let stage = Stage::new(Operation::Cleanup);
+    let calls = stage.run(Counted::Changes, None).1.len();
+    let mut met = Met::default();
+    for other in OTHERS {
+        for number in Seed::from_environment().sample(&format!("{other:?}"), calls, SAMPLE) {
+            met.at(&stage, number + 1, other);
+        }
+    }
+    assert!(met.went_on > 0, "{met:?}");
+}
+
+#[test]
+#[ignore = "another command at every call of a cleanup: minutes"]
+fn whoever_meets_a_cleanup_at_any_call_finds_it_busy_or_is_whole_afterwards() {
+    for operation in [Operation::Cleanup, Operation::MergingCleanup] {
+        let stage = Stage::new(operation);
+        for other in OTHERS {
+            let mut met = Met::default();
+            let points = (1..).take_while(|number| met.at(&stage, *number, other)).count();
+            eprintln!("{operation:?}: {other:?} at {points} calls: {met:?}");
+            assert!(points > 20 && met.went_on > 0 && met.found_it_busy > 0, "{met:?}");
+        }
+    }
+}
