@@ -61,7 +61,8 @@ pub struct NewFile<'a> {
 }
 
 /// Makes a directory that must not exist yet, mode 0700, and these files in it, mode 0600. What is in it is durable on
-/// return; its own name is not, since [`rename_no_replace`] is to give it another one. A failed attempt leaves it behind.
+/// return, and was read back; its own name is not, since [`rename_no_replace`] is to give it another one. A failed attempt
+/// leaves it behind.
 pub fn write_new_directory(path: &Path, files: &[NewFile<'_>]) -> Result<()> {
     std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path).map_err(Error::io("create the directory", path))?;
     let mut written = Vec::with_capacity(files.len() + 1);
@@ -72,7 +73,16 @@ pub fn write_new_directory(path: &Path, files: &[NewFile<'_>]) -> Result<()> {
         written.push(Unsynced { file, path });
     }
     written.push(Unsynced::directory(path)?);
-    sync_together(&written)
+    sync_together(&written)?;
+    files.iter().try_for_each(|new| check_written(&path.join(new.name), new.bytes))
+}
+
+/// Reads back what was written.
+fn check_written(path: &Path, bytes: &[u8]) -> Result<()> {
+    match std::fs::read(path).map_err(Error::io("read", path))? == bytes {
+        true => Ok(()),
+        false => Err(Error::damaged(path, "what was just written does not read back as it was; check the disk")),
+    }
 }
 
 fn create_file(path: &Path) -> Result<File> {

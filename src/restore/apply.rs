@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 
 use crate::disk::target::{TargetFile, TargetRoot};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::attributes::{Attributes, AttributesSet, OwnerPolicy, is_denied, is_permitted};
-use super::blocks::{BlockWriter, Written, is_as_wanted};
+use super::blocks::{BlockWriter, Written, is_as_wanted, not_as_written};
 use super::plan::{Change, Existence, FileRole, FileStep, Plan};
 
 /// Permission bits of what is not finished yet.
@@ -113,10 +113,7 @@ impl<'a, 'r> Applier<'a, 'r> {
         for step in &self.plan.files {
             let file = self.root.read_file(&step.name)?;
             if !is_as_wanted(&file, step, self.blocks.reader, self.progress)? {
-                return Err(Error::Failed(format!(
-                    "{} does not read back as written; its disk may be failing, or another process writes to it",
-                    file.path().display()
-                )));
+                return Err(not_as_written(&file));
             }
         }
         Ok(())

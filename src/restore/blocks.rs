@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::disk::target::TargetFile;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
 use crate::format::pack::BlobKind;
 use crate::progress::Progress;
@@ -95,9 +95,11 @@ impl BlockWriter<'_, '_> {
     fn write_header_last(&mut self, file: &TargetFile, block: &[u8]) -> Result<()> {
         let (header, rest) = block.split_at_checked(SPOILED_HEADER.len()).unwrap_or((block, &[]));
         file.write_block(header.len() as u64, rest)?;
+        check_written(file, header.len() as u64, rest)?;
         file.sync()?;
         self.written.bytes += rest.len() as u64;
-        self.write(file, 0, header)
+        self.write(file, 0, header)?;
+        check_written(file, 0, header)
     }
 
     /// Spoils the header of a database that is there.
@@ -116,6 +118,21 @@ impl BlockWriter<'_, '_> {
         self.written.bytes += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Reads again what was written where nothing reads it later.
+fn check_written(file: &TargetFile, offset: u64, bytes: &[u8]) -> Result<()> {
+    let mut found = vec![0; bytes.len()];
+    let length = file.read_at(offset, &mut found)?;
+    if length == bytes.len() && found == bytes { Ok(()) } else { Err(not_as_written(file)) }
+}
+
+/// The error for a target that does not read back as it was written.
+pub(super) fn not_as_written(file: &TargetFile) -> Error {
+    Error::Failed(format!(
+        "{} does not read back as written; its disk may be failing, or another process writes to it",
+        file.path().display()
+    ))
 }
 
 /// Writes slots of one file.

@@ -44,6 +44,7 @@ pub(super) struct PackBuilder {
     written: u64,
     footer: Footer,
     raw_hashes: Vec<Option<blake3::Hash>>,
+    header: Edge,
 }
 
 /// A pack whose bytes are all written but neither synced, checked nor named.
@@ -54,14 +55,31 @@ pub(super) struct SealedPack {
     pub(super) footer: Footer,
     /// What each frame with deltas must decode to.
     pub(super) raw_hashes: Vec<Option<blake3::Hash>>,
+    /// What stands before the frames and behind them.
+    pub(super) edges: [Edge; 2],
+}
+
+/// Bytes of a pack that are no frame: its header, or its footer with the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Edge {
+    pub(super) offset: u64,
+    pub(super) length: usize,
+    pub(super) hash: blake3::Hash,
+}
+
+impl Edge {
+    fn of(offset: u64, bytes: &[u8]) -> Self {
+        Self { offset, length: bytes.len(), hash: blake3::hash(bytes) }
+    }
 }
 
 impl PackBuilder {
     pub(super) fn begin(storage: &dyn Storage, header: &RepositoryHeader) -> Result<Self> {
         let object = storage.create()?;
         let (hasher, footer) = (blake3::Hasher::new(), Footer::default());
-        let mut builder = Self { object, hasher, written: 0, footer, raw_hashes: Vec::new() };
         let bytes = pack::encode_header(header).map_err(unwritable)?;
+        let header = Edge::of(0, &bytes);
+        let mut builder = Self { object, hasher, written: 0, footer, raw_hashes: Vec::new(), header };
         builder.write(storage.root(), &bytes)?;
         Ok(builder)
     }
@@ -96,11 +114,12 @@ impl PackBuilder {
 
     pub(super) fn seal(mut self, root: &Path) -> Result<SealedPack> {
         let tail = self.footer.encode(self.written).map_err(unwritable)?;
+        let edges = [self.header, Edge::of(self.written, &tail)];
         self.write(root, &tail)?;
         self.object.flush().map_err(Error::io("write a pack in", root))?;
         let id = PackId::of_hasher(&self.hasher);
         let (size, footer, raw_hashes) = (self.written, self.footer, self.raw_hashes);
-        Ok(SealedPack { object: self.object, id, size, footer, raw_hashes })
+        Ok(SealedPack { object: self.object, id, size, footer, raw_hashes, edges })
     }
 
     fn write(&mut self, root: &Path, bytes: &[u8]) -> Result<()> {

@@ -20,6 +20,8 @@ use crate::format::pack::Footer;
 use crate::id::BlobId;
 use crate::progress::Silent;
 
+const CHANGED: &str = "what was just written does not read back as it was; check the disk";
+
 /// Blobs that were taken but are not in the index yet.
 pub(super) type InFlight = Arc<Mutex<HashSet<BlobId>>>;
 
@@ -113,7 +115,7 @@ fn publish_all(
 /// Gives a checked pack its name. One that has it already holds these very bytes, or it would be what is damaged, and
 /// publishing nothing would lose them.
 fn publish(pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)> {
-    check_frames(&pack, storage)?;
+    check_written(&pack, storage)?;
     let file = PackFile { id: pack.id, size: pack.size };
     let footer = pack.footer.clone();
     match damaged::examine(storage, &pack.id, &Silent)? {
@@ -126,10 +128,16 @@ fn publish(pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)
     Ok((file, footer))
 }
 
-/// Reads every frame back from the medium, decodes it and compares it with what it was made of: whole records by their
-/// ids; payloads of deltas, which were applied when they were made, by the hash of their frame.
-fn check_frames(pack: &SealedPack, storage: &dyn Storage) -> Result<()> {
+/// Reads all of a pack back from the medium and compares it with what was written: header and footer by their bytes; every
+/// frame decoded, whole records by their ids, payloads of deltas, which were applied when they were made, by the hash of
+/// their frame.
+fn check_written(pack: &SealedPack, storage: &dyn Storage) -> Result<()> {
     let damaged = |detail: String| Error::damaged(storage.root().join(layout::PACKS), detail);
+    for edge in &pack.edges {
+        if blake3::hash(&pack.object.read_back(edge.offset, edge.length)?) != edge.hash {
+            return Err(damaged(CHANGED.into()));
+        }
+    }
     let mut records = pack.footer.records.iter();
     for (frame, expected) in pack.footer.frames.iter().zip(&pack.raw_hashes) {
         let stored = pack.object.read_back(frame.offset, frame.stored_length as usize)?;
@@ -144,7 +152,7 @@ fn check_frames(pack: &SealedPack, storage: &dyn Storage) -> Result<()> {
             }),
         };
         if !same {
-            return Err(damaged("what was just written does not read back as it was; check the disk".into()));
+            return Err(damaged(CHANGED.into()));
         }
     }
     Ok(())

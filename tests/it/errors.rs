@@ -2,6 +2,7 @@
 //! never a panic; never a success over something lost; what was acknowledged stays, and the next command goes on.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use nix::errno::Errno;
 use serde_json::Value;
@@ -193,6 +194,27 @@ fn an_image_that_could_not_be_read_for_its_check_is_not_called_damaged() {
             left == 0
         });
         check_struck(&stage, Counted::Looks, number.unwrap() + 1, Fault::Error(Errno::EIO));
+    }
+}
+
+/// What a run wrote is read back before it is reported: packs with header and footer, the files of the snapshot, targets.
+#[test]
+fn what_the_medium_changed_while_it_was_written_is_noticed() {
+    for operation in [Operation::Create, Operation::Cleanup, Operation::Restore] {
+        let stage = Stage::new(operation);
+        let calls = stage.run(Counted::Changes, None).1;
+        let is_meant = |call: &Call| {
+            let of_repository = call.path.strip_prefix(stage.runtime.repo()).ok().and_then(Path::to_str);
+            // Objects have no name yet.
+            let of_snapshots = of_repository.is_some_and(|path| path.starts_with('#') || path.contains("/snapshot/"));
+            let of_targets = operation.restores() && of_repository.is_none();
+            ["write", "pwrite64"].contains(&call.name) && (of_snapshots || of_targets)
+        };
+        let chosen: Vec<_> = (1..).zip(&calls).filter(|(_, call)| is_meant(call)).collect();
+        assert!(chosen.len() >= 3, "{operation:?}: {calls:?}");
+        for (number, _) in chosen {
+            check_struck(&stage, Counted::Changes, number, Fault::Rot);
+        }
     }
 }
 
