@@ -48,7 +48,7 @@ def build(client):
     queried = client.create_collection("queried", embedding_function=None)
     queried.add(**entries(11, 0, 5, 3))
     queried.query(query_embeddings=vectors(12, 1, 3), n_results=2)
-    client.create_collection("never asked", embedding_function=None).add(**entries(13, 0, 7, 8))
+    client.create_collection("never-asked", embedding_function=None).add(**entries(13, 0, 7, 8))
     client.create_collection("empty", embedding_function=None)
     client.create_collection("wide", embedding_function=None, configuration=small).add(**entries(14, 0, 50, 1536))
     client.create_collection("dropped", embedding_function=None, configuration=small).add(**entries(15, 0, 50, 16))
@@ -62,7 +62,7 @@ def change(client):
     collection.update(**entries(3, 100, 300))
     collection.delete(ids=[f"doc-{n:06d}" for n in range(900, 1200)])
     client.get_collection("wide", embedding_function=None).delete(ids=["doc-000007"])
-    client.get_collection("never asked", embedding_function=None).add(**entries(16, 100, 3, 8))
+    client.get_collection("never-asked", embedding_function=None).add(**entries(16, 100, 3, 8))
 
 
 def listed(everything):
@@ -70,7 +70,7 @@ def listed(everything):
 
 
 def others(client):
-    for name in ["empty", "never asked", "queried", "wide"]:
+    for name in ["empty", "never-asked", "queried", "wide"]:
         collection = client.get_collection(name, embedding_function=None)
         everything = collection.get(include=["documents", "metadatas", "embeddings"])
         lengths = [float(sum(vector)) for vector in everything["embeddings"]]
