@@ -79,10 +79,10 @@ pub fn write_new_directory(path: &Path, files: &[NewFile<'_>]) -> Result<()> {
 
 /// Reads back what was written.
 fn check_written(path: &Path, bytes: &[u8]) -> Result<()> {
-    match std::fs::read(path).map_err(Error::io("read", path))? == bytes {
-        true => Ok(()),
-        false => Err(Error::damaged(path, "what was just written does not read back as it was; check the disk")),
+    if std::fs::read(path).map_err(Error::io("read", path))? == bytes {
+        return Ok(());
     }
+    Err(Error::damaged(path, "what was just written does not read back as it was; check the disk"))
 }
 
 fn create_file(path: &Path) -> Result<File> {

@@ -68,11 +68,24 @@ impl FileLock {
     /// [`Error::Busy`] if another process still holds it after `wait`; [`Error::Refused`] if the file system has no
     /// flock, since nothing else would be safe there.
     pub fn acquire(path: &Path, mode: LockMode, wait: Duration, what: &str) -> Result<Acquired> {
-        let give_up = Instant::now() + wait;
         let file = match open_lock_file(path)? {
             Some(file) => file,
             None => return Ok(Acquired::ReadOnly(path.to_path_buf())),
         };
+        Self::wait_for(file, path, mode, wait, what).map(Acquired::Held)
+    }
+
+    /// Takes the lock that a directory itself can have, exclusively, waiting up to `wait`.
+    ///
+    /// # Errors
+    /// As those of [`FileLock::acquire`]; I/O errors.
+    pub fn acquire_directory(path: &Path, wait: Duration, what: &str) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        Self::wait_for(file, path, LockMode::Exclusive, wait, what)
+    }
+
+    fn wait_for(file: File, path: &Path, mode: LockMode, wait: Duration, what: &str) -> Result<Self> {
+        let give_up = Instant::now() + wait;
         while !lock_now(&file, path, mode)? {
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -80,7 +93,7 @@ impl FileLock {
             }
             thread::sleep(POLL.min(left));
         }
-        Ok(Acquired::Held(Self { _file: file, path: path.to_path_buf() }))
+        Ok(Self { _file: file, path: path.to_path_buf() })
     }
 
     /// Takes the lock if it is free at this moment; `None` if another process holds it.

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
-use self::file::{distrust, open_or_begin, prepare, remove_files};
+use self::file::{PATIENCE, distrust, open_or_begin, prepare, remove_files};
 use self::rows::{Left, Row, SmallestRows, key_of};
 use super::packs::PackFile;
 use crate::error::{Error, Result};
@@ -78,9 +78,10 @@ impl Index {
     /// Opens the index file, beginning a new one where it is missing or no index.
     ///
     /// # Errors
-    /// [`Error::Sqlite`] if it can neither be opened nor made.
+    /// [`Error::Busy`] if another process has been opening it for seconds; [`Error::Sqlite`] if it can neither be opened nor
+    /// made.
     pub fn open(path: &Path) -> Result<Self> {
-        let connection = open_or_begin(path)?;
+        let connection = open_or_begin(path, PATIENCE)?;
         Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: Some(path.to_path_buf()) })
     }
 

@@ -4,7 +4,7 @@
 //! name a record that is not there. So an index is trusted only within the boot of the machine that began it, and begun
 //! anew from the packs in the next. A killed process tears nothing.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use rusqlite::{Connection, ErrorCode, Transaction, TransactionBehavior};
 
 use crate::disk::boot::boot_id;
 use crate::disk::durable;
+use crate::disk::lock::FileLock;
 use crate::disk::stat::stat;
 use crate::error::{Error, Result};
 use crate::store::temporary;
 
 /// How long one process waits for another that writes.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Unreadable blobs that are remembered beyond the index that named them.
 const MOST_DISTRUSTED: i64 = 100_000;
 const SCHEMA_VERSION: i64 = 4;
@@ -34,14 +35,14 @@ PRAGMA user_version = 4;";
 /// Opens the index, beginning a new one where it is missing, unusable, or of another boot.
 ///
 /// Many processes may find the same unusable index: a lock on its directory lets one after the other look. So nobody's new
-/// index is removed, and nobody opens one that is about to be, with a journal of it left to the next.
+/// index is removed, and nobody opens one that is about to be, with a journal of it left to the next. One that takes longer
+/// than our patience (it may have been stopped) leaves us without this index, not without any.
 ///
 /// # Errors
-/// I/O errors; [`Error::Sqlite`] if it can neither be opened nor made.
-pub(super) fn open_or_begin(path: &Path) -> Result<Connection> {
+/// [`Error::Busy`] after that; I/O errors; [`Error::Sqlite`] if it can neither be opened nor made.
+pub(super) fn open_or_begin(path: &Path, patience: Duration) -> Result<Connection> {
     let directory = durable::parent_of(path);
-    let others = File::open(directory).map_err(Error::io("open", directory))?;
-    others.lock().map_err(Error::io("lock", directory))?;
+    let _others = FileLock::acquire_directory(directory, patience, &format!("the index {}", path.display()))?;
     let cause = match open_checked(path)? {
         Ok(connection) => return Ok(connection),
         Err(cause) if is_unusable(&cause) => cause,

@@ -203,3 +203,15 @@ fn an_index_that_cannot_be_read_is_named_with_its_path() {
     let error = index.places(&BlobId::of_chunk(b"a")).unwrap_err().to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
 }
+
+#[test]
+fn a_process_that_stands_still_while_it_opens_the_index_holds_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    let stopped = fs::File::open(directory.path()).unwrap();
+    stopped.lock().unwrap();
+    let refused = open_or_begin(&path, std::time::Duration::from_millis(30)).unwrap_err();
+    assert!(matches!(&refused, Error::Busy(cause) if cause.contains("index.sqlite")), "{refused}");
+    drop(stopped);
+    assert!(open_or_begin(&path, std::time::Duration::ZERO).is_ok());
+}
