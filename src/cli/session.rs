@@ -89,7 +89,7 @@ impl<'a> Session<'a> {
     /// Ends the progress bars and shows the result document.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) when stdout cannot be written.
+    /// [`Error::Io`] when stdout cannot be written.
     pub fn print(&self, document: &Value, exit: Exit) -> Result<()> {
         self.progress.finish();
         output::print(document, self.form(exit))
