@@ -18,17 +18,13 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use chrono::TimeDelta;
-
-use crate::disk::stat;
 use crate::error::{Error, Result};
 use crate::format::manifest::Manifest;
-use crate::id::Stamp;
 use crate::progress::{Phase, Progress, Silent};
 use crate::store::packs::{self, PackFile};
 use crate::store::{BlobReader, Repository, layout};
 
-use catalogue::{Catalogue, CataloguedPack};
+use catalogue::Catalogue;
 use fates::{Effect, Fate, Hope};
 
 /// A garbage collection under way.
@@ -38,10 +34,6 @@ pub(super) struct Collection {
     unreadable: Vec<String>,
     /// The packs there were at the beginning.
     found: BTreeSet<PackFile>,
-    /// The oldest of the snapshots that were marked.
-    oldest: Option<Stamp>,
-    /// Whether a rewriting that frees nothing is to be dropped.
-    must_free: bool,
     stored: StoredAnew,
 }
 
@@ -69,8 +61,6 @@ pub(super) enum Rewriting {
     Done,
     /// There was no room for it: opened packs stay, and what was written for them is dead.
     NoRoom,
-    /// It took as much as it was to free, which is known only afterwards: the same.
-    NoGain,
 }
 
 impl Collection {
@@ -78,9 +68,8 @@ impl Collection {
     pub(super) fn begin(repository: &Repository, progress: &dyn Progress) -> Result<Self> {
         progress.phase(Phase::Marking, None);
         let catalogue = Catalogue::new()?;
-        let (unreadable, found) = (Vec::new(), BTreeSet::new());
-        let stored = StoredAnew::default();
-        let mut collection = Self { catalogue, unreadable, found, oldest: None, must_free: false, stored };
+        let mut collection =
+            Self { catalogue, unreadable: Vec::new(), found: BTreeSet::new(), stored: StoredAnew::default() };
         collection.found = packs::list(repository.storage())?.into_iter().collect();
         let packs: Vec<_> = collection.found.iter().copied().collect();
         collection.add_packs(repository, &packs, Fate::Stays, progress)?;
@@ -124,7 +113,6 @@ impl Collection {
         manifest: &Manifest,
         progress: &dyn Progress,
     ) -> Result<Result<(), String>> {
-        self.oldest = self.oldest.into_iter().chain(manifest.stamp()).min();
         self.catalogue.together(|catalogue| mark::mark(manifest, catalogue, reader, progress))
     }
 
@@ -146,7 +134,6 @@ impl Collection {
         if !self.opening()?.pays() {
             self.decide(Hope::Garbage)?;
         }
-        self.open_old_packs(repository)?;
         if self.catalogue.decide_merging()? {
             self.catalogue.plan_rewrites()?;
         }
@@ -155,50 +142,11 @@ impl Collection {
 
     fn decide(&mut self, hope: Hope) -> Result<()> {
         self.catalogue.decide_fates(hope)?;
-        self.plan_rewrites()
-    }
-
-    fn plan_rewrites(&mut self) -> Result<()> {
         self.catalogue.plan_rewrites()?;
         while self.catalogue.open_left_behind()? {
             self.catalogue.plan_rewrites()?;
         }
         Ok(())
-    }
-
-    /// In a small repository, opens also the packs that are older than every snapshot, if that frees anything worth it: what is
-    /// written in their place is younger, so a byte is not written again as long as the oldest snapshot is kept.
-    fn open_old_packs(&mut self, repository: &Repository) -> Result<()> {
-        let (staying, without) = (self.catalogue.packs(Fate::Stays)?, self.estimate()?);
-        let size = without.stored.bytes + staying.iter().map(|pack| pack.file.size).sum::<u64>();
-        let is_old = |pack: &&CataloguedPack| self.is_older_than_snapshots(repository, &pack.file);
-        let old: Vec<_> = staying.iter().filter(is_old).map(|pack| pack.key).collect();
-        if old.is_empty() || !fates::is_small(size) {
-            return Ok(());
-        }
-        old.iter().try_for_each(|key| self.catalogue.set_fate(*key, Fate::Opened))?;
-        self.catalogue.together(|catalogue| catalogue.pardon())?;
-        self.plan_rewrites()?;
-        let with = self.estimate()?;
-        let more = Effect {
-            written: with.stored.bytes.saturating_sub(without.stored.bytes),
-            rebased: with.stored.rebased.saturating_sub(without.stored.rebased),
-            freed: with.freed.saturating_sub(without.freed),
-        };
-        if more.is_worth_it_where_small() {
-            self.must_free = true;
-            return Ok(());
-        }
-        staying.iter().try_for_each(|pack| self.catalogue.set_fate(pack.key, Fate::Stays))?;
-        self.plan_rewrites()
-    }
-
-    /// Whether every snapshot was taken after the pack was written; a doubt says no.
-    fn is_older_than_snapshots(&self, repository: &Repository, pack: &PackFile) -> bool {
-        let found = stat::stat(&packs::path(repository.storage(), &pack.id)).ok().flatten();
-        // A stamp is the second in which a snapshot was begun, so what came before it may have been written within that second.
-        let begun = self.oldest.and_then(|stamp| (stamp.time() + TimeDelta::seconds(1)).timestamp_nanos_opt());
-        found.zip(begun).is_some_and(|(found, begun)| found.mtime < i128::from(begun))
     }
 
     /// What opening packs does according to the plan.
@@ -270,17 +218,12 @@ impl Collection {
         progress.phase(Phase::Cleaning, Some(bytes));
         match rewriting::rewrite(&self.catalogue, repository, progress) {
             Ok(rewritten) => {
-                let new = rewritten.packs.iter().filter(|pack| !self.found.contains(pack));
-                let written = new.map(|pack| pack.size).sum::<u64>();
-                if self.must_free && written >= opened.iter().map(|pack| pack.file.size).sum() {
-                    self.keep_opened()?;
-                    return Ok(Rewriting::NoGain);
-                }
                 for pack in opened {
                     let fate = if rewritten.damaged.contains(&pack.key) { Fate::Stays } else { Fate::Dead };
                     self.catalogue.set_fate(pack.key, fate)?;
                 }
-                self.stored.bytes += written;
+                let new = rewritten.packs.iter().filter(|pack| !self.found.contains(pack));
+                self.stored.bytes += new.map(|pack| pack.size).sum::<u64>();
                 let last = self.catalogue.last_key()?;
                 self.add_packs(repository, &rewritten.packs, Fate::Stays, progress)?;
                 self.stored.rebased += self.catalogue.rebased_bytes_after(last)?;
@@ -311,12 +254,12 @@ impl Collection {
         }
     }
 
-    /// Takes note of packs that were published meanwhile (after a rewriting that was given up they may be what it wrote), and
+    /// Takes note of packs that were published meanwhile (after a rewriting without room they may be what it wrote), and
     /// proves everything anew if there are any, or if more was marked.
     pub(super) fn settle_again(&mut self, repository: &Repository, rewriting: Rewriting) -> Result<()> {
         let fate = match rewriting {
             Rewriting::Done => Fate::Stays,
-            Rewriting::NoRoom | Rewriting::NoGain => Fate::Dead,
+            Rewriting::NoRoom => Fate::Dead,
         };
         let mut new = Vec::new();
         for pack in packs::list(repository.storage())? {

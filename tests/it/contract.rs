@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::support::command::keys;
-use crate::support::{Outcome, Runtime, TreeState, Vecsnap};
+use crate::support::{Runtime, TreeState, Vecsnap};
 
 const METADATA: [&str; 10] = [
     "created_at",
@@ -352,7 +352,12 @@ fn cleanup_is_a_dry_run_unless_confirmed_and_gives_the_space_back() {
     assert_eq!((&done["kept"], &done["deleted"], &done["dry_run"]), (&json!(1), &json!(2), &json!(false)));
     assert_eq!(runtime.snapshots(), [newest]);
     assert_eq!(size() + done["freed_bytes"].as_u64().unwrap(), before.2, "{done}");
-    assert!(packs() < before.1, "no pack became smaller: {done}");
+    assert!(
+        packs() + 990_000 < before.1,
+        "the space did not come back: {} of {}, {done}",
+        before.1 - packs(),
+        before.1
+    );
     assert_eq!(runtime.vecsnap(&["validate", "latest"]).json()["valid"], true);
     assert_about_fresh(&runtime);
 }
@@ -372,26 +377,6 @@ fn assert_about_fresh(runtime: &Runtime) {
     let (left, fresh) = (bytes_below(&runtime.repo()), bytes_below(&fresh));
     // What survives a cleanup is stored in other frames than those of a create, so they are never quite equal.
     assert!(left * 10 <= fresh * 11, "{left} bytes are left, {fresh} are taken by a fresh repository");
-}
-
-#[test]
-fn cleanup_gives_back_what_little_changes_left_in_a_small_repository() {
-    let changes: [fn(&Runtime); 2] = [|runtime| runtime.store().append(3), |runtime| runtime.store().update(7)];
-    for change in changes {
-        let runtime = Runtime::new();
-        runtime.create(&["--chroma"]);
-        change(&runtime);
-        runtime.create(&["--chroma"]);
-        runtime.create(&["--chroma"]);
-        let before = bytes_below(&runtime.repo().join("packs"));
-        let done = runtime.vecsnap(&["cleanup", "--keep-last", "1", "--confirm"]).json();
-        let after = bytes_below(&runtime.repo().join("packs"));
-        assert!(after < before && done["freed_bytes"].as_u64().unwrap() > before - after, "{before} {after} {done}");
-        assert_eq!(runtime.vecsnap(&["validate", "latest"]).json()["valid"], true);
-        assert_about_fresh(&runtime);
-        let again = runtime.vecsnap(&["cleanup", "--keep-last", "1", "--confirm"]).json();
-        assert_eq!((&again["freed_bytes"], &again["rewritten_bytes"]), (&json!(0), &json!(0)));
-    }
 }
 
 #[test]
@@ -421,76 +406,6 @@ fn a_document_is_text_on_a_terminal_and_json_otherwise() {
     let text = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     assert!(text.lines().any(|line| line.starts_with("valid") && line.ends_with("yes")), "{text}");
     assert!(runtime.vecsnap(&["validate", "latest"]).run().stdout.starts_with("{\n  \"stamp\": "));
-}
-
-/// Runs the call with its stdout on a full device.
-fn onto_a_full_device(runtime: &Runtime, arguments: &[&str]) -> Outcome {
-    runtime.vecsnap(arguments).run_by(&["sh", "-c", "exec \"$0\" \"$@\" >/dev/full"]).run()
-}
-
-#[test]
-fn what_was_done_is_said_where_the_report_cannot_be_written() {
-    let runtime = Runtime::new();
-    let first = runtime.create(&[]);
-    let outcome = onto_a_full_device(&runtime, &["create", "--chroma", "--json"]).exits(1);
-    let stamp = runtime.snapshots().pop().unwrap();
-    assert_ne!(stamp, first);
-    outcome.says(&[&format!("snapshot {stamp} is published"), "could not be written to stdout"]);
-    assert_eq!(runtime.vecsnap(&["validate", &stamp]).json()["valid"], true);
-
-    runtime.remember("later");
-    let restore = ["restore", &first, "--confirm-service-stopped", "--json"];
-    let outcome = onto_a_full_device(&runtime, &restore).exits(1);
-    let way_back = runtime.snapshots().pop().unwrap();
-    outcome.says(&[&format!("snapshot {first} is restored"), &format!("the state before is snapshot {way_back}")]);
-    assert_eq!(runtime.memories(), ["first"]);
-
-    let elsewhere = runtime.path().join("elsewhere");
-    let call = ["restore", &first, "--to", elsewhere.to_str().unwrap()];
-    onto_a_full_device(&runtime, &call).exits(1).says(&["is written to", elsewhere.to_str().unwrap()]);
-
-    let cleanup = ["cleanup", "--keep-last", "1", "--confirm"];
-    onto_a_full_device(&runtime, &cleanup).exits(1).says(&["cleanup is done: 2 snapshots are deleted"]);
-    assert_eq!(runtime.snapshots(), [way_back.as_str()]);
-    onto_a_full_device(&runtime, &["repair", "--confirm"]).exits(1).says(&["the repair is done, and 0 of 1 snapshots"]);
-    onto_a_full_device(&runtime, &["drill", &way_back]).exits(1).says(&["the drill passed", "drills.jsonl"]);
-
-    // Nothing was done here, so nothing is claimed.
-    for arguments in [&["list"][..], &["cleanup"], &["repair"], &["--help"], &["create", "--help"], &["man"]] {
-        let outcome = onto_a_full_device(&runtime, arguments).exits(1).says(&["error: cannot write stdout"]);
-        assert!(!outcome.stderr.contains("done"), "{outcome}");
-    }
-}
-
-#[test]
-fn a_reader_that_went_away_changes_nothing_and_is_not_complained_about() {
-    let runtime = Runtime::new();
-    let calls = [
-        (&["create", "--json"][..], 0),
-        (&["list"], 0),
-        (&["cleanup"], 0),
-        (&["--help"], 0),
-        (&["restore", "latest", "--confirm-service-stopped"], 0),
-        (&["validate", "20200101T000000Z"], 3),
-    ];
-    for (arguments, code) in calls {
-        let late = "{ sleep 0.1; \"$0\" \"$@\"; echo exited with $? >&2; } | true";
-        let outcome = runtime.vecsnap(arguments).run_by(&["sh", "-c", late]).run().exits(0);
-        assert_eq!(outcome.stderr, format!("exited with {code}\n"), "{arguments:?}");
-    }
-    assert_eq!(runtime.snapshots().len(), 2, "a snapshot and the way back");
-}
-
-#[test]
-fn a_stderr_that_cannot_be_written_stops_nothing() {
-    let runtime = Runtime::new();
-    fs::remove_dir_all(runtime.chroma()).unwrap();
-    let onto = |script: &str| runtime.vecsnap(&["create", "--chroma"]).run_by(&["sh", "-c", script]).run().exits(0);
-    // There is a warning to be written.
-    onto("exec \"$0\" \"$@\"").says(&["chroma_snapshot_skipped_missing"]);
-    onto("exec \"$0\" \"$@\" 2>/dev/full");
-    onto("{ sleep 0.1; \"$0\" \"$@\" 2>&3; code=$?; exec 3>&-; exit $code; } 3>&1 >/dev/null | true; exit 0");
-    assert_eq!(runtime.snapshots().len(), 3);
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod golden;
 mod contract;
 mod reference;
 mod retention;
+mod streams;
 
 // Capturing under way: live writers, real Chroma, little changes.
 mod capture;

@@ -4,8 +4,6 @@
 //! more there is, the more may be written, measured by what comes back and by what is re-based (stored against a base
 //! that goes, or instead of it). Packs that waste most are opened first, and one of which half is waste in any case. Small
 //! packs are merged by classes of size, many at a time: a byte is copied once in each class, however often cleanup runs.
-//! In a small repository every percent counts instead, since all of it is rewritten in a moment; that this happens seldom
-//! is for the caller to see to.
 
 use std::collections::BTreeMap;
 
@@ -92,12 +90,6 @@ const SMALL: u64 = 8 << 20;
 const MERGED: usize = 64;
 /// What is built on a delta that goes may take so many times its bytes when it is stored anew, where little comes back.
 const REBASING: u64 = 4;
-/// A repository of which no more than this stays is small: it fits into one pack.
-const SMALL_REPOSITORY: u64 = 32 << 20;
-/// In a small repository, at most so many bytes are written to free one.
-const MOST_WRITTEN: u64 = 256;
-/// In a small repository, so many bytes are written without being held against what they free and re-base.
-const CHEAP: u64 = 8 << 20;
 /// Bytes of a pack that are no record: header, end, envelope.
 const OVERHEAD: u64 = 256;
 
@@ -138,13 +130,6 @@ impl Effect {
         self.written == 0 || worth_it
     }
 
-    /// Whether that much is worth it in a small repository, whatever limits say.
-    pub(super) fn is_worth_it_where_small(self) -> bool {
-        let [_, Limit { written, .. }, _] = LIMITS;
-        let in_proportion = is_within(self.written.saturating_sub(CHEAP), written, self.freed + self.rebased);
-        self.freed > 0 && self.written <= self.freed.saturating_mul(MOST_WRITTEN) && in_proportion
-    }
-
     fn keeps(self, limit: &Limit) -> bool {
         is_within(self.written, limit.written, self.freed + self.rebased)
     }
@@ -153,11 +138,6 @@ impl Effect {
 /// Whether `part` is at most so many percent of `whole`.
 fn is_within(part: u64, percent: u64, whole: u64) -> bool {
     u128::from(part) * 100 <= u128::from(whole) * u128::from(percent)
-}
-
-/// Whether a repository with packs of so many bytes is small: all of it is rewritten in a moment.
-pub(super) fn is_small(size: u64) -> bool {
-    size <= SMALL_REPOSITORY
 }
 
 /// The fate of a pack.
@@ -328,18 +308,6 @@ mod tests {
         assert!(effect(100, 0, 50).pays() && !effect(100, 0, 49).pays());
         assert!(effect(100, 95, 5).pays() && !effect(100, 96, 4).pays());
         assert!(effect(0, 0, 0).pays());
-    }
-
-    #[test]
-    fn a_small_repository_fits_into_one_pack_and_a_byte_freed_costs_at_most_256_written() {
-        assert!(is_small(32 * MIB) && !is_small(32 * MIB + 1));
-        let is_worth_it = |written, rebased, freed| Effect { written, rebased, freed }.is_worth_it_where_small();
-        assert!(is_worth_it(256_000, 0, 1000) && !is_worth_it(256_001, 0, 1000));
-        assert!(!is_worth_it(100, 100, 0) && !is_worth_it(0, 0, 0));
-        // What is written beyond 8 MiB stays in proportion.
-        assert!(
-            is_worth_it(10 * MIB, MIB - MIB / 16, MIB / 16) && !is_worth_it(10 * MIB + 1, MIB - MIB / 16, MIB / 16)
-        );
     }
 
     #[test]
