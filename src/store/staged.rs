@@ -87,6 +87,12 @@ impl StagedBlobs {
         self.used.load(Ordering::Relaxed) < most
     }
 
+    /// Bytes in the file.
+    #[cfg(test)]
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     /// Keeps a blob.
     pub(super) fn keep(&self, id: BlobId, bytes: &[u8]) {
         if let Some(span) = self.put(bytes) {

@@ -2,11 +2,13 @@
 //!
 //! Frames that hold deltas come first: deltas are small, and are staged. A delta that rests on one whole record is then put
 //! together while the frame of that record is at hand, so the record itself is staged only for deltas that need
-//! others too. Invariant: whatever a wanted delta needs has been staged, or is at hand, when it is put together.
+//! others too, and of it only the stretch that they need, which they tell once they have been read. Invariant: whatever a wanted delta needs has been staged, or is at hand, when it is put together.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::plan::{Form, Node, NodeNumber, Plan};
+use super::splice::NeededPart;
 use crate::format::pack::Frame;
 use crate::id::PackId;
 
@@ -25,6 +27,28 @@ pub(super) struct Order {
     resting: HashMap<NodeNumber, Vec<NodeNumber>>,
     /// Frames that hold deltas.
     with_deltas: HashSet<FrameKey>,
+    /// The parts of whole records that deltas consist of, once these have been read.
+    parts: Option<NeededParts>,
+}
+
+/// For each whole record the stretch of it that holds all that deltas need, from the first byte to the last.
+#[derive(Debug, Default)]
+pub(super) struct NeededParts(HashMap<NodeNumber, Range<u32>>);
+
+impl NeededParts {
+    /// With what one more delta needs.
+    pub(super) fn with(mut self, needs: impl IntoIterator<Item = NeededPart>) -> Self {
+        for NeededPart { whole, bytes } in needs {
+            let part = self.0.entry(whole).or_insert_with(|| bytes.clone());
+            *part = part.start.min(bytes.start)..part.end.max(bytes.end);
+        }
+        self
+    }
+
+    /// With what other deltas need.
+    pub(super) fn and(self, others: Self) -> Self {
+        self.with(others.0.into_iter().map(|(whole, bytes)| NeededPart { whole, bytes }))
+    }
 }
 
 /// Whether a payload is staged.
@@ -58,7 +82,8 @@ impl Order {
     pub(super) fn of(plan: &Plan) -> Self {
         let is_delta = |node: &&Node| matches!(node.form, Form::Delta { .. });
         let with_deltas = plan.nodes.iter().filter(is_delta).map(key).collect();
-        let mut order = Self { staged: vec![Staging::No; plan.nodes.len()], resting: HashMap::new(), with_deltas };
+        let staged = vec![Staging::No; plan.nodes.len()];
+        let mut order = Self { staged, resting: HashMap::new(), with_deltas, parts: None };
         for (number, node) in (0..).zip(&plan.nodes).filter(|(_, node)| node.is_wanted && is_delta(node)) {
             let alone = node
                 .rests_on
@@ -87,12 +112,18 @@ impl Order {
         }
     }
 
-    /// Whether the payload of a record is staged.
-    pub(super) fn is_staged(&self, number: NodeNumber, node: &Node) -> bool {
-        match self.staged.get(number as usize) {
-            None | Some(Staging::No) => false,
-            Some(Staging::Deltas) => !matches!(node.form, Form::Whole),
-            Some(Staging::All) => true,
+    /// Narrows what is staged of whole records to what the deltas that were read need of them.
+    pub(super) fn narrow(&mut self, parts: NeededParts) {
+        self.parts = Some(parts);
+    }
+
+    /// The part of a record's payload that is staged, if any is.
+    pub(super) fn staged(&self, number: NodeNumber, node: &Node) -> Option<Range<u32>> {
+        let all = 0..node.record.length;
+        match (self.staged.get(number as usize)?, &node.form, &self.parts) {
+            (Staging::No, ..) | (Staging::Deltas, Form::Whole, _) => None,
+            (Staging::All, Form::Whole, Some(parts)) => parts.0.get(&number).cloned(),
+            (Staging::Deltas | Staging::All, ..) => Some(all),
         }
     }
 
@@ -109,7 +140,7 @@ impl Order {
     /// The needed records by frames, in the order of packs.
     pub(super) fn tasks<'p>(&self, plan: &'p Plan, round: Round) -> Vec<FrameTask<'p>> {
         let is_needed = |number: NodeNumber, node: &Node| {
-            let used = node.is_wanted || self.is_staged(number, node) || !self.resting_on(number).is_empty();
+            let used = node.is_wanted || self.staged(number, node).is_some() || !self.resting_on(number).is_empty();
             used && !matches!(node.form, Form::Unplanned)
         };
         let is_now = |node: &Node| self.with_deltas.contains(&key(node)) == (round == Round::First);

@@ -5,6 +5,7 @@
 //! looks for another way.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::error::Result;
 use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
@@ -35,7 +36,7 @@ pub(super) struct Node {
     /// The whole record that it needs, if it needs no other: for a whole one itself.
     pub(super) rests_on: Option<NodeNumber>,
     /// Where its payload was staged.
-    pub(super) payload: Option<Span>,
+    pub(super) payload: Option<Payload>,
     /// What its chain is like.
     pub(super) facts: ChainFacts,
 }
@@ -48,6 +49,14 @@ pub(super) enum Form {
     Unplanned,
 }
 
+/// As much of a record's payload as was staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub(super) span: Span,
+    /// The byte of the payload that comes first there.
+    pub(super) start: u32,
+}
+
 /// Where a record's payload lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordPlace {
@@ -58,9 +67,9 @@ pub(super) struct RecordPlace {
 }
 
 impl RecordPlace {
-    /// The first byte of the frame behind it.
-    pub(super) fn end(&self) -> u32 {
-        self.start.saturating_add(self.length)
+    /// Where a part of the payload lies in the frame.
+    pub(super) fn in_frame(&self, part: &Range<u32>) -> Range<u32> {
+        self.start.saturating_add(part.start)..self.start.saturating_add(part.end)
     }
 }
 

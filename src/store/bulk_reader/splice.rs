@@ -5,9 +5,10 @@
 //! depth of its chain, memory by [`MOST_OPEN`].
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::rc::Rc;
 
-use super::plan::{Form, NodeNumber, Plan};
+use super::plan::{Form, NodeNumber, Payload, Plan};
 use crate::format::delta::{self, Origin, Run};
 use crate::format::limits::{BLOB_BYTES, CHAIN_DEPTH};
 use crate::store::staged::StagedBlobs;
@@ -27,7 +28,7 @@ pub(super) struct Splicer<'p> {
 #[derive(Clone)]
 enum Open {
     Delta(Rc<OpenDelta>),
-    /// A whole record of which a stretch was read once: the next time all of it is worth reading.
+    /// A whole record of which a stretch was read once: the next time all that is staged of it is worth reading.
     Touched,
     Whole(Rc<Vec<u8>>),
 }
@@ -35,6 +36,28 @@ enum Open {
 struct OpenDelta {
     payload: Vec<u8>,
     runs: Vec<Run>,
+}
+
+/// A stretch of a blob, with the bytes that it consists of.
+struct Piece {
+    from: PieceOf,
+    /// Where it begins there, in bytes.
+    start: usize,
+    /// Bytes.
+    length: usize,
+}
+
+enum PieceOf {
+    /// The payload of a delta.
+    Delta(NodeNumber),
+    Whole(NodeNumber),
+}
+
+/// A part of a whole record that a blob is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NeededPart {
+    pub(super) whole: NodeNumber,
+    pub(super) bytes: Range<u32>,
 }
 
 impl<'p> Splicer<'p> {
@@ -49,42 +72,73 @@ impl<'p> Splicer<'p> {
 
     /// The bytes of a blob, as its records have them.
     pub(super) fn blob(&mut self, number: NodeNumber) -> Option<Vec<u8>> {
-        let length = self.plan.node(number)?.length as usize;
-        let mut bytes = vec![0; length.min(BLOB_BYTES)];
-        self.fill(number, 0, &mut bytes, 0)?;
-        Some(bytes)
+        let pieces = self.pieces(number)?;
+        let mut bytes = vec![0; self.plan.node(number)?.length as usize];
+        let mut rest = bytes.as_mut_slice();
+        for Piece { from, start, length } in pieces {
+            let (part, behind) = std::mem::take(&mut rest).split_at_mut_checked(length)?;
+            rest = behind;
+            match from {
+                PieceOf::Delta(delta) => part.copy_from_slice(self.delta(delta)?.payload.get(start..start + length)?),
+                PieceOf::Whole(whole) => self.fill_from_whole(whole, start, part)?,
+            }
+        }
+        rest.is_empty().then_some(bytes)
     }
 
-    /// Fills `bytes` with those of a blob from `start`.
-    fn fill(&mut self, number: NodeNumber, start: usize, bytes: &mut [u8], depth: usize) -> Option<()> {
+    /// The parts of whole records that a blob is made of, one for each record, from the first byte needed to the last.
+    pub(super) fn needs(&mut self, number: NodeNumber) -> Option<Vec<NeededPart>> {
+        let mut needs: Vec<NeededPart> = Vec::new();
+        for Piece { from, start, length } in self.pieces(number)? {
+            let PieceOf::Whole(whole) = from else { continue };
+            let (start, end) = (start as u32, (start + length) as u32);
+            match needs.iter_mut().find(|part| part.whole == whole) {
+                Some(part) => part.bytes = part.bytes.start.min(start)..part.bytes.end.max(end),
+                None => needs.push(NeededPart { whole, bytes: start..end }),
+            }
+        }
+        Some(needs)
+    }
+
+    /// What a blob consists of, from its first byte to its last.
+    fn pieces(&mut self, number: NodeNumber) -> Option<Vec<Piece>> {
+        let length = self.plan.node(number)?.length as usize;
+        let mut pieces = Vec::new();
+        self.follow(number, 0..length.min(BLOB_BYTES), 0, &mut pieces)?;
+        Some(pieces)
+    }
+
+    /// Adds what these bytes of a blob consist of.
+    fn follow(&mut self, number: NodeNumber, bytes: Range<usize>, depth: usize, pieces: &mut Vec<Piece>) -> Option<()> {
         let node = self.plan.node(number)?;
         match &node.form {
-            Form::Whole => self.fill_from_whole(number, start, bytes),
+            Form::Whole => {
+                pieces.push(Piece { from: PieceOf::Whole(number), start: bytes.start, length: bytes.len() });
+                (bytes.end <= node.length as usize).then_some(())
+            }
             Form::Delta { bases } if depth <= CHAIN_DEPTH => {
                 let delta = self.delta(number)?;
-                let end = start.checked_add(bytes.len())?;
-                let mut rest = bytes;
-                let first = delta.runs.partition_point(|run| run.end() as usize <= start);
+                let first = delta.runs.partition_point(|run| run.end() as usize <= bytes.start);
+                let mut done = bytes.start;
                 for run in delta.runs.get(first..)? {
-                    let from = start.max(run.at as usize);
-                    let length = end.min(run.end() as usize).saturating_sub(from);
+                    let length = bytes.end.min(run.end() as usize).saturating_sub(done);
                     if length == 0 {
                         break;
                     }
-                    let (part, behind) = std::mem::take(&mut rest).split_at_mut_checked(length)?;
-                    rest = behind;
-                    let skipped = from - run.at as usize;
+                    let skipped = done - run.at as usize;
                     match run.origin {
                         Origin::Payload(offset) => {
-                            let offset = offset as usize + skipped;
-                            part.copy_from_slice(delta.payload.get(offset..offset + length)?);
+                            let start = offset as usize + skipped;
+                            pieces.push(Piece { from: PieceOf::Delta(number), start, length });
                         }
                         Origin::Base { base, offset } => {
-                            self.fill(*bases.get(base as usize)?, offset as usize + skipped, part, depth + 1)?;
+                            let start = offset as usize + skipped;
+                            self.follow(*bases.get(base as usize)?, start..start + length, depth + 1, pieces)?;
                         }
                     }
+                    done += length;
                 }
-                rest.is_empty().then_some(())
+                (done == bytes.end).then_some(())
             }
             Form::Delta { .. } | Form::Unplanned => None,
         }
@@ -95,7 +149,8 @@ impl<'p> Splicer<'p> {
             bytes.copy_from_slice(whole.get(start..start.checked_add(bytes.len())?)?);
             return Some(());
         }
-        let span = self.plan.node(number)?.payload?;
+        let Payload { span, start: staged_from } = self.plan.node(number)?.payload?;
+        let start = start.checked_sub(staged_from as usize)?;
         let whole = match self.open.get(&number) {
             Some(Open::Whole(whole)) => Rc::clone(whole),
             None if bytes.len() < span.length as usize / 2 => {
@@ -119,7 +174,7 @@ impl<'p> Splicer<'p> {
             return Some(Rc::clone(delta));
         }
         let node = self.plan.node(number)?;
-        let span = node.payload?;
+        let span = node.payload?.span;
         let mut payload = vec![0; span.length as usize];
         self.staged.read(span, 0, &mut payload)?;
         let runs = delta::runs(&payload).ok()?;

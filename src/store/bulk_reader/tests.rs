@@ -200,7 +200,7 @@ fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
         let staged = |content: &[u8]| {
             let numbered = (0..).zip(&bulk.plan.nodes);
             let found = numbered.into_iter().find(|(_, node)| node.id == BlobId::of_chunk(content));
-            found.is_some_and(|(number, node)| order.is_staged(number, node))
+            found.is_some_and(|(number, node)| order.staged(number, node).is_some())
         };
         let staged = records.each_ref().map(|(content, _)| staged(content));
         let frames = [Round::First, Round::Second].map(|round| order.tasks(&bulk.plan, round).len());
@@ -210,6 +210,30 @@ fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
     assert_eq!(order_for(&[&both]), ([true, true, false, false, true], [1, 2]));
     assert_eq!(order_for(&[&on_top, &both]), ([true, true, true, true, true], [3, 2]));
     assert_eq!(order_for(&[&records[0]]), ([false; 5], [0, 1]), "handed out, and that is all");
+}
+
+#[test]
+fn of_whole_records_only_what_deltas_need_is_staged() {
+    let directory = tempfile::tempdir().unwrap();
+    let [one, two, three] = [1, 2, 3].map(|seed| noise(seed, 3000));
+    let copy = |base, offset, length| Instruction::CopyFrom { length, base, offset };
+    let below = [&one[100..400], &two[500..600]].concat();
+    let below = (below, Some((vec![one.clone(), two.clone()], vec![copy(0, 100, 300), copy(1, 500, 100)])));
+    // Bytes 150 to 250 of the first through the delta below, 2,000 of it to 2,010 besides, and nothing of the third.
+    let above = [&one[150..250], &one[2000..2010], &two[500..600]].concat();
+    let bases = vec![below.0.clone(), one.clone(), two.clone(), three.clone()];
+    let steps = vec![copy(0, 50, 100), copy(1, 2000, 10), copy(2, 500, 100)];
+    let above = (above, Some((bases, steps)));
+    let records = [whole(&one), whole(&two), whole(&three), below.clone(), above.clone()];
+    let repository = repository(directory.path(), &records);
+    let payloads = [&below, &above].map(|(content, delta)| {
+        let (bases, steps) = delta.as_ref().unwrap();
+        payload_of(content, bases, steps).len() as u64
+    });
+    let mut bulk = BulkReader::new(&repository);
+    let (came_out, unread) = read(&mut bulk, &[wanted(&above.0)]);
+    assert_eq!((came_out.into_values().collect::<Vec<_>>(), unread), (vec![above.0], vec![]));
+    assert_eq!(bulk.staged().used(), payloads.iter().sum::<u64>() + (2010 - 150) + 100);
 }
 
 #[test]

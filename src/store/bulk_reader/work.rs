@@ -3,13 +3,14 @@
 //! Invariant: what is handed out has been hashed. What is merely a base has not: the hash of what is built on it proves both.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
 use super::TakeChunk;
-use super::order::{FrameTask, Order, Round};
-use super::plan::{Form, Node, NodeNumber, Plan};
+use super::order::{FrameTask, NeededParts, Order, Round};
+use super::plan::{Form, Node, NodeNumber, Payload, Plan};
 use super::splice::Splicer;
 use crate::disk::Storage;
 use crate::error::Result;
@@ -17,10 +18,30 @@ use crate::format::pack::BlobKind;
 use crate::id::BlobId;
 use crate::store::decoded_frames::{DecodedFrames, Demand};
 use crate::store::packs;
-use crate::store::staged::{Span, StagedBlobs};
+use crate::store::staged::StagedBlobs;
 
 /// Frames of whole records that are all a small file needs: others of its size lie beside it.
 const FEW: usize = 2;
+
+/// What is to be staged of a record.
+struct NeededPayload<'p> {
+    number: NodeNumber,
+    node: &'p Node,
+    /// Of its payload, in bytes.
+    part: Range<u32>,
+}
+
+impl NeededPayload<'_> {
+    fn in_frame(&self) -> Range<u32> {
+        self.node.record.in_frame(&self.part)
+    }
+}
+
+/// A payload that was staged.
+struct StagedPayload {
+    number: NodeNumber,
+    payload: Payload,
+}
 
 /// What all threads share while a plan is carried out.
 pub(super) struct Work<'w> {
@@ -35,21 +56,28 @@ pub(super) struct Work<'w> {
 impl Work<'_> {
     /// Hands out all that is wanted and can be had.
     pub(super) fn carry_out(&self, plan: &mut Plan) -> Result<()> {
-        let order = Order::of(plan);
-        for round in [Round::First, Round::Second] {
-            let tasks = order.tasks(plan, round);
-            let demand = if round == Round::First || tasks.len() <= FEW { Demand::Again } else { Demand::Once };
-            let carry_out = |task: &FrameTask<'_>| self.decode_frame(task, demand, plan, &order);
-            let staged: Vec<Vec<(NodeNumber, Span)>> = tasks.par_iter().map(carry_out).collect::<Result<_>>()?;
-            for (number, span) in staged.into_iter().flatten() {
-                if let Some(node) = plan.nodes.get_mut(number as usize) {
-                    node.payload = Some(span);
-                }
+        let mut order = Order::of(plan);
+        self.carry_out_round(Round::First, plan, &order)?;
+        let needs = |(number, _)| Splicer::new(plan, self.staged).needs(number).unwrap_or_default();
+        let parts = last_of(plan, &order).fold(NeededParts::default, |parts, delta| parts.with(needs(delta)));
+        order.narrow(parts.reduce(NeededParts::default, NeededParts::and));
+        self.carry_out_round(Round::Second, plan, &order)?;
+        last_of(plan, &order)
+            .try_for_each(|(number, node)| self.hand_out(node, Splicer::new(plan, self.staged).blob(number)))
+    }
+
+    /// Decodes the frames of one round.
+    fn carry_out_round(&self, round: Round, plan: &mut Plan, order: &Order) -> Result<()> {
+        let tasks = order.tasks(plan, round);
+        let demand = if round == Round::First || tasks.len() <= FEW { Demand::Again } else { Demand::Once };
+        let decode = |task: &FrameTask<'_>| self.decode_frame(task, demand, plan, order);
+        let staged: Vec<Vec<StagedPayload>> = tasks.par_iter().with_max_len(1).map(decode).collect::<Result<_>>()?;
+        for StagedPayload { number, payload } in staged.into_iter().flatten() {
+            if let Some(node) = plan.nodes.get_mut(number as usize) {
+                node.payload = Some(payload);
             }
         }
-        let last = plan.nodes.par_iter().enumerate().map(|(number, node)| (number as NodeNumber, node));
-        last.filter(|&(number, node)| node.is_wanted && order.is_last(number, node))
-            .try_for_each(|(number, node)| self.hand_out(node, Splicer::new(plan, self.staged).blob(number)))
+        Ok(())
     }
 
     /// Hands out what rests on the records of a frame, and stages what others need of it.
@@ -59,7 +87,7 @@ impl Work<'_> {
         demand: Demand,
         plan: &Plan,
         order: &Order,
-    ) -> Result<Vec<(NodeNumber, Span)>> {
+    ) -> Result<Vec<StagedPayload>> {
         let read = match self.frames {
             Some(frames) => frames.read(self.storage, &task.pack, &task.frame, demand),
             None => packs::read_frame(self.storage, &task.pack, &task.frame).map(Arc::new),
@@ -75,14 +103,16 @@ impl Work<'_> {
         for &(number, node) in &task.nodes {
             let start = node.record.start as usize;
             let Some(payload) = frame.get(start..start + node.record.length as usize) else { continue };
-            let mut is_needed = order.is_staged(number, node);
+            let mut part = order.staged(number, node);
             if matches!(node.form, Form::Whole) {
                 if node.is_wanted {
                     if node.kind.id_of(payload) != node.id {
                         continue;
                     }
                     (self.take)(&node.id, payload)?;
-                    is_needed |= self.is_worth_keeping(node);
+                    if self.is_worth_keeping(node) {
+                        part = Some(0..node.record.length);
+                    }
                 }
                 for &resting in order.resting_on(number) {
                     let Some(delta) = plan.node(resting) else { continue };
@@ -90,8 +120,8 @@ impl Work<'_> {
                     self.hand_out(delta, spliced)?;
                 }
             }
-            if is_needed {
-                needed.push((number, node));
+            if let Some(part) = part {
+                needed.push(NeededPayload { number, node, part });
             }
         }
         Ok(self.stage_payloads(&frame, &needed))
@@ -107,17 +137,18 @@ impl Work<'_> {
     }
 
     /// Stages payloads of one frame; neighbours are written at once.
-    fn stage_payloads(&self, frame: &[u8], needed: &[(NodeNumber, &Node)]) -> Vec<(NodeNumber, Span)> {
+    fn stage_payloads(&self, frame: &[u8], needed: &[NeededPayload<'_>]) -> Vec<StagedPayload> {
         let mut staged = Vec::with_capacity(needed.len());
-        for neighbours in needed.chunk_by(|(_, one), (_, next)| one.record.end() == next.record.start) {
-            let Some(((_, first), (_, last))) = neighbours.first().zip(neighbours.last()) else { continue };
-            let start = first.record.start;
-            let bytes = frame.get(start as usize..last.record.end() as usize);
+        for neighbours in needed.chunk_by(|one, next| one.in_frame().end == next.in_frame().start) {
+            let Some((first, last)) = neighbours.first().zip(neighbours.last()) else { continue };
+            let start = first.in_frame().start;
+            let bytes = frame.get(start as usize..last.in_frame().end as usize);
             let Some(all) = bytes.and_then(|bytes| self.staged.put(bytes)) else { continue };
-            for (number, node) in neighbours {
-                let Some(span) = all.part(node.record.start - start, node.record.length) else { continue };
-                staged.push((*number, span));
-                if matches!(node.form, Form::Whole) && self.kept.contains(&node.id) {
+            for needed @ NeededPayload { number, node, part } in neighbours {
+                let Some(span) = all.part(needed.in_frame().start - start, part.len() as u32) else { continue };
+                staged.push(StagedPayload { number: *number, payload: Payload { span, start: part.start } });
+                let is_all = *part == (0..node.record.length);
+                if is_all && matches!(node.form, Form::Whole) && self.kept.contains(&node.id) {
                     self.staged.keep_span(node.id, span);
                 }
             }
@@ -129,4 +160,10 @@ impl Work<'_> {
     fn is_worth_keeping(&self, node: &Node) -> bool {
         self.kept.contains(&node.id) && self.staged.has_room_to_spare()
     }
+}
+
+/// The wanted deltas that are put together last.
+fn last_of<'p>(plan: &'p Plan, order: &'p Order) -> impl ParallelIterator<Item = (NodeNumber, &'p Node)> {
+    let numbered = plan.nodes.par_iter().enumerate().map(|(number, node)| (number as NodeNumber, node));
+    numbered.filter(|&(number, node)| node.is_wanted && order.is_last(number, node))
 }
