@@ -18,14 +18,25 @@ use crate::format::limits::CHUNK_SIZE;
 use crate::format::pack::{BlobKind, Step};
 use crate::id::BlobId;
 use crate::store::chain::{BaseChoice, choose_base};
-use crate::store::{BulkReader, PreviousVersion, Room, WantedChunk};
+use crate::store::{BulkReader, Planning, PreviousVersion, Room, WantedChunk};
+
+/// Chunks planned for in one look at the index.
+const PLANNED_TOGETHER: usize = 64;
+
+/// Chunks of a file on their way from being found to being compared.
+pub(super) struct Comparing<'p> {
+    /// Reads what stood at their places.
+    bulk: BulkReader<'p>,
+    waiting: WaitingChunks,
+    /// Numbers of those whose bases are read by themselves.
+    alone: Vec<usize>,
+    steadiness: Steadiness,
+}
 
 /// What is compared with what.
-pub(super) struct Comparing<'c, 'f, 'a, 'p> {
+pub(super) struct Versions<'c, 'f, 'a> {
     pub(super) source: SourceFile<'f>,
     pub(super) previous: &'c mut PreviousVersion<'a>,
-    /// Reads it.
-    pub(super) bulk: BulkReader<'p>,
     /// Takes what was replaced, if that is looked into.
     pub(super) haystack: Option<&'c mut Haystack>,
     pub(super) patience: Patience<'c>,
@@ -60,64 +71,90 @@ struct Ground<'g> {
 
 /// What the plan of packs makes of a chunk of the previous version.
 enum Planned {
-    Base {
-        own: OwnBase,
-        length: u64,
-    },
+    Base(OwnBase),
     Whole,
     /// It is to be read by itself.
     Unplanned,
 }
 
-impl Comparing<'_, '_, '_, '_> {
-    /// Finds out what each chunk is stored against, and where it differs from that.
-    pub(super) fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        let mut waiting = WaitingChunks::new();
-        let mut alone = Vec::new();
-        let mut steadiness = Steadiness::Same;
-        for number in 0..changed.len() {
-            let Some(chunk) = changed.get_mut(number) else { break };
-            let Some(before) = self.previous.chunk_at(chunk.slot)? else {
-                chunk.against = Against::Previous(None);
-                chunk.differences = self.all_of(chunk.slot);
-                continue;
-            };
-            match plan(&mut self.bulk, &before)? {
-                Planned::Whole => {}
-                Planned::Unplanned => alone.push(number),
-                Planned::Base { own, length } => {
-                    chunk.against = Against::Previous(Some(own));
-                    let replaced = self.announce(HaystackChunk { id: own.id, facts: own.facts });
-                    waiting.entry(own.id).or_default().push(Waiting { number, slot: chunk.slot, replaced });
-                    if self.bulk.want(&[WantedChunk { id: own.id, length }])? == Room::Full {
-                        alone.extend(self.read(&mut waiting, changed, &mut steadiness)?);
-                    }
+impl<'p> Comparing<'p> {
+    pub(super) fn new(bulk: BulkReader<'p>) -> Self {
+        Self { bulk, waiting: WaitingChunks::new(), alone: Vec::new(), steadiness: Steadiness::Same }
+    }
+
+    /// Chooses what the chunks from number `first` on are stored against.
+    pub(super) fn plan(
+        &mut self,
+        versions: &mut Versions<'_, '_, '_>,
+        changed: &mut [Changed],
+        first: usize,
+    ) -> Result<()> {
+        let mut due = first;
+        while due < changed.len() {
+            let after = changed.len().min(due + PLANNED_TOGETHER);
+            if self.plan_some(versions, changed.get_mut(due..after).unwrap_or_default(), due)? == Room::Full {
+                self.read(versions, changed)?;
+            }
+            due = after;
+        }
+        Ok(())
+    }
+
+    /// Plans for these chunks, the first of which has this number.
+    fn plan_some(
+        &mut self,
+        versions: &mut Versions<'_, '_, '_>,
+        changed: &mut [Changed],
+        first: usize,
+    ) -> Result<Room> {
+        let before: Vec<Option<BlobId>> =
+            changed.iter().map(|chunk| versions.previous.chunk_at(chunk.slot)).collect::<Result<_>>()?;
+        let mut planned = self.bulk.planning(|planning| {
+            let plan = |before: &Option<BlobId>| before.map(|before| plan(planning, &before)).transpose();
+            before.iter().map(plan).collect::<Result<Vec<_>>>()
+        })?;
+        for ((number, chunk), planned) in (first..).zip(changed).zip(&mut planned) {
+            match planned {
+                None => {
+                    chunk.against = Against::Previous(None);
+                    chunk.differences = versions.all_of(chunk.slot);
+                }
+                Some(Planned::Whole) => {}
+                Some(Planned::Unplanned) => self.alone.push(number),
+                Some(Planned::Base(own)) => {
+                    chunk.against = Against::Previous(Some(*own));
+                    let replaced = versions.announce(HaystackChunk { id: own.id, facts: own.facts });
+                    self.waiting.entry(own.id).or_default().push(Waiting { number, slot: chunk.slot, replaced });
                 }
             }
         }
-        alone.extend(self.read(&mut waiting, changed, &mut steadiness)?);
-        alone.sort_unstable();
-        for number in alone {
+        Ok(self.bulk.room())
+    }
+
+    /// Finds out where each chunk that was planned for differs from its base.
+    pub(super) fn compare(
+        mut self,
+        versions: &mut Versions<'_, '_, '_>,
+        changed: &mut [Changed],
+    ) -> Result<Steadiness> {
+        self.read(versions, changed)?;
+        let mut steadiness = self.steadiness;
+        self.alone.sort_unstable();
+        for number in self.alone {
             let Some(chunk) = changed.get_mut(number) else { continue };
-            if self.compare_alone(chunk)? == Steadiness::Changed {
+            if versions.compare_alone(chunk)? == Steadiness::Changed {
                 steadiness = Steadiness::Changed;
             }
         }
         Ok(steadiness)
     }
 
-    /// Reads the bases that were planned, and returns the numbers of those chunks whose bases did not come out.
-    fn read(
-        &mut self,
-        waiting: &mut WaitingChunks,
-        changed: &mut [Changed],
-        steadiness: &mut Steadiness,
-    ) -> Result<Vec<usize>> {
-        let waiting = std::mem::take(waiting);
+    /// Reads the bases that were planned; what does not come out is read by itself later.
+    fn read(&mut self, versions: &Versions<'_, '_, '_>, changed: &mut [Changed]) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
         let compared = Mutex::new(Compared::default());
         let lock = || compared.lock().unwrap_or_else(PoisonError::into_inner);
-        let ground = Ground { source: self.source, haystack: self.haystack.as_deref() };
-        let patience = self.patience;
+        let (ground, patience) = (versions.ground(), versions.patience);
         let unread = self.bulk.read(&|base, bytes| {
             patience.check()?;
             for chunk in waiting.get(base).into_iter().flatten() {
@@ -130,7 +167,7 @@ impl Comparing<'_, '_, '_, '_> {
         })?;
         let compared = compared.into_inner().unwrap_or_else(PoisonError::into_inner);
         if compared.unsteady {
-            *steadiness = Steadiness::Changed;
+            self.steadiness = Steadiness::Changed;
         }
         for (number, differences) in compared.differences {
             if let Some(chunk) = changed.get_mut(number) {
@@ -138,9 +175,12 @@ impl Comparing<'_, '_, '_, '_> {
             }
         }
         let unread = unread.iter().filter_map(|base| waiting.get(&base.id)).flatten();
-        Ok(unread.map(|chunk| chunk.number).collect())
+        self.alone.extend(unread.map(|chunk| chunk.number));
+        Ok(())
     }
+}
 
+impl Versions<'_, '_, '_> {
     /// Compares a chunk whose base is not to be had with others.
     fn compare_alone(&mut self, chunk: &mut Changed) -> Result<Steadiness> {
         chunk.against = Against::Nothing;
@@ -180,16 +220,17 @@ impl Ground<'_> {
     }
 }
 
-/// Chooses the base for what follows a chunk.
-fn plan(bulk: &mut BulkReader<'_>, before: &BlobId) -> Result<Planned> {
-    let Some(previous) = bulk.chain(before)? else { return Ok(Planned::Unplanned) };
+/// Chooses the base for what follows a chunk, and asks for it.
+fn plan(planning: &mut Planning<'_, '_>, before: &BlobId) -> Result<Planned> {
+    let Some(previous) = planning.chain(before)? else { return Ok(Planned::Unplanned) };
     let (id, step, chain) = match choose_base(&previous.facts) {
         BaseChoice::Whole => return Ok(Planned::Whole),
         BaseChoice::Previous => (*before, Step::One, previous),
-        BaseChoice::Anchor(anchor) => match bulk.chain(&anchor)? {
+        BaseChoice::Anchor(anchor) => match planning.chain(&anchor)? {
             Some(chain) => (anchor, Step::Stride, chain),
             None => return Ok(Planned::Unplanned),
         },
     };
-    Ok(Planned::Base { own: OwnBase { id, step, facts: chain.facts }, length: chain.length })
+    planning.want(&WantedChunk { id, length: chain.length })?;
+    Ok(Planned::Base(OwnBase { id, step, facts: chain.facts }))
 }

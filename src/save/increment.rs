@@ -13,15 +13,16 @@ use std::collections::HashSet;
 
 use rayon::prelude::*;
 
+use super::ahead::make_ahead;
 use super::capturing::Capturing;
 use super::changed::{Against, Changed};
-use super::comparing::Comparing;
+use super::comparing::{Comparing, Versions};
 use super::delta_record;
 use super::effort::Effort;
 use super::file::{ReadOutcome, StoredFile};
 use super::haystack::{Haystack, Searcher};
 use super::reading::{ChangeTimes, Slots, SourceFile, Steadiness};
-use super::unchanged::{Unchanged, UnchangedChunk};
+use super::unchanged::{SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
 use crate::format::content::Content;
@@ -57,6 +58,7 @@ struct Increment<'c, 'f, 'a, 'p> {
     /// The slot that comes next.
     slot: u64,
     changed: Vec<Changed>,
+    comparing: Comparing<'p>,
     /// The ids of these.
     ids: HashSet<BlobId>,
     haystack: Haystack,
@@ -70,7 +72,10 @@ struct Increment<'c, 'f, 'a, 'p> {
 /// What is stored of a changed chunk.
 enum Encoded {
     Delta(DeltaRecord),
-    Whole(Vec<u8>),
+    Whole {
+        id: BlobId,
+        content: Vec<u8>,
+    },
     /// The file has other bytes there by now.
     Gone,
 }
@@ -100,6 +105,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             let chunks = previous.chunks()?;
             haystack.keep_all(capturing.bulk_reader(), &chunks)?;
         }
+        let comparing = Comparing::new(capturing.bulk_reader());
         Ok(Self {
             capturing,
             source,
@@ -108,6 +114,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             pending: Vec::new(),
             slot: 0,
             changed: Vec::new(),
+            comparing,
             ids: HashSet::new(),
             haystack,
             changed_at: source.changed_at()?,
@@ -127,6 +134,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             }
             Slots::Chunks(ids) => {
                 let rest = self.source.length.saturating_sub(self.slot * CHUNK_SIZE as u64);
+                let first = self.changed.len();
                 self.capturing.progress.advance(rest.min(ids.len() as u64 * CHUNK_SIZE as u64));
                 for (id, known) in ids.iter().zip(self.capturing.writer.known(&ids)) {
                     if known || !self.ids.insert(*id) {
@@ -137,6 +145,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                     self.slot += 1;
                     self.pending.push(Pending::Chunk(*id));
                 }
+                self.plan(first)?;
             }
         }
         if self.changed.len() >= BATCH || self.pending.len() >= WINDOW { self.flush() } else { Ok(Steadiness::Same) }
@@ -165,11 +174,17 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         Ok(StoredFile { content, sparse: self.sparse })
     }
 
+    /// Chooses what the changed chunks from this number on are stored against.
+    fn plan(&mut self, first: usize) -> Result<()> {
+        let Self { changed, comparing, previous, haystack, source, capturing, .. } = self;
+        comparing.plan(&mut versions(*source, capturing, previous, haystack), changed, first)
+    }
+
     /// Compares chunks with what stood at their places; what was replaced is kept where it will be searched.
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        let (source, patience, bulk) = (self.source, self.capturing.patience, self.capturing.bulk_reader());
-        let haystack = (self.capturing.effort == Effort::Normal).then_some(&mut self.haystack);
-        Comparing { source, previous: &mut self.previous, bulk, haystack, patience }.compare(changed)
+        let Self { comparing, previous, haystack, source, capturing, .. } = self;
+        let comparing = std::mem::replace(comparing, Comparing::new(capturing.bulk_reader()));
+        comparing.compare(&mut versions(*source, capturing, previous, haystack), changed)
     }
 
     /// Makes the records of chunks that were compared and hands them over.
@@ -203,8 +218,11 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                 chunk.matches = searcher.search(buffer, sought.into_iter());
                 Ok(steadiness)
             };
-            let searched: Vec<Steadiness> =
-                changed.par_iter_mut().map_init(|| (haystack.searcher(), Vec::new()), search).collect::<Result<_>>()?;
+            let searched: Vec<Steadiness> = changed
+                .par_iter_mut()
+                .with_max_len(SEARCHED_IN_A_ROW)
+                .map_init(|| (haystack.searcher(), Vec::new()), search)
+                .collect::<Result<_>>()?;
             if searched.contains(&Steadiness::Changed) {
                 return Ok(Steadiness::Changed);
             }
@@ -245,29 +263,42 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
     }
 
     fn encode(&mut self, changed: &[Changed]) -> Result<Steadiness> {
-        for group in changed.chunks(GROUP) {
-            self.capturing.patience.check()?;
-            let (source, haystack) = (self.source, &self.haystack);
-            let encoded: Vec<Encoded> =
-                group.par_iter().map(|chunk| encode(chunk, source, haystack)).collect::<Result<_>>()?;
+        let Self { capturing, source, haystack, changed_at, .. } = self;
+        let (source, haystack) = (*source, &*haystack);
+        let encode = |group: &[Changed]| -> Result<Vec<Encoded>> {
+            group.par_iter().map(|chunk| encode(chunk, source, haystack)).collect()
+        };
+        make_ahead(changed.chunks(GROUP), encode, |encoded| {
+            capturing.patience.check()?;
             // Content that came back between two readings has the right hash, and differences that are not its own.
-            if encoded.iter().any(|encoded| matches!(encoded, Encoded::Gone)) || source.changed_at()? != self.changed_at
-            {
+            if source.changed_at()? != *changed_at {
                 return Ok(Steadiness::Changed);
             }
-            for (chunk, encoded) in group.iter().zip(encoded) {
-                let writer = &mut *self.capturing.writer;
-                match (writer.reserve(chunk.id), encoded) {
-                    (Stored::New, Encoded::Delta(delta)) => writer.put_delta(delta)?,
-                    (Stored::New, Encoded::Whole(content)) => {
-                        writer.put_whole(chunk.id, &content, Company::Increment)?;
+            for encoded in encoded {
+                let writer = &mut *capturing.writer;
+                match encoded {
+                    Encoded::Gone => return Ok(Steadiness::Changed),
+                    Encoded::Delta(delta) if writer.reserve(delta.id) == Stored::New => writer.put_delta(delta)?,
+                    Encoded::Whole { id, content } if writer.reserve(id) == Stored::New => {
+                        writer.put_whole(id, &content, Company::Increment)?;
                     }
-                    (Stored::New, Encoded::Gone) | (Stored::Reused, _) => {}
+                    Encoded::Delta(_) | Encoded::Whole { .. } => {}
                 }
             }
-        }
-        Ok(Steadiness::Same)
+            Ok(Steadiness::Same)
+        })
     }
+}
+
+/// What is compared with what in a file.
+fn versions<'c, 'f, 'a>(
+    source: SourceFile<'f>,
+    capturing: &Capturing<'c>,
+    previous: &'c mut PreviousVersion<'a>,
+    haystack: &'c mut Haystack,
+) -> Versions<'c, 'f, 'a> {
+    let haystack = (capturing.effort == Effort::Normal).then_some(haystack);
+    Versions { source, previous, haystack, patience: capturing.patience }
 }
 
 /// Makes the record of one chunk.
@@ -278,5 +309,6 @@ fn encode(chunk: &Changed, source: SourceFile<'_>, haystack: &Haystack) -> Resul
     {
         return Ok(Encoded::Delta(delta));
     }
-    Ok(if BlobId::of_chunk(&content) == chunk.id { Encoded::Whole(content) } else { Encoded::Gone })
+    let id = BlobId::of_chunk(&content);
+    Ok(if id == chunk.id { Encoded::Whole { id, content } } else { Encoded::Gone })
 }

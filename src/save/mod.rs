@@ -3,6 +3,7 @@
 //! Invariant: no byte, name or lock of a source changes; what could not be captured is said, never left out silently.
 //! [`create::create`] tells the whole story; the other modules read one kind of thing each.
 
+mod ahead;
 mod capturing;
 mod changed;
 pub mod chroma;

@@ -15,6 +15,7 @@ use std::thread;
 
 use rayon::prelude::*;
 
+use super::ahead::make_ahead;
 use crate::chunk::delta::Run;
 use crate::disk::holes::{self, ExtentKind};
 use crate::disk::stat::{FileStat, Nanoseconds};
@@ -107,16 +108,9 @@ impl SourceFile<'_> {
                 Span::Holes(count) => return take(Slots::Holes(count)),
                 Span::Data(slots) => slots,
             };
-            let mut first = slots.start;
-            while first < slots.end {
-                let after = slots.end.min(first + SLOTS_AT_ONCE);
-                let Some(ids) = self.hash(first..after)? else { return Ok(Steadiness::Changed) };
-                if take(Slots::Chunks(ids))? == Steadiness::Changed {
-                    return Ok(Steadiness::Changed);
-                }
-                first = after;
-            }
-            Ok(Steadiness::Same)
+            let parts = slots.clone().step_by(SLOTS_AT_ONCE as usize);
+            let hash = |first: u64| self.hash(first..slots.end.min(first + SLOTS_AT_ONCE));
+            make_ahead(parts, hash, |ids| ids.map_or(Ok(Steadiness::Changed), |ids| take(Slots::Chunks(ids))))
         })
     }
 

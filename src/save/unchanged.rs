@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 use rayon::prelude::*;
 
+use super::ahead::make_ahead;
 use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
@@ -34,6 +35,8 @@ const GIVEN: usize = 256;
 const AT_HAND: NonZero<usize> = NonZero::new(16).unwrap();
 /// Chunks noted together.
 const GROUP: usize = 64;
+/// Chunks searched by one thread in a row, at most: most of the time goes into a few.
+pub(super) const SEARCHED_IN_A_ROW: usize = 16;
 
 /// A chunk that did not change.
 #[derive(Debug, Clone, Copy)]
@@ -117,15 +120,17 @@ impl<'f> Unchanged<'f> {
             .filter(|(number, _)| part_of(*number) == until)
             .map(|(number, chunk)| (number, chunk.slot))
             .collect();
-        for group in due.chunks(GROUP) {
-            let sample = |(_, slot): &(usize, u64)| -> Result<Vec<Sample>> {
-                Ok(moved::samples(&self.source.chunk_again(*slot)?.unwrap_or_default()))
+        let Self { source, fingerprints, .. } = self;
+        let sample = |group: &[(usize, u64)]| -> Result<Vec<(usize, Vec<Sample>)>> {
+            let sample = |(number, slot): &(usize, u64)| {
+                Ok((*number, moved::samples(&source.chunk_again(*slot)?.unwrap_or_default())))
             };
-            let sampled: Vec<Vec<Sample>> = group.par_iter().map(sample).collect::<Result<_>>()?;
-            for ((number, _), samples) in group.iter().zip(sampled) {
-                self.fingerprints.note(*number as u16, 0, &samples);
-            }
-        }
+            group.par_iter().map(sample).collect()
+        };
+        make_ahead(due.chunks(GROUP), sample, |sampled| {
+            sampled.iter().for_each(|(number, samples)| fingerprints.note(*number as u16, 0, samples));
+            Ok(Steadiness::Same)
+        })?;
         Ok(())
     }
 
@@ -142,7 +147,7 @@ impl<'f> Unchanged<'f> {
             Ok(choose(&chunk.matches, found, SHORT_COPY))
         };
         let reading = || (Reading { unchanged: self, at_hand: LruCache::new(AT_HAND) }, Vec::new());
-        changed.par_iter().map_init(reading, look).collect()
+        changed.par_iter().with_max_len(SEARCHED_IN_A_ROW).map_init(reading, look).collect()
     }
 
     /// Takes the chunks that give enough, and that the repository has, into the haystack; their numbers there by those

@@ -71,6 +71,39 @@ pub struct BulkReader<'a> {
     frames: Option<&'a DecodedFrames>,
 }
 
+/// Looks at the index for what is to be read.
+pub struct Planning<'s, 'r> {
+    plan: &'s mut Plan,
+    wanted: &'s mut Vec<WantedChunk>,
+    unread: &'s mut Vec<WantedChunk>,
+    source: Source<'s, 'r>,
+}
+
+impl Planning<'_, '_> {
+    /// What the chain of a chunk is like, as footers have it; `None` if it is to be read in another way.
+    ///
+    /// # Errors
+    /// I/O errors of the index.
+    pub fn chain(&mut self, id: &BlobId) -> Result<Option<PlannedChain>> {
+        let node = self.plan.chunk(id, &mut self.source)?;
+        Ok(node.map(|node| PlannedChain { length: node.length.into(), facts: node.facts }))
+    }
+
+    /// Asks for a chunk.
+    ///
+    /// # Errors
+    /// I/O errors of the index.
+    pub fn want(&mut self, chunk: &WantedChunk) -> Result<()> {
+        let planned = self.plan.want(&chunk.id, chunk.length, &mut self.source)?;
+        if planned {
+            self.wanted.push(*chunk)
+        } else {
+            self.unread.push(*chunk)
+        }
+        Ok(())
+    }
+}
+
 impl<'a> BulkReader<'a> {
     /// A reader that stages nothing for others.
     pub fn new(repository: &'a Repository) -> Self {
@@ -96,16 +129,23 @@ impl<'a> BulkReader<'a> {
         Arc::clone(&self.staged)
     }
 
+    /// Looks several chunks up and asks for them in one read of the index, which is locked meanwhile.
+    ///
+    /// # Errors
+    /// Those of `look`; I/O errors of the index.
+    pub fn planning<T>(&mut self, look: impl FnOnce(&mut Planning<'_, 'a>) -> Result<T>) -> Result<T> {
+        let Self { plan, footers, wanted, unread, repository, .. } = self;
+        repository
+            .index()
+            .reading(|index| look(&mut Planning { plan, wanted, unread, source: Source { index, footers } }))
+    }
+
     /// What the chain of a chunk is like, as footers have it; `None` if it is to be read in another way.
     ///
     /// # Errors
     /// I/O errors of the index.
     pub fn chain(&mut self, id: &BlobId) -> Result<Option<PlannedChain>> {
-        let Self { plan, footers, .. } = self;
-        self.repository.index().reading(|index| {
-            let node = plan.chunk(id, &mut Source { index, footers })?;
-            Ok(node.map(|node| PlannedChain { length: node.length.into(), facts: node.facts }))
-        })
+        self.planning(|planning| planning.chain(id))
     }
 
     /// Asks for chunks; the index is locked as long as they are looked up.
@@ -113,14 +153,7 @@ impl<'a> BulkReader<'a> {
     /// # Errors
     /// I/O errors of the index.
     pub fn want(&mut self, chunks: &[WantedChunk]) -> Result<Room> {
-        let Self { plan, footers, wanted, unread, .. } = self;
-        self.repository.index().reading(|index| {
-            for chunk in chunks {
-                let planned = plan.want(&chunk.id, chunk.length, &mut Source { index, footers })?;
-                if planned { wanted.push(*chunk) } else { unread.push(*chunk) }
-            }
-            Ok(())
-        })?;
+        self.planning(|planning| chunks.iter().try_for_each(|chunk| planning.want(chunk)))?;
         Ok(self.room())
     }
 
@@ -137,7 +170,8 @@ impl<'a> BulkReader<'a> {
         Ok(self.room())
     }
 
-    fn room(&self) -> Room {
+    /// Whether more chunks may be asked for.
+    pub fn room(&self) -> Room {
         if self.plan.is_full() { Room::Full } else { Room::Left }
     }
 
