@@ -96,9 +96,34 @@ impl<'a> Patience<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::save) mod tests {
     use super::*;
     use crate::progress::Silent;
+
+    /// Captures into a repository as if nothing had been captured before, and stores what came of it.
+    pub(in crate::save) fn with_capturing<T>(
+        repository: &Repository,
+        effort: Effort,
+        use_it: impl FnOnce(&mut Capturing<'_>) -> T,
+    ) -> T {
+        let mut writer = BlobWriter::begin(repository, effort.metadata(), effort.thoroughness()).unwrap();
+        let predecessors = Predecessors::none(repository);
+        let patience = Patience::new(&Silent, None);
+        let (reading, predecessors) = (Reading::All, &predecessors);
+        let writer_ref = &mut writer;
+        let used = use_it(&mut Capturing {
+            repository,
+            writer: writer_ref,
+            progress: &Silent,
+            reading,
+            effort,
+            predecessors,
+            patience,
+            frames: &DecodedFrames::default(),
+        });
+        writer.finish().unwrap();
+        used
+    }
 
     #[test]
     fn patience_ends_when_writers_have_waited_for_long_enough_and_not_once_they_are_let_go() {

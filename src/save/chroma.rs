@@ -42,7 +42,7 @@ use crate::format::manifest::Consistency;
 use crate::format::table::{Entry, EntryKind, compare_paths};
 use records::{Records, Watermarks};
 use segment::SegmentFiles;
-use store_database::{AskLive, StoreDatabase};
+use store_database::{Answer, AskLive, StoreDatabase};
 pub use suspicion::is_loss;
 
 /// The database of a store, in its root.
@@ -243,7 +243,11 @@ impl StoreCapture<'_> {
                     let (repository, max_block) = (capturing.repository, capturing.patience.max_block);
                     let copy = || database::capture(repository, &request, max_block, previous);
                     if path == DATABASE {
-                        reading.before = self.database.live(records::watermarks)?;
+                        reading.before = match self.database.live(records::watermarks)? {
+                            Answer::Store(watermarks) => Some(watermarks),
+                            Answer::NoStore => return Ok(Err(Attempt::NoStore)),
+                            Answer::None => None,
+                        };
                     }
                     // Without watermarks this may be no store, whose files would then be read twice.
                     if path == DATABASE && reading.before.is_some() {
@@ -351,7 +355,7 @@ impl StoreCapture<'_> {
         }
         let stats = DatabaseStats::of(self.database.path())?;
         if reading.after.as_ref().is_none_or(|(known, _)| *known != stats) {
-            let Some(watermarks) = self.database.live(records::watermarks)? else { return Ok(false) };
+            let Some(watermarks) = self.database.live(records::watermarks)?.given() else { return Ok(false) };
             reading.after = Some((stats, watermarks));
         }
         Ok(reading.after.as_ref().is_some_and(|(_, after)| after.get(id).copied() == in_image))

@@ -29,6 +29,27 @@ pub(super) enum AskLive {
     No,
 }
 
+/// What the live database says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer<T> {
+    /// What it was asked for.
+    Store(T),
+    /// It is not the database of a store.
+    NoStore,
+    /// Nothing: nobody uses it and it needs recovery, or it is none that is known here.
+    None,
+}
+
+impl<T> Answer<T> {
+    /// What it was asked for, if it said that.
+    pub(super) fn given(self) -> Option<T> {
+        match self {
+            Self::Store(given) => Some(given),
+            Self::NoStore | Self::None => None,
+        }
+    }
+}
+
 /// The database of a store.
 pub(super) struct StoreDatabase {
     path: PathBuf,
@@ -51,7 +72,7 @@ impl StoreDatabase {
         read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>,
     ) -> Result<Option<T>> {
         match held {
-            HeldDatabase::TakenOver(_) if ask_live == AskLive::Yes => self.live(read),
+            HeldDatabase::TakenOver(_) if ask_live == AskLive::Yes => self.live(read).map(Answer::given),
             HeldDatabase::TakenOver(_) => Ok(None),
             HeldDatabase::Captured { captured, .. } => match &captured.content {
                 DatabaseContent::Image(image) => Ok(read_image(&image.file, read).unwrap_or_else(|cause| {
@@ -63,13 +84,15 @@ impl StoreDatabase {
         }
     }
 
-    /// Asks the live database; `None` also where nobody uses it and it needs recovery.
-    pub(super) fn live<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>) -> Result<Option<T>> {
+    /// Asks the live database.
+    pub(super) fn live<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>) -> Result<Answer<T>> {
         match sqlite::read_live(&self.path, LOCK_WAIT, read) {
-            Ok(answer) => Ok(answer.flatten()),
+            Ok(Some(Some(given))) => Ok(Answer::Store(given)),
+            Ok(Some(None)) => Ok(Answer::NoStore),
+            Ok(None) => Ok(Answer::None),
             Err(Error::Sqlite { source, .. }) => {
                 tracing::debug!(%source, "the live database does not answer as that of a Chroma store");
-                Ok(None)
+                Ok(Answer::None)
             }
             Err(error) => Err(error),
         }

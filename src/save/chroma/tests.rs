@@ -13,6 +13,8 @@ use super::segment::tests::write;
 use super::*;
 use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState};
 use crate::progress::{Phase, Progress, Silent};
+use crate::save::capturing::tests::with_capturing;
+use crate::save::database::CheckImage;
 use crate::save::{CreateOptions, CreateReport, Effort, LiveSources, Reading as WhatToRead, WriterPolicy, create};
 use crate::store::content::{Piece, Pieces};
 use crate::store::file_table::TableReader;
@@ -310,4 +312,23 @@ fn a_freeze_that_would_take_too_long_leaves_the_store_out_with_advice() {
         "{note}"
     );
     assert_eq!(service.frozen(None).left_out(), None);
+}
+
+#[test]
+fn a_database_without_the_tables_of_a_store_is_asked_and_not_copied() {
+    let service = Service::new(40);
+    let database = StoreDatabase::at(service.chroma().join("chroma.sqlite3"));
+    assert!(matches!(database.live(records::watermarks).unwrap(), Answer::Store(_)));
+    service.connect().execute_batch("DROP TABLE max_seq_id").unwrap();
+    assert_eq!(database.live(records::watermarks).unwrap(), Answer::NoStore);
+    with_capturing(&service.repository, Effort::Fast, |capturing| {
+        let scratch = service.repository.scratch().unwrap();
+        let touched = || fs::metadata(scratch).unwrap().modified().unwrap();
+        let before = touched();
+        thread::sleep(Duration::from_millis(20));
+        let options = TreeOptions { check: CheckImage::Later, freeze: Freeze::No };
+        assert!(store(capturing, &service.chroma(), options).unwrap().is_none());
+        assert_eq!(touched(), before, "an image was made");
+    });
+    assert_eq!(chroma(&service.create()).consistency, Consistency::Unproven, "captured as any other tree");
 }

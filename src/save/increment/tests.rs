@@ -5,11 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::*;
-use crate::progress::Silent;
-use crate::save::capturing::Patience;
+use crate::save::capturing::tests::with_capturing;
 use crate::save::file;
-use crate::save::previous::{Predecessors, Reading};
-use crate::store::{Access, BlobReader, BlobWriter, DecodedFrames, LockWait, Repository};
+use crate::store::{Access, BlobReader, LockWait, Repository};
 
 const WAIT: LockWait = LockWait(Duration::from_secs(1));
 
@@ -17,26 +15,6 @@ fn noise(seed: u8, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
     bytes
-}
-
-fn with_capturing<T>(repository: &Repository, effort: Effort, use_it: impl FnOnce(&mut Capturing<'_>) -> T) -> T {
-    let mut writer = BlobWriter::begin(repository, effort.metadata(), effort.thoroughness()).unwrap();
-    let predecessors = Predecessors::none(repository);
-    let patience = Patience::new(&Silent, None);
-    let (reading, predecessors) = (Reading::All, &predecessors);
-    let writer_ref = &mut writer;
-    let used = use_it(&mut Capturing {
-        repository,
-        writer: writer_ref,
-        progress: &Silent,
-        reading,
-        effort,
-        predecessors,
-        patience,
-        frames: &DecodedFrames::default(),
-    });
-    writer.finish().unwrap();
-    used
 }
 
 fn store_bytes(directory: &Path, bytes: &[u8], previous: Option<Content>, effort: Effort) -> Content {
