@@ -429,7 +429,7 @@ impl StoreCapture<'_> {
         let mut stored = Vec::with_capacity(databases.len());
         for HeldPath { path, held } in databases {
             let source = self.absolute(&path);
-            stored.push(held.store(capturing, &self.request(&source, &path))?);
+            stored.push(held.store(capturing, &self.request(&source, &path))?.checked(capturing));
         }
         entries.extend(stored.iter().flat_map(|database| database.entries.iter().cloned()));
         entries.sort_by(|left, right| compare_paths(&left.path, &right.path));

@@ -5,12 +5,13 @@
 //! that nothing points to, which the next cleanup removes.
 
 use std::path::Path;
+use std::thread;
 use std::time::Instant;
 
 use chrono::Utc;
 
 use super::capturing::{Capturing, Patience};
-use super::database::{self, CheckImage, DatabaseRequest, StoredDatabase};
+use super::database::{self, CheckImage, DatabaseRequest, ImageToCheck, StoredDatabase};
 use super::effort::Effort;
 use super::previous::{Predecessors, Reading};
 use super::registry;
@@ -26,6 +27,7 @@ use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::store::snapshots::{self, SnapshotFiles};
+use crate::store::verdicts::JsonVerdict;
 use crate::store::{BlobWriter, DecodedFrames, Repository, intents};
 
 /// What a create captures, and how.
@@ -76,19 +78,14 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     let frames = &DecodedFrames::default();
     let mut capturing =
         Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience, frames };
-    manifest.sources.push(capture_db(&mut capturing, options)?);
-    let registry = registry::capture(&mut capturing, &options.sources.registry)?;
-    if registry.record.state == SourceState::Absent && options.kind == SnapshotKind::Ordinary {
-        registry::warn_of_absence(&options.sources.registry, predecessors)?;
-    }
-    manifest.sources.push(registry.record);
-    manifest.sources.push(capture_chroma(&mut capturing, options)?);
+    let sources = capture_sources(&mut capturing, options)?;
+    manifest.sources = sources.records;
     drop(ingestion);
 
     progress.phase(Phase::Checking, None);
     let written = writer.finish()?;
     progress.check()?;
-    let validation_errors = report::validation_errors(&manifest, registry.verdict);
+    let validation_errors = report::validation_errors(&manifest, sources.registry);
     let stamp = snapshots::publish(repository, first_stamp, |stamp| files(&manifest, repository.root(), stamp))?;
     progress.finish();
 
@@ -110,6 +107,33 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     Ok(report)
 }
 
+/// The sources of a snapshot.
+struct Sources {
+    records: Vec<SourceRecord>,
+    /// What is known of the registry's content.
+    registry: JsonVerdict,
+}
+
+/// Captures one source after the other; a check of the database's image runs beside the others.
+fn capture_sources(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<Sources> {
+    let index = capturing.repository.index();
+    thread::scope(|scope| {
+        let CapturedDb { record: mut db, to_check } = capture_db(capturing, options)?;
+        let checking = to_check.map(|image| scope.spawn(|| image.check(index)));
+        let registry = registry::capture(capturing, &options.sources.registry)?;
+        if registry.record.state == SourceState::Absent && options.kind == SnapshotKind::Ordinary {
+            registry::warn_of_absence(&options.sources.registry, capturing.predecessors)?;
+        }
+        let chroma = capture_chroma(capturing, options)?;
+        if let Some(checking) = checking {
+            capturing.progress.phase(Phase::CheckingDatabases, None);
+            let stopped = |_| Error::Failed("the check of the database stopped unexpectedly; try again".into());
+            db.verdict = checking.join().map_err(stopped)?;
+        }
+        Ok(Sources { records: vec![db, registry.record, chroma], registry: registry.verdict })
+    })
+}
+
 /// Holds restores off while the live files are read; before a restore, the caller does.
 fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileLock>> {
     if kind == SnapshotKind::PreRestore {
@@ -120,12 +144,19 @@ fn lock_live(repository: &Repository, kind: SnapshotKind) -> Result<Option<FileL
     Ok(Some(lock))
 }
 
-pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<SourceRecord> {
+/// The database as it was captured.
+pub(super) struct CapturedDb {
+    record: SourceRecord,
+    /// Its image, unless the verdict on it is known; what the record says of it is preliminary then.
+    to_check: Option<ImageToCheck>,
+}
+
+pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Result<CapturedDb> {
     let path = &options.sources.db;
     let mut record = sources::record(DB, SourceKind::Sqlite, SourceState::Absent, path, sources::now());
     if stat::stat(path)?.is_none() {
         return match options.kind {
-            SnapshotKind::PreRestore => Ok(record),
+            SnapshotKind::PreRestore => Ok(CapturedDb { record, to_check: None }),
             SnapshotKind::Ordinary => Err(Error::Failed(format!(
                 "the database {} does not exist; check --db or ATOCORE_DATA_DIR",
                 path.display()
@@ -146,7 +177,7 @@ pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions)
         table.push(entry, capturing.writer)?;
     }
     record.table = table.finish(capturing.writer)?;
-    Ok(record)
+    Ok(CapturedDb { record, to_check: stored.to_check })
 }
 
 fn fill_record(record: &mut SourceRecord, stored: &StoredDatabase) {

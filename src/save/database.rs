@@ -1,12 +1,15 @@
 //! Storing one SQLite database: its image, its emptiness, or, where SQLite cannot read it, its raw bytes.
 //!
 //! Invariant: an image is checked by content: the verdict is the kept one or that of a check of this very image, or
-//! `Unchecked` where the caller did not ask. The image lives in the scratch directory and is gone when this returns.
+//! `Unchecked` where the caller did not ask. An image that is to be checked is handed to the caller with the rest, since a check
+//! takes long and others can be captured meanwhile; every other one is gone from the scratch directory when this returns.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
+
+use tempfile::TempPath;
 
 use super::capturing::Capturing;
 use super::file::{self, ReadOutcome};
@@ -23,6 +26,7 @@ use crate::format::manifest::Verdict;
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, compare_paths};
 use crate::progress::Phase;
 use crate::store::Repository;
+use crate::store::index::Index;
 use crate::store::verdicts::{self, Recheck};
 
 /// How long the capture of one database may take.
@@ -36,23 +40,53 @@ const ATTEMPTS: usize = 4;
 /// Whether an image is checked when no verdict on it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckImage {
-    /// It is.
+    /// It is, before the snapshot is published.
     Now,
     /// It stays unchecked.
     Later,
 }
 
+/// An image whose check is due.
+#[derive(Debug)]
+pub(super) struct ImageToCheck {
+    content: Content,
+    image: TempPath,
+}
+
+impl ImageToCheck {
+    /// Checks the image, keeps the verdict, and deletes the image.
+    pub(super) fn check(self, index: &Index) -> Verdict {
+        let verdict = verdicts::check_image(index, &self.content, &self.image);
+        delete_beside(self.image);
+        verdict
+    }
+}
+
 /// A database in the store.
 #[derive(Debug)]
-pub struct StoredDatabase {
+pub(super) struct StoredDatabase {
     /// The main file and, for a raw capture, its sidecars. Paths begin with the name that was given.
     pub entries: Vec<Entry>,
     /// What is known of the image.
     pub verdict: Verdict,
+    /// The image, if a check of it was asked for and is not known yet.
+    pub to_check: Option<ImageToCheck>,
     /// Why it was taken raw, if it was.
     pub raw_because: Option<String>,
     /// For how long writers had to wait.
     pub writer_blocked: Duration,
+}
+
+impl StoredDatabase {
+    /// The same once its check is done, if one is due.
+    pub(super) fn checked(mut self, capturing: &Capturing<'_>) -> Self {
+        if let Some(image) = self.to_check.take() {
+            capturing.progress.phase(Phase::CheckingDatabases, None);
+            self.verdict = image.check(capturing.repository.index());
+            capturing.progress.phase(Phase::Reading, None);
+        }
+        self
+    }
 }
 
 /// A database that was captured and is not in the store yet.
@@ -110,7 +144,8 @@ pub(super) fn compare(
     capturing.writer.count_reused(Content::slots(file.content.length));
     capturing.progress.advance(file.content.length);
     let entries = vec![file_entry(request.name, &found.main, file)];
-    Ok(Known::Unchanged(StoredDatabase { entries, verdict, raw_because: None, writer_blocked: Duration::ZERO }))
+    let writer_blocked = Duration::ZERO;
+    Ok(Known::Unchanged(StoredDatabase { entries, verdict, to_check: None, raw_because: None, writer_blocked }))
 }
 
 /// Captures a database, to be stored against a previous content.
@@ -182,6 +217,7 @@ fn store(
         DatabaseContent::Empty => Ok(StoredDatabase {
             entries: vec![entry(Content::EMPTY, Capture::SqliteImage)],
             verdict: Verdict::Ok,
+            to_check: None,
             raw_because: None,
             writer_blocked: Duration::ZERO,
         }),
@@ -191,10 +227,15 @@ fn store(
                 tracing::warn!(path = %source.display(), seconds = writer_blocked.as_secs_f64(), "writers of the database had to wait for long; WAL mode would spare them");
             }
             let content = store_image(capturing, &image.file, previous)?;
-            let verdict = verdict(capturing, &content, &image.file, check);
-            delete_beside(image.file);
-            let entries = vec![entry(content, Capture::SqliteImage)];
-            Ok(StoredDatabase { entries, verdict, raw_because: None, writer_blocked })
+            let kept = verdicts::kept(capturing.repository.index(), &content, Recheck::IfUnknown);
+            let to_check = if kept.is_none() && check == CheckImage::Now {
+                Some(ImageToCheck { content, image: image.file })
+            } else {
+                delete_beside(image.file);
+                None
+            };
+            let (entries, verdict) = (vec![entry(content, Capture::SqliteImage)], kept.unwrap_or(Verdict::Unchecked));
+            Ok(StoredDatabase { entries, verdict, to_check, raw_because: None, writer_blocked })
         }
         DatabaseContent::Raw(raw) => {
             tracing::warn!(path = %source.display(), cause = %raw.reason, "the database is captured as raw bytes");
@@ -203,6 +244,7 @@ fn store(
             Ok(StoredDatabase {
                 entries,
                 verdict: Verdict::Unchecked,
+                to_check: None,
                 raw_because: Some(raw.reason),
                 writer_blocked: Duration::ZERO,
             })
@@ -216,20 +258,6 @@ fn store_image(capturing: &mut Capturing<'_>, image: &Path, previous: Option<Con
     match file::store(capturing, &file, image, length, previous)? {
         ReadOutcome::Stored(stored) => Ok(stored.content),
         ReadOutcome::Changed => Err(Error::Failed(format!("{} was changed by another process", image.display()))),
-    }
-}
-
-fn verdict(capturing: &Capturing<'_>, content: &Content, image: &Path, check: CheckImage) -> Verdict {
-    let index = capturing.repository.index();
-    match (verdicts::kept(index, content, Recheck::IfUnknown), check) {
-        (Some(verdict), _) => verdict,
-        (None, CheckImage::Later) => Verdict::Unchecked,
-        (None, CheckImage::Now) => {
-            capturing.progress.phase(Phase::CheckingDatabases, None);
-            let verdict = verdicts::check_image(index, content, image);
-            capturing.progress.phase(Phase::Reading, None);
-            verdict
-        }
     }
 }
 

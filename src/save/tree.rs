@@ -118,7 +118,7 @@ fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -
         let absolute = root.join(Path::new(OsStr::from_bytes(path)));
         let request = DatabaseRequest { source: &absolute, name: path, damaged: DamagedSource::TakeRaw, check };
         match database::store_or_take_over(capturing, previous.as_mut(), &request) {
-            Ok(stored) => databases.push(stored),
+            Ok(stored) => databases.push(stored.checked(capturing)),
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error),
         }
