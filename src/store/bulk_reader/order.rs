@@ -25,6 +25,8 @@ pub(super) struct Order {
     staged: Vec<Staging>,
     /// Deltas by the one whole record that they rest on.
     resting: HashMap<NodeNumber, Vec<NodeNumber>>,
+    /// All other wanted deltas: they are put together last, from what was staged.
+    last: Vec<NodeNumber>,
     /// Frames that hold deltas.
     with_deltas: HashSet<FrameKey>,
     /// The parts of whole records that deltas consist of, once these have been read.
@@ -83,7 +85,7 @@ impl Order {
         let is_delta = |node: &&Node| matches!(node.form, Form::Delta { .. });
         let with_deltas = plan.nodes.iter().filter(is_delta).map(key).collect();
         let staged = vec![Staging::No; plan.nodes.len()];
-        let mut order = Self { staged, resting: HashMap::new(), with_deltas, parts: None };
+        let mut order = Self { staged, resting: HashMap::new(), last: Vec::new(), with_deltas, parts: None };
         for (number, node) in (0..).zip(&plan.nodes).filter(|(_, node)| node.is_wanted && is_delta(node)) {
             let alone = node
                 .rests_on
@@ -93,7 +95,10 @@ impl Order {
                     order.resting.entry(root).or_default().push(number);
                     order.stage(plan, number, Staging::Deltas);
                 }
-                None => order.stage(plan, number, Staging::All),
+                None => {
+                    order.last.push(number);
+                    order.stage(plan, number, Staging::All);
+                }
             }
         }
         order
@@ -132,9 +137,9 @@ impl Order {
         self.resting.get(&number).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a wanted delta is put together last, from what was staged.
-    pub(super) fn is_last(&self, number: NodeNumber, node: &Node) -> bool {
-        matches!(node.form, Form::Delta { .. }) && self.staged.get(number as usize) == Some(&Staging::All)
+    /// The wanted deltas that are put together last, from what was staged.
+    pub(super) fn last(&self) -> &[NodeNumber] {
+        &self.last
     }
 
     /// The needed records by frames, in the order of packs.

@@ -213,6 +213,30 @@ fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
 }
 
 #[test]
+fn a_delta_that_is_wanted_and_also_a_base_of_one_with_several_is_handed_out_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (one, two) = (noise(1, 3000), noise(2, 3000));
+    let alone = successor(&one, 7);
+    let copy = |base| Instruction::CopyFrom { length: 1000, base, offset: 0 };
+    let content = [&alone.0[..1000], &two[..1000]].concat();
+    let both = (content, Some((vec![alone.0.clone(), two.clone()], vec![copy(0), copy(1)])));
+    let repository = repository(directory.path(), &[whole(&one), whole(&two), alone.clone(), both.clone()]);
+    let mut bulk = BulkReader::new(&repository);
+    bulk.want(&[wanted(&alone.0), wanted(&both.0)]).unwrap();
+    let handed_out = Mutex::new(Vec::new());
+    let unread = bulk.read(&|id, _| {
+        handed_out.lock().unwrap().push(*id);
+        Ok(())
+    });
+    assert_eq!(unread.unwrap(), []);
+    let mut handed_out = handed_out.into_inner().unwrap();
+    handed_out.sort_unstable();
+    let mut expected = [wanted(&alone.0).id, wanted(&both.0).id];
+    expected.sort_unstable();
+    assert_eq!(handed_out, expected);
+}
+
+#[test]
 fn of_whole_records_only_what_deltas_need_is_staged() {
     let directory = tempfile::tempdir().unwrap();
     let [one, two, three] = [1, 2, 3].map(|seed| noise(seed, 3000));

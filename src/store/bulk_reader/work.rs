@@ -58,12 +58,14 @@ impl Work<'_> {
     pub(super) fn carry_out(&self, plan: &mut Plan) -> Result<()> {
         let mut order = Order::of(plan);
         self.carry_out_round(Round::First, plan, &order)?;
-        let needs = |(number, _)| Splicer::new(plan, self.staged).needs(number).unwrap_or_default();
-        let parts = last_of(plan, &order).fold(NeededParts::default, |parts, delta| parts.with(needs(delta)));
+        let needs = |number| Splicer::new(plan, self.staged).needs(number).unwrap_or_default();
+        let parts = order.last().par_iter().fold(NeededParts::default, |parts, delta| parts.with(needs(*delta)));
         order.narrow(parts.reduce(NeededParts::default, NeededParts::and));
         self.carry_out_round(Round::Second, plan, &order)?;
-        last_of(plan, &order)
-            .try_for_each(|(number, node)| self.hand_out(node, Splicer::new(plan, self.staged).blob(number)))
+        order.last().par_iter().try_for_each(|&number| match plan.node(number) {
+            Some(node) => self.hand_out(node, Splicer::new(plan, self.staged).blob(number)),
+            None => Ok(()),
+        })
     }
 
     /// Decodes the frames of one round.
@@ -160,10 +162,4 @@ impl Work<'_> {
     fn is_worth_keeping(&self, node: &Node) -> bool {
         self.kept.contains(&node.id) && self.staged.has_room_to_spare()
     }
-}
-
-/// The wanted deltas that are put together last.
-fn last_of<'p>(plan: &'p Plan, order: &'p Order) -> impl ParallelIterator<Item = (NodeNumber, &'p Node)> {
-    let numbered = plan.nodes.par_iter().enumerate().map(|(number, node)| (number as NodeNumber, node));
-    numbered.filter(|&(number, node)| node.is_wanted && order.is_last(number, node))
 }
