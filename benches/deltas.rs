@@ -6,7 +6,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vecsnap::chunk::delta::{Encoder, Run, differences};
-use vecsnap::chunk::moved::{Fingerprints, Haystack, Place, Stretch, choose, samples};
+use vecsnap::chunk::moved::{Fingerprints, Haystack, Place, Sampling, Stretch, choose};
 use vecsnap::format::limits::CHUNK_SIZE;
 
 /// Chunks of the previous version.
@@ -62,9 +62,10 @@ fn moved(criterion: &mut Criterion) {
         })
         .collect();
     let note = || {
-        let mut fingerprints = Fingerprints::default();
+        let sampling = Sampling::of(haystack.len());
+        let mut fingerprints = Fingerprints::new(sampling);
         for (number, chunk) in (0..).zip(haystack.chunks(CHUNK_SIZE)) {
-            fingerprints.note(number, 0, &samples(chunk));
+            fingerprints.note(number, 0, &sampling.samples(chunk));
         }
         fingerprints
     };

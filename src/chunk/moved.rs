@@ -2,7 +2,7 @@
 //!
 //! Windows of the haystack, sampled by content, are noted with their places; windows of the new bytes that are sampled
 //! alike are looked up, and each hit is extended both ways. Page splits and `VACUUM` in SQLite, and whatever shifts, cost
-//! little then. Invariants: a match has been compared byte by byte; memory is bounded, since the more is noted the fewer
+//! little then. Invariants: a match has been compared byte by byte; memory is bounded, since the more is to be noted, and is noted, the fewer
 //! windows are sampled; time is in proportion to both sides; what is found does not depend on the order of noting.
 
 use std::collections::HashMap;
@@ -12,8 +12,11 @@ use crate::format::limits::CHUNK_SIZE;
 
 /// Bytes that a fingerprint covers; nothing shorter is found.
 pub const WINDOW: usize = 32;
-/// One window in two to the power of this is sampled at first.
-const DENSE: u32 = 6;
+/// One window in two to the power of this is sampled at first where little is to be noted, and where much is.
+const DENSE: u32 = 2;
+const SPARSE: u32 = 6;
+/// Windows that are noted at first are about so many, or fewer.
+const NOTED_AT_FIRST: usize = 1 << 18;
 /// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places.
 const NOTED: usize = (1 << 21) / 8 * 7;
 /// A match of so many bytes is long enough for no better one to be looked for at its place.
@@ -64,6 +67,28 @@ pub struct Sample {
     start: u32,
 }
 
+/// Which windows are sampled at first: small stores move pieces of 50 bytes, and noting all of those is cheap there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    sparseness: u32,
+}
+
+impl Sampling {
+    /// For a haystack of about so many bytes.
+    pub fn of(bytes: usize) -> Self {
+        let sparseness = bytes.div_ceil(NOTED_AT_FIRST).next_power_of_two().ilog2();
+        Self { sparseness: sparseness.clamp(DENSE, SPARSE) }
+    }
+
+    /// The windows of these bytes that are sampled, from left to right.
+    pub fn samples(self, bytes: &[u8]) -> Vec<Sample> {
+        let mut samples = Vec::with_capacity(bytes.len() >> self.sparseness);
+        let bytes = bytes.get(..CHUNK_SIZE).unwrap_or(bytes);
+        sample(bytes, self.sparseness, |sample| samples.push(sample));
+        samples
+    }
+}
+
 /// Where the haystack holds which windows.
 #[derive(Debug)]
 pub struct Fingerprints {
@@ -93,15 +118,10 @@ impl std::hash::Hasher for Fingerprint {
     }
 }
 
-impl Default for Fingerprints {
-    fn default() -> Self {
-        Self::with_limit(NOTED)
-    }
-}
-
 impl Fingerprints {
-    fn with_limit(limit: usize) -> Self {
-        Self { places: HashMap::default(), sparseness: DENSE, limit }
+    /// None so far; windows are sampled like this.
+    pub fn new(sampling: Sampling) -> Self {
+        Self { places: HashMap::default(), sparseness: sampling.sparseness, limit: NOTED }
     }
 
     /// Notes windows of a stretch that begins at this byte of this chunk. Of equal ones the first place counts.
@@ -128,11 +148,10 @@ impl Fingerprints {
     pub fn search(&self, content: &[u8], run: Run, known: &[Match], haystack: &mut impl Haystack) -> Vec<Match> {
         let mut found: Vec<Match> = Vec::new();
         let Some(literal) = content.get(run.start..run.end()) else { return found };
-        sample(literal, |Sample { fingerprint, start }| {
+        sample(literal, self.sparseness, |Sample { fingerprint, start }| {
             let at = run.start + start as usize;
             let lies_in = |known: &Match| known.run.start <= at && at + WINDOW <= known.run.end();
-            let place = if is_sampled(fingerprint, self.sparseness) { self.places.get(&fingerprint) } else { None };
-            let Some(place) = place else { return };
+            let Some(place) = self.places.get(&fingerprint) else { return };
             let is_part = |known: &Match| {
                 let continues = known.offset as usize + at == usize::from(place.offset) + known.run.start;
                 known.run.length >= LONG || (known.chunk == u32::from(place.chunk) && continues)
@@ -195,21 +214,14 @@ fn extend(literal: &[u8], at: usize, haystack: &[u8], found: usize) -> Option<Ex
     Some(Extended { run, offset: found - backward })
 }
 
-/// The windows of these bytes that are sampled, from left to right.
-pub fn samples(bytes: &[u8]) -> Vec<Sample> {
-    let mut samples = Vec::with_capacity(bytes.len() >> DENSE);
-    sample(bytes.get(..CHUNK_SIZE).unwrap_or(bytes), |sample| samples.push(sample));
-    samples
-}
-
 /// Calls `take` with each sampled window, from left to right.
-fn sample(bytes: &[u8], mut take: impl FnMut(Sample)) {
+fn sample(bytes: &[u8], sparseness: u32, mut take: impl FnMut(Sample)) {
     let Some((first, entering)) = bytes.split_at_checked(WINDOW - 1) else { return };
     let mut rolling = first.iter().fold(0, |rolling, byte| roll(rolling, *byte));
     for (start, entering) in (0..).zip(entering) {
         rolling = roll(rolling, *entering);
         let fingerprint = (rolling >> 32) as u32;
-        if is_sampled(fingerprint, DENSE) {
+        if is_sampled(fingerprint, sparseness) {
             take(Sample { fingerprint, start });
         }
     }
@@ -268,14 +280,16 @@ mod tests {
         }
     }
 
+    const SAMPLING: Sampling = Sampling { sparseness: SPARSE };
+
     fn noted(fingerprints: &mut Fingerprints, chunks: &[&[u8]]) {
         for (number, chunk) in (0..).zip(chunks) {
-            fingerprints.note(number, 0, &samples(chunk));
+            fingerprints.note(number, 0, &SAMPLING.samples(chunk));
         }
     }
 
     fn search(content: &[u8], run: Run, known: &[Match], chunks: &[&[u8]]) -> Vec<Match> {
-        let mut fingerprints = Fingerprints::default();
+        let mut fingerprints = Fingerprints::new(SAMPLING);
         noted(&mut fingerprints, chunks);
         choose(known, fingerprints.search(content, run, known, &mut Chunks(chunks)), 32)
     }
@@ -322,15 +336,15 @@ mod tests {
     #[test]
     fn however_much_is_noted_in_whatever_order_the_table_is_bounded_and_long_stretches_are_found() {
         let chunks: Vec<Vec<u8>> = (0..100).map(|seed| noise(seed, CHUNK_SIZE)).collect();
-        let mut tables = [Fingerprints::with_limit(10_000), Fingerprints::with_limit(10_000)];
+        let mut tables = [1, 2].map(|_| Fingerprints { limit: 10_000, ..Fingerprints::new(SAMPLING) });
         for number in 0..100_u16 {
             for (table, number) in tables.iter_mut().zip([number, 99 - number]) {
-                table.note(number, 0, &samples(&chunks[usize::from(number)]));
+                table.note(number, 0, &SAMPLING.samples(&chunks[usize::from(number)]));
                 assert!(table.places.len() <= 10_000);
             }
         }
         let [table, backwards] = &tables;
-        assert!(table.sparseness > DENSE && table.places == backwards.places);
+        assert!(table.sparseness > SPARSE && table.places == backwards.places);
         let slices: Vec<&[u8]> = chunks.iter().map(Vec::as_slice).collect();
         for number in 0..100_u32 {
             let content = &chunks[number as usize][20_000..36_000];
@@ -340,9 +354,26 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_fifty_bytes_are_found_in_a_small_haystack() {
+        let pieces: Vec<Vec<u8>> = (0..200).map(|seed| noise(seed, 50)).collect();
+        let haystack = pieces.concat();
+        // The same pieces in another order: 77 and 200 have no common divisor.
+        let content: Vec<u8> = (0..200).flat_map(|number| pieces[number * 77 % 200].clone()).collect();
+        let found_with = |sampling: Sampling| {
+            let mut fingerprints = Fingerprints::new(sampling);
+            fingerprints.note(0, 0, &sampling.samples(&haystack));
+            let found = fingerprints.search(&content, all(&content), &[], &mut Chunks(&[&haystack]));
+            choose(&[], found, 32).iter().map(|found| found.run.length).sum::<usize>()
+        };
+        assert!(found_with(Sampling::of(haystack.len())) > content.len() * 9 / 10);
+        assert!(found_with(SAMPLING) < content.len() / 2, "the difference that it makes");
+        assert_eq!(Sampling::of(usize::MAX), SAMPLING);
+    }
+
+    #[test]
     fn runs_of_one_byte_do_not_flood_the_table() {
         let zeros = vec![0; CHUNK_SIZE];
-        let mut fingerprints = Fingerprints::default();
+        let mut fingerprints = Fingerprints::new(SAMPLING);
         noted(&mut fingerprints, &[&zeros]);
         assert!(fingerprints.places.len() <= 1);
         assert!(search(&zeros, all(&zeros), &[], &[&zeros]).len() <= 1);

@@ -1,8 +1,8 @@
 //! The part of the previous version in which content that moved is looked for.
 //!
 //! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the old
-//! blocks that differ are kept in a temporary file when they are compared, with fingerprints of them in memory; all of the
-//! previous version, where every byte counts. What lies in chunks that did not change is looked for in the file itself
+//! blocks that differ are kept in a temporary file when they are compared, with fingerprints of them in memory; where few
+//! chunks were replaced, all of these; all of the previous version, where every byte counts. What lies in chunks that did not change is looked for in the file itself
 //! (`save::unchanged`). Invariants: what is found does not depend on the order of keeping; memory is bounded; what comes
 //! back from the temporary file is what went in; a part that cannot be kept or read is passed over and costs bytes, never
 //! data.
@@ -18,8 +18,9 @@ use lru::LruCache;
 
 use super::delta_record::SHORT_COPY;
 use crate::chunk::delta::Run;
-use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
+use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
 use crate::error::Result;
+use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::chain::ChainFacts;
 use crate::store::{BulkReader, Room, WantedChunk};
@@ -31,11 +32,23 @@ const STRETCH: usize = 8 * 1024;
 /// Stretches that one search has at hand: 512 KiB.
 const AT_HAND: NonZero<usize> = NonZero::new(64).unwrap();
 
+/// Chunks replaced in a file, at most, for all of them to be kept: 32 MiB.
+const FEW: usize = 512;
+
 /// A chunk of the previous version, as a base.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HaystackChunk {
     pub(super) id: BlobId,
     pub(super) facts: ChainFacts,
+}
+
+/// What is kept of a chunk that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KeptOf {
+    /// All of it: a page that stays may be merged into others.
+    Chunks,
+    /// The blocks that differ, where all would be too much.
+    Blocks,
 }
 
 /// A stretch of a chunk that was kept.
@@ -56,10 +69,12 @@ pub(super) struct Haystack {
     /// `None` if there cannot be one.
     file: OnceLock<Option<File>>,
     kept: Mutex<Kept>,
+    sampling: Sampling,
+    kept_of: KeptOf,
 }
 
 /// What is known of that which is kept.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     stretches: Vec<KeptStretch>,
     fingerprints: Fingerprints,
@@ -86,8 +101,19 @@ pub(super) struct Unreadable;
 impl Haystack {
     /// An empty one, with its temporary file, if it needs one, in this directory.
     pub(super) fn new(directory: &Path) -> Self {
-        let (directory, kept) = (directory.to_path_buf(), Mutex::new(Kept::default()));
-        Self { chunks: Vec::new(), directory, file: OnceLock::new(), kept }
+        let (directory, sampling) = (directory.to_path_buf(), Sampling::of(usize::MAX));
+        let kept = Mutex::new(Kept::new(sampling));
+        Self { chunks: Vec::new(), directory, file: OnceLock::new(), kept, sampling, kept_of: KeptOf::Blocks }
+    }
+
+    /// So many chunks were replaced and will be kept next.
+    pub(super) fn expect(&mut self, replaced: usize) {
+        self.kept_of = if replaced <= FEW { KeptOf::Chunks } else { KeptOf::Blocks };
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if kept.stretches.is_empty() {
+            self.sampling = Sampling::of(replaced * CHUNK_SIZE);
+            *kept = Kept::new(self.sampling);
+        }
     }
 
     pub(super) fn chunk(&self, number: u32) -> Option<&HaystackChunk> {
@@ -100,14 +126,16 @@ impl Haystack {
         self.chunks.len() as u32 - 1
     }
 
-    /// Keeps the blocks of a replaced chunk in which these runs lie.
+    /// Keeps the blocks of a replaced chunk in which these runs lie, or all of it.
     pub(super) fn keep(&self, number: u32, bytes: &[u8], differences: &[Run]) {
+        let all = [Run { start: 0, length: bytes.len() }];
+        let runs = if self.kept_of == KeptOf::Chunks && !differences.is_empty() { &all[..] } else { differences };
         let Ok(chunk) = u16::try_from(number) else { return };
         let file = self.file.get_or_init(|| tempfile::tempfile_in(&self.directory).ok());
         let Some(file) = file else { return };
-        for run in blocks(differences, bytes.len()) {
+        for run in blocks(runs, bytes.len()) {
             let stretch = bytes.get(run.start..run.end()).unwrap_or_default();
-            let (hash, samples) = (blake3::hash(stretch), moved::samples(stretch));
+            let (hash, samples) = (blake3::hash(stretch), self.sampling.samples(stretch));
             let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             let at = lock().reserve(run.length);
             if file.write_all_at(stretch, at).is_ok() {
@@ -152,6 +180,10 @@ impl Haystack {
 }
 
 impl Kept {
+    fn new(sampling: Sampling) -> Self {
+        Self { stretches: Vec::new(), fingerprints: Fingerprints::new(sampling), bytes: 0 }
+    }
+
     fn reserve(&mut self, length: usize) -> u64 {
         let at = self.bytes;
         self.bytes += length as u64;

@@ -103,6 +103,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         let mut haystack = Haystack::new(&temporary_directory(previous.reader.repository()));
         if capturing.effort == Effort::Max {
             let chunks = previous.chunks()?;
+            haystack.expect(chunks.len());
             haystack.keep_all(capturing.bulk_reader(), &chunks)?;
         }
         let comparing = Comparing::new(capturing.bulk_reader());
@@ -182,6 +183,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 
     /// Compares chunks with what stood at their places; what was replaced is kept where it will be searched.
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
+        self.haystack.expect(changed.len());
         let Self { comparing, previous, haystack, source, capturing, .. } = self;
         let comparing = std::mem::replace(comparing, Comparing::new(capturing.bulk_reader()));
         comparing.compare(&mut versions(*source, capturing, previous, haystack), changed)

@@ -2,7 +2,7 @@
 //!
 //! What a database merges or moves stays behind in its free pages until they are used again, so the old copy lies in
 //! chunks that are still the file's own: they are searched as the file has them, without decoding anything. Two probes
-//! decide whether that pays; the second one, because text that stands everywhere is found by the first. Invariants: a chunk
+//! decide whether that pays where it takes long; the second one, because text that stands everywhere is found by the first. Invariants: a chunk
 //! in which something was found becomes a base only after its content in the file and the repository's copy of it were
 //! read and hashed; each chunk is noted once, however much is looked for.
 
@@ -18,8 +18,9 @@ use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
 use super::reading::{SourceFile, Steadiness};
-use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Stretch, choose};
+use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
 use crate::error::Result;
+use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::{BulkReader, Room, WantedChunk};
 
@@ -27,8 +28,11 @@ use crate::store::{BulkReader, Room, WantedChunk};
 const PROBE: usize = 16;
 /// The second probe must find that all chunks would give one byte in this many of those that are missing.
 const HOPE: usize = 8;
-/// Fewer missing bytes are not worth a probe.
+/// So few chunks are searched without a probe: 64 MiB. A merge leaves its old pages in runs, which probes may miss.
+const FEW: usize = 1024;
+/// Fewer missing bytes are not worth a search, nor is less than one byte in this many of those that would be searched.
 const LEAST: usize = 256 * 1024;
+const LEAST_OF: usize = 512;
 /// A chunk that gives fewer missing bytes is not worth decoding.
 const GIVEN: usize = 256;
 /// Chunks that one search has at hand.
@@ -59,6 +63,7 @@ pub(super) struct Unchanged<'f> {
     source: SourceFile<'f>,
     /// At most 65,536.
     chunks: Vec<UnchangedChunk>,
+    sampling: Sampling,
     fingerprints: Fingerprints,
     noted: Noted,
 }
@@ -72,7 +77,8 @@ struct Reading<'u> {
 impl<'f> Unchanged<'f> {
     pub(super) fn new(source: SourceFile<'f>, mut chunks: Vec<UnchangedChunk>) -> Self {
         chunks.truncate(1 << 16);
-        Self { source, chunks, fingerprints: Fingerprints::default(), noted: Noted::Nothing }
+        let sampling = Sampling::of(chunks.len() * CHUNK_SIZE);
+        Self { source, chunks, sampling, fingerprints: Fingerprints::new(sampling), noted: Noted::Nothing }
     }
 
     /// Looks for what was found nowhere so far of these chunks, and notes with them what it finds.
@@ -83,9 +89,15 @@ impl<'f> Unchanged<'f> {
         haystack: &mut Haystack,
     ) -> Result<()> {
         let missing = changed.iter().map(Changed::missing).sum::<usize>();
-        if missing < LEAST || self.noted == Noted::BothProbes {
+        let least = LEAST.min(self.chunks.len() * CHUNK_SIZE / LEAST_OF);
+        if missing < least || self.noted == Noted::BothProbes {
             // With both probes noted and not the rest, they have found that it does not pay.
             return Ok(());
+        }
+        if self.chunks.len() <= FEW {
+            self.note_until(Noted::FirstProbe)?;
+            self.note_until(Noted::BothProbes)?;
+            self.note_until(Noted::All)?;
         }
         if self.noted < Noted::All {
             self.note_until(Noted::FirstProbe)?;
@@ -120,10 +132,10 @@ impl<'f> Unchanged<'f> {
             .filter(|(number, _)| part_of(*number) == until)
             .map(|(number, chunk)| (number, chunk.slot))
             .collect();
-        let Self { source, fingerprints, .. } = self;
+        let Self { source, fingerprints, sampling, .. } = self;
         let sample = |group: &[(usize, u64)]| -> Result<Vec<(usize, Vec<Sample>)>> {
             let sample = |(number, slot): &(usize, u64)| {
-                Ok((*number, moved::samples(&source.chunk_again(*slot)?.unwrap_or_default())))
+                Ok((*number, sampling.samples(&source.chunk_again(*slot)?.unwrap_or_default())))
             };
             group.par_iter().map(sample).collect()
         };

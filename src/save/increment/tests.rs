@@ -85,6 +85,36 @@ fn content_that_is_copied_out_of_places_that_stay_as_they_are_is_found_there() {
 }
 
 #[test]
+fn what_is_merged_out_of_pages_that_stay_in_chunks_that_change_is_found_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut new = noise(1, 60 * CHUNK_SIZE);
+    let first = store_bytes(directory.path(), &new, None, Effort::Normal);
+    let before = stored_bytes(directory.path());
+    // Each chunk changes at its beginning, and a page from its middle stands at the end of the file as well.
+    let pages: Vec<u8> = new.chunks(CHUNK_SIZE).flat_map(|chunk| chunk[20_000..24_096].to_vec()).collect();
+    new.chunks_mut(CHUNK_SIZE).for_each(|chunk| chunk[0] ^= 1);
+    new.extend(pages);
+    store_bytes(directory.path(), &new, Some(first), Effort::Normal);
+    let cost = stored_bytes(directory.path()) - before;
+    assert!(cost < 20_000, "{cost} bytes for 246 KB that the file has already");
+    assert_holds(directory.path(), &new);
+}
+
+#[test]
+fn what_is_merged_out_of_a_few_neighbours_is_found_in_a_small_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut new = noise(1, 100 * CHUNK_SIZE);
+    let first = store_bytes(directory.path(), &new, None, Effort::Normal);
+    let before = stored_bytes(directory.path());
+    // No chunk from 49 to 55 is in a probe, since these take every eighth.
+    new.extend_from_within(49 * CHUNK_SIZE + 100..56 * CHUNK_SIZE - 100);
+    store_bytes(directory.path(), &new, Some(first), Effort::Normal);
+    let cost = stored_bytes(directory.path()) - before;
+    assert!(cost < 20_000, "{cost} bytes for 458 KB that the file has already");
+    assert_holds(directory.path(), &new);
+}
+
+#[test]
 fn what_is_cut_off_and_moves_forward_costs_little() {
     let directory = tempfile::tempdir().unwrap();
     let old = noise(1, 300 * CHUNK_SIZE);
