@@ -15,7 +15,7 @@ use crate::format::delta::apply;
 use crate::format::limits::{CHUNK_SIZE, DELTA_BASES};
 use crate::format::pack::Step;
 use crate::id::BlobId;
-use crate::store::chain::ChainFacts;
+use crate::store::chain::{Admission, ChainFacts, Needs};
 use crate::store::{Base, DeltaRecord};
 
 /// Shortest copy from a chunk that is a base already.
@@ -100,11 +100,11 @@ fn admitted(own: Option<OwnBase>, matches: &[Match], haystack: &Haystack) -> Has
         .collect();
     let worth = |bytes: usize, facts: &ChainFacts| bytes * CHUNK_SIZE / facts.records.max(1) as usize;
     candidates.sort_by_key(|(bytes, chunk, known)| (Reverse(worth(*bytes, &known.facts)), *chunk));
-    let mut records = own.map_or(1, |own| own.facts.records);
+    let mut needs = Needs::of(own.as_ref().map(|own| &own.facts));
     let mut admitted = HashMap::new();
     for (_, chunk, HaystackChunk { id, facts }) in candidates {
-        if admitted.len() + usize::from(own.is_some()) < DELTA_BASES && facts.may_join(records) {
-            records += facts.records;
+        let has_room = admitted.len() + usize::from(own.is_some()) < DELTA_BASES;
+        if has_room && needs.admit(&facts) == Admission::Admitted {
             admitted.insert(chunk, id);
         }
     }

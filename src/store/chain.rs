@@ -15,19 +15,24 @@ const RADIX: u32 = 32;
 const GENERATIONS: u32 = RADIX * RADIX;
 /// Greatest depth of a chain that a new delta may have.
 const DEPTH: u32 = 96;
-/// Most records that a new delta may need, shared ones counted once for each way to them.
+/// Most records that a new delta may need.
 const RECORDS: u32 = 1000;
 /// Most that it may need with bases beside its first one: the difference is left to the versions that follow, which
 /// would have to be whole otherwise.
 const RECORDS_BESIDE: u32 = 768;
+/// Most records that a new delta may need, shared ones counted once for each way to them: a reader that can keep nothing, since
+/// disks are full, decodes so many, and gives up at 16,384.
+const WAYS: u32 = 12_288;
 
 /// What is known of the chain behind a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainFacts {
     /// Deltas on the longest way to a whole record; 0 for a whole record.
     pub depth: u32,
-    /// Records needed, itself included; shared ones counted once for each way to them.
+    /// Distinct records needed, itself included, or more: shared ones may be counted several times.
     pub records: u32,
+    /// Records needed, itself included, shared ones counted once for each way to them.
+    ways: u32,
     /// Versions since the whole record, along first bases.
     generation: u32,
     /// The latest version, itself included, at which a long step ends.
@@ -37,29 +42,63 @@ pub struct ChainFacts {
 impl ChainFacts {
     /// Of a whole record.
     pub fn whole(id: BlobId) -> Self {
-        Self { depth: 0, records: 1, generation: 0, anchor: id }
+        Self { depth: 0, records: 1, ways: 1, generation: 0, anchor: id }
     }
 
     /// Of a delta with these bases.
     pub fn delta(id: BlobId, step: Step, bases: &[Self]) -> Self {
         let depth = bases.iter().map(|base| base.depth + 1).max().unwrap_or(1);
-        let records = bases.iter().fold(1_u32, |sum, base| sum.saturating_add(base.records));
+        let sum = |of: fn(&Self) -> u32| bases.iter().fold(1_u32, |sum, base| sum.saturating_add(of(base)));
+        let (records, ways) = (sum(|base| base.records), sum(|base| base.ways));
         let (generation, anchor) = match (bases.first(), step) {
             (Some(first), Step::One) => (first.generation.saturating_add(1), first.anchor),
             (Some(first), Step::Stride) => (first.generation.saturating_add(RADIX), id),
             (None, _) => (1, id),
         };
-        Self { depth, records, generation, anchor }
+        Self { depth, records, ways, generation, anchor }
     }
 
-    /// Whether a delta may have this one among its bases, beside others that need `records` records already.
-    pub fn may_join(&self, records: u32) -> bool {
-        self.depth < DEPTH && records.saturating_add(self.records) < RECORDS_BESIDE
+    /// The same with the records needed counted one by one.
+    pub fn with_records(self, records: u32) -> Self {
+        Self { records, ..self }
     }
 
     /// Whether a delta may have this one as its first base.
     fn may_go_on(&self) -> bool {
-        self.depth < DEPTH && self.records < RECORDS
+        self.depth < DEPTH && self.records < RECORDS && self.ways < WAYS
+    }
+}
+
+/// What a new delta needs with the bases chosen for it so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needs {
+    records: u32,
+    ways: u32,
+}
+
+/// Whether a delta may have a further base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It may, and that is counted.
+    Admitted,
+    /// Its chain would become too deep or too wide.
+    Refused,
+}
+
+impl Needs {
+    /// Of a delta with this first base, or with none.
+    pub fn of(first: Option<&ChainFacts>) -> Self {
+        first.map_or(Self { records: 1, ways: 1 }, |first| Self { records: first.records, ways: first.ways })
+    }
+
+    /// Asks for one base more.
+    pub fn admit(&mut self, base: &ChainFacts) -> Admission {
+        let (records, ways) = (self.records.saturating_add(base.records), self.ways.saturating_add(base.ways));
+        if base.depth >= DEPTH || records >= RECORDS_BESIDE || ways >= WAYS {
+            return Admission::Refused;
+        }
+        *self = Self { records, ways };
+        Admission::Admitted
     }
 }
 
@@ -122,8 +161,14 @@ mod tests {
     #[test]
     fn a_chain_that_needs_many_records_takes_no_more() {
         let base = ChainFacts { records: 500, ..ChainFacts::whole(BlobId::of_chunk(b"")) };
-        assert!(base.may_join(0) && !base.may_join(500));
+        let mut needs = Needs::of(None);
+        assert_eq!([needs.admit(&base), needs.admit(&base)], [Admission::Admitted, Admission::Refused]);
+        let shared = ChainFacts { ways: 7000, ..ChainFacts::whole(BlobId::of_chunk(b"")) };
+        let mut needs = Needs::of(Some(&shared));
+        assert_eq!(needs.admit(&shared), Admission::Refused, "a reader that keeps nothing would take 14,000 steps");
+        assert_eq!(needs.admit(&base), Admission::Admitted, "what was refused does not count");
         let deep = ChainFacts { depth: DEPTH, ..base };
+        assert_eq!(needs.admit(&deep), Admission::Refused);
         assert_eq!(choose_base(&deep), BaseChoice::Whole);
     }
 
@@ -131,13 +176,14 @@ mod tests {
     fn two_hundred_versions_may_follow_a_delta_with_as_many_bases_as_it_may_have() {
         let id = BlobId::of_chunk(b"");
         let other = ChainFacts { records: 40, ..ChainFacts::whole(id) };
-        let mut bases = vec![ChainFacts::whole(id)];
-        while other.may_join(1 + bases.iter().map(|base| base.records).sum::<u32>()) {
+        let (mut bases, mut needs) = (vec![ChainFacts::whole(id)], Needs::of(Some(&ChainFacts::whole(id))));
+        while needs.admit(&other) == Admission::Admitted {
             bases.push(other);
         }
         let facts = ChainFacts::delta(id, Step::One, &bases);
         assert!(bases.len() > 15 && facts.records > 700);
         let later = ChainFacts { records: facts.records + 200, ..facts };
-        assert!(later.may_go_on() && !later.may_join(0));
+        assert!(later.may_go_on());
+        assert_eq!(Needs::of(Some(&later)).admit(&ChainFacts::whole(id)), Admission::Refused);
     }
 }

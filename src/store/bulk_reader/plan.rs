@@ -4,7 +4,7 @@
 //! (several blobs with one prefix, a chain beyond the limits, a record that is not there) is unplanned, and its reader
 //! looks for another way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use crate::error::Result;
@@ -18,6 +18,9 @@ use crate::store::staged::Span;
 
 /// Most blobs of one plan, of about 200 bytes each.
 const MOST_NODES: usize = 200_000;
+
+/// Records of a chain from which on they are counted one by one: bases of bases are often the same ones.
+const MANY: u32 = 64;
 
 /// Number of a blob in a plan.
 pub(super) type NodeNumber = u32;
@@ -172,7 +175,10 @@ impl Plan {
             let facts: Vec<_> = bases().map(|base| base.facts).collect();
             let root = bases().next().and_then(|base| base.rests_on);
             let rests_on = root.filter(|_| bases().all(|base| base.rests_on == root));
-            let facts = ChainFacts::delta(record.id, *step, &facts);
+            let mut facts = ChainFacts::delta(record.id, *step, &facts);
+            if facts.records > MANY {
+                facts = facts.with_records(self.distinct_records(bases()) + 1);
+            }
             let within_limits = facts.depth as usize <= CHAIN_DEPTH && facts.records as usize <= CHAIN_RECORDS;
             if let Some(node) = self.nodes.get_mut(number as usize).filter(|_| within_limits) {
                 (node.facts, node.rests_on, node.form) = (facts, rests_on, form);
@@ -181,6 +187,20 @@ impl Plan {
             node.form = form;
         }
         Ok(number)
+    }
+
+    /// How many distinct records these need, themselves included.
+    fn distinct_records<'n>(&'n self, bases: impl Iterator<Item = &'n Node>) -> u32 {
+        let mut needed: HashSet<BlobId> = HashSet::new();
+        let mut open: Vec<&Node> = bases.collect();
+        while let Some(node) = open.pop() {
+            if needed.insert(node.id)
+                && let Form::Delta { bases } = &node.form
+            {
+                open.extend(bases.iter().filter_map(|base| self.node(*base)));
+            }
+        }
+        needed.len() as u32
     }
 
     fn bases_of(&mut self, prefixes: &[BlobPrefix], depth: usize, source: &mut Source<'_, '_>) -> Result<Form> {

@@ -213,6 +213,39 @@ fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
 }
 
 #[test]
+fn records_that_bases_share_count_once_however_many_ways_lead_to_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut records = vec![whole(&noise(1, 600)), whole(&noise(2, 600))];
+    let copy = |base, offset| Instruction::CopyFrom { length: 300, base, offset };
+    // Two records a level, each made of both of the level below: there are 2^n ways and 2n records.
+    for _ in 0..8 {
+        let below = [&records[records.len() - 2].0, &records[records.len() - 1].0].map(Clone::clone);
+        let crossed = |one: usize, other: usize| {
+            let content = [&below[one][..300], &below[other][300..]].concat();
+            (content, Some((below.to_vec(), vec![copy(one as u32, 0), copy(other as u32, 300)])))
+        };
+        records.extend([crossed(0, 1), crossed(1, 0)]);
+    }
+    // The contents alternate, so only the first four are distinct: number the levels to tell them apart.
+    for (number, (content, delta)) in records.iter_mut().enumerate().skip(2) {
+        content.extend_from_slice(&(number as u32).to_le_bytes());
+        delta.as_mut().unwrap().1.push(Instruction::Literal { length: 4 });
+    }
+    for number in 4..records.len() {
+        let below = number / 2 * 2 - 2;
+        let bases = vec![records[below].0.clone(), records[below + 1].0.clone()];
+        records[number].1.as_mut().unwrap().0 = bases;
+    }
+    let repository = repository(directory.path(), &records);
+    let mut bulk = BulkReader::new(&repository);
+    let top = wanted(&records[records.len() - 1].0);
+    let counted = bulk.chain(&top.id).unwrap().unwrap().facts.records;
+    assert!((17..=64).contains(&counted), "{counted} of 17, where each way counted makes 511");
+    let (came_out, unread) = read(&mut bulk, &[top]);
+    assert_eq!((came_out.len(), unread.len()), (1, 0));
+}
+
+#[test]
 fn a_delta_that_is_wanted_and_also_a_base_of_one_with_several_is_handed_out_once() {
     let directory = tempfile::tempdir().unwrap();
     let (one, two) = (noise(1, 3000), noise(2, 3000));
