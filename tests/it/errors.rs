@@ -145,21 +145,10 @@ fn all(operation: Operation) {
     assert!(attack.failures.is_empty(), "{operation:?}: {} failures: {:?}", attack.failures.len(), attack.failures);
 }
 
-/// Strikes at the first call of this name whose path contains these words. Threads take turns as they like, so another call
-/// may come in its place; then it is tried again.
-#[track_caller]
+/// Strikes at the first call of this name whose path contains these words.
 fn strike_at(stage: &Stage, counted: Counted, name: &str, words: &str, fault: Fault) -> Outcome {
     let is_meant = |call: &Call| call.name == name && call.path.to_str().unwrap().contains(words);
-    for _ in 0..20 {
-        let (outcome, calls) = stage.run(counted, None);
-        outcome.exits(0);
-        let number = calls.iter().position(is_meant).expect("there is such a call") + 1;
-        let (outcome, calls) = stage.run(counted, Some((number, fault)));
-        if calls.get(number - 1).is_some_and(is_meant) {
-            return outcome;
-        }
-    }
-    panic!("{name} of {words} was never struck");
+    stage.strike_first(counted, &is_meant, fault)
 }
 
 #[test]

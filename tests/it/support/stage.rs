@@ -192,13 +192,21 @@ impl Stage {
     }
 
     fn aim(&self, strike: Option<(usize, Fault)>) -> Aim<'_> {
-        Aim { below: self.runtime.path(), counted: Counted::Changes, strike, before: None }
+        Aim { below: self.runtime.path(), counted: Counted::Changes, only: None, strike, before: None }
     }
 
     /// Runs the operation from its beginning and strikes at one of its calls.
     pub fn run(&self, counted: Counted, strike: Option<(usize, Fault)>) -> (Outcome, Vec<Call>) {
         self.begin();
         self.call().traced(&Aim { counted, ..self.aim(strike) })
+    }
+
+    /// Runs the operation from its beginning and strikes at the first call that is meant, in whichever order threads take turns.
+    pub fn strike_first(&self, counted: Counted, is_meant: &dyn Fn(&Call) -> bool, fault: Fault) -> Outcome {
+        self.begin();
+        let (outcome, calls) = self.call().traced(&Aim { counted, only: Some(is_meant), ..self.aim(Some((1, fault))) });
+        assert!(!calls.is_empty(), "there is no such call");
+        outcome
     }
 
     /// Runs the operation from its beginning; right before one of its calls, while that waits, something else is done.

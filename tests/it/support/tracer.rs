@@ -74,6 +74,8 @@ pub struct Aim<'a> {
     /// Calls count that concern what is below.
     pub below: &'a Path,
     pub counted: Counted,
+    /// Of these only such calls count.
+    pub only: Option<&'a dyn Fn(&Call) -> bool>,
     /// The number of the call, from 1, and its fate.
     pub strike: Option<(usize, Fault)>,
     /// What is done right before, while the call waits.
@@ -226,7 +228,9 @@ impl Tracer<'_> {
                 _ => opened(argument(index))?,
             },
         };
-        path.starts_with(self.aim.below).then_some(Call { name: syscall.name, path })
+        let call = Call { name: syscall.name, path };
+        let is_meant = self.aim.only.is_none_or(|is_meant| is_meant(&call));
+        (call.path.starts_with(self.aim.below) && is_meant).then_some(call)
     }
 }
 
