@@ -12,8 +12,9 @@ use crate::format::limits::CHUNK_SIZE;
 
 /// Bytes that a fingerprint covers; nothing shorter is found.
 pub const WINDOW: usize = 32;
-/// One window in two to the power of this is sampled at first where little is to be noted, and where much is.
+/// One window in two to the power of this is sampled at first where little is to be noted.
 const DENSE: u32 = 2;
+/// The same where much is to be noted.
 const SPARSE: u32 = 6;
 /// Windows that are noted at first are about so many, or fewer.
 const NOTED_AT_FIRST: usize = 1 << 18;

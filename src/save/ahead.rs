@@ -37,6 +37,7 @@ pub(super) fn make_ahead<P: Send, B: Send>(
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::error::Error;
@@ -48,8 +49,14 @@ mod tests {
             begun.fetch_max(part, Ordering::SeqCst);
             Ok(part * 10)
         };
-        let take = |batch| {
-            assert!(begun.load(Ordering::SeqCst) * 10 <= batch + 10, "two exist at most");
+        let take = |batch: u32| {
+            let next = (batch / 10 + 1).min(20);
+            let patience = Instant::now() + Duration::from_secs(60);
+            while begun.load(Ordering::SeqCst) < next {
+                assert!(Instant::now() < patience, "batch {next} is not made ahead");
+                std::thread::yield_now();
+            }
+            assert!(begun.load(Ordering::SeqCst) == next, "two exist at most");
             taken.push(batch);
             Ok(Steadiness::Same)
         };

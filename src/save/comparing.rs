@@ -140,6 +140,7 @@ impl<'p> Comparing<'p> {
         self.read(versions, changed)?;
         let mut steadiness = self.steadiness;
         self.alone.sort_unstable();
+        self.alone.dedup();
         for number in self.alone {
             let Some(chunk) = changed.get_mut(number) else { continue };
             if versions.compare_alone(chunk)? == Steadiness::Changed {

@@ -119,7 +119,13 @@ fn capture_sources(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Re
     let index = capturing.repository.index();
     thread::scope(|scope| {
         let CapturedDb { record: mut db, to_check } = capture_db(capturing, options)?;
-        let checking = to_check.map(|image| scope.spawn(|| image.check(index)));
+        let checking = match to_check {
+            Some(image) if !image.may_wait() => {
+                db.verdict = image.check(index);
+                None
+            }
+            waiting => waiting.map(|image| scope.spawn(|| image.check(index))),
+        };
         let registry = registry::capture(capturing, &options.sources.registry)?;
         if registry.record.state == SourceState::Absent && options.kind == SnapshotKind::Ordinary {
             registry::warn_of_absence(&options.sources.registry, capturing.predecessors)?;

@@ -18,6 +18,7 @@ use super::sources::{table_stat, time};
 use super::sqlite::{CapturedDatabase, DamagedSource, DatabaseContent, ImageOptions, RawDatabase, capture_image};
 use crate::disk::held::open_source;
 use crate::disk::scratch::delete_beside;
+use crate::disk::space;
 use crate::disk::sqlite::DatabaseStats;
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
@@ -33,6 +34,9 @@ use crate::store::verdicts::{self, Recheck};
 pub const DEADLINE: Duration = Duration::from_secs(600);
 /// How long writers may wait before it is worth a warning: the usual busy timeout of a service is 5 s.
 const LONG_BLOCK: Duration = Duration::from_secs(4);
+
+/// An image may wait for its check where this many times its bytes are free.
+const MUCH_ROOM: u64 = 4;
 
 /// How often a file that changes while it is read as plain bytes is read.
 const ATTEMPTS: usize = 4;
@@ -54,6 +58,12 @@ pub(super) struct ImageToCheck {
 }
 
 impl ImageToCheck {
+    /// Whether the image leaves room for those of others while it waits for its check.
+    pub(super) fn may_wait(&self) -> bool {
+        let directory = self.image.parent().unwrap_or(Path::new("."));
+        space::available(directory).is_ok_and(|free| self.content.length <= free / MUCH_ROOM)
+    }
+
     /// Checks the image, keeps the verdict, and deletes the image.
     pub(super) fn check(self, index: &Index) -> Verdict {
         let verdict = verdicts::check_image(index, &self.content, &self.image);

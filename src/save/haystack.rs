@@ -106,12 +106,12 @@ impl Haystack {
         Self { chunks: Vec::new(), directory, file: OnceLock::new(), kept, sampling, kept_of: KeptOf::Blocks }
     }
 
-    /// So many chunks were replaced and will be kept next.
-    pub(super) fn expect(&mut self, replaced: usize) {
-        self.kept_of = if replaced <= FEW { KeptOf::Chunks } else { KeptOf::Blocks };
+    /// So many chunks of the previous version will be kept next, replaced ones, which are announced already, and others.
+    pub(super) fn expect(&mut self, chunks: usize) {
+        self.kept_of = if self.chunks.len() <= FEW { KeptOf::Chunks } else { KeptOf::Blocks };
         let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
         if kept.stretches.is_empty() {
-            self.sampling = Sampling::of(replaced * CHUNK_SIZE);
+            self.sampling = Sampling::of(chunks.saturating_mul(CHUNK_SIZE));
             *kept = Kept::new(self.sampling);
         }
     }

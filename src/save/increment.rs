@@ -58,9 +58,9 @@ struct Increment<'c, 'f, 'a, 'p> {
     /// The slot that comes next.
     slot: u64,
     changed: Vec<Changed>,
-    comparing: Comparing<'p>,
     /// The ids of these.
     ids: HashSet<BlobId>,
+    comparing: Comparing<'p>,
     haystack: Haystack,
     /// When the file had been changed before it was identified.
     changed_at: ChangeTimes,
@@ -183,7 +183,9 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 
     /// Compares chunks with what stood at their places; what was replaced is kept where it will be searched.
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        self.haystack.expect(changed.len());
+        let slots = Content::slots(self.previous.content().length);
+        let cut_off = slots.saturating_sub(Content::slots(self.source.length));
+        self.haystack.expect(changed.len().saturating_add(cut_off as usize));
         let Self { comparing, previous, haystack, source, capturing, .. } = self;
         let comparing = std::mem::replace(comparing, Comparing::new(capturing.bulk_reader()));
         comparing.compare(&mut versions(*source, capturing, previous, haystack), changed)

@@ -30,8 +30,9 @@ const PROBE: usize = 16;
 const HOPE: usize = 8;
 /// So few chunks are searched without a probe: 64 MiB. A merge leaves its old pages in runs, which probes may miss.
 const FEW: usize = 1024;
-/// Fewer missing bytes are not worth a search, nor is less than one byte in this many of those that would be searched.
+/// Fewer missing bytes are not worth a search of a large file.
 const LEAST: usize = 256 * 1024;
+/// Of that many bytes that would be searched, at least one must be missing.
 const LEAST_OF: usize = 512;
 /// A chunk that gives fewer missing bytes is not worth decoding.
 const GIVEN: usize = 256;
@@ -90,7 +91,7 @@ impl<'f> Unchanged<'f> {
     ) -> Result<()> {
         let missing = changed.iter().map(Changed::missing).sum::<usize>();
         let least = LEAST.min(self.chunks.len() * CHUNK_SIZE / LEAST_OF);
-        if missing < least || self.noted == Noted::BothProbes {
+        if missing < least.max(1) || self.chunks.is_empty() || self.noted == Noted::BothProbes {
             // With both probes noted and not the rest, they have found that it does not pay.
             return Ok(());
         }

@@ -23,6 +23,8 @@ const RECORDS_BESIDE: u32 = 768;
 /// Most records that a new delta may need, shared ones counted once for each way to them: a reader that can keep nothing, since
 /// disks are full, decodes so many, and gives up at 16,384.
 const WAYS: u32 = 12_288;
+/// Most that it may need with bases beside its first one, for the same reason.
+const WAYS_BESIDE: u32 = 12_000;
 
 /// What is known of the chain behind a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,7 @@ impl Needs {
     /// Asks for one base more.
     pub fn admit(&mut self, base: &ChainFacts) -> Admission {
         let (records, ways) = (self.records.saturating_add(base.records), self.ways.saturating_add(base.ways));
-        if base.depth >= DEPTH || records >= RECORDS_BESIDE || ways >= WAYS {
+        if base.depth >= DEPTH || records >= RECORDS_BESIDE || ways >= WAYS_BESIDE {
             return Admission::Refused;
         }
         *self = Self { records, ways };
@@ -175,15 +177,18 @@ mod tests {
     #[test]
     fn two_hundred_versions_may_follow_a_delta_with_as_many_bases_as_it_may_have() {
         let id = BlobId::of_chunk(b"");
-        let other = ChainFacts { records: 40, ..ChainFacts::whole(id) };
-        let (mut bases, mut needs) = (vec![ChainFacts::whole(id)], Needs::of(Some(&ChainFacts::whole(id))));
-        while needs.admit(&other) == Admission::Admitted {
-            bases.push(other);
+        // What ends the choice of bases is the number of records for the one, and of ways to them for the other.
+        for ways in [40, 900] {
+            let other = ChainFacts { records: 40, ways, ..ChainFacts::whole(id) };
+            let (mut bases, mut needs) = (vec![ChainFacts::whole(id)], Needs::of(Some(&ChainFacts::whole(id))));
+            while needs.admit(&other) == Admission::Admitted {
+                bases.push(other);
+            }
+            let facts = ChainFacts::delta(id, Step::One, &bases);
+            assert!(bases.len() > 13 && (facts.records > 700 || facts.ways > 11_000), "{facts:?}");
+            let later = ChainFacts { records: facts.records + 200, ways: facts.ways + 200, ..facts };
+            assert!(later.may_go_on());
+            assert_eq!(Needs::of(Some(&later)).admit(&ChainFacts::whole(id)), Admission::Refused);
         }
-        let facts = ChainFacts::delta(id, Step::One, &bases);
-        assert!(bases.len() > 15 && facts.records > 700);
-        let later = ChainFacts { records: facts.records + 200, ..facts };
-        assert!(later.may_go_on());
-        assert_eq!(Needs::of(Some(&later)).admit(&ChainFacts::whole(id)), Admission::Refused);
     }
 }

@@ -10,7 +10,6 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
 use tempfile::TempDir;
 
 use super::MOST_KEPT;
@@ -101,10 +100,9 @@ impl ImageFiles {
         Ok(())
     }
 
-    /// Checks the images that are whole, several at a time, and keeps the verdicts.
+    /// Checks the images that are whole, and keeps the verdicts.
     pub(super) fn check(&self, index: &Index) -> Vec<CheckedImage> {
-        let whole = self.images.par_iter().with_max_len(1);
-        let whole = whole.filter(|image| image.missing.load(Ordering::Relaxed) == 0);
+        let whole = self.images.iter().filter(|image| image.missing.load(Ordering::Relaxed) == 0);
         let check = |image: &ImageFile| {
             let verdict = verdicts::check_image(index, &image.content, &image.path);
             CheckedImage { content: image.content, verdict }

@@ -4,7 +4,7 @@
 //! (several blobs with one prefix, a chain beyond the limits, a record that is not there) is unplanned, and its reader
 //! looks for another way.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::error::Result;
@@ -16,7 +16,7 @@ use crate::store::chain::ChainFacts;
 use crate::store::index::Lookups;
 use crate::store::staged::Span;
 
-/// Most blobs of one plan, of about 200 bytes each.
+/// Blobs of one plan, of about 200 bytes each, from which on it takes no more than what is being looked up together.
 const MOST_NODES: usize = 200_000;
 
 /// Records of a chain from which on they are counted one by one: bases of bases are often the same ones.
@@ -88,6 +88,10 @@ pub(super) struct Plan {
     pub(super) nodes: Vec<Node>,
     numbers: HashMap<BlobId, NodeNumber>,
     prefixes: HashMap<BlobPrefix, Option<NodeNumber>>,
+    /// By number: in which count a node was last met.
+    counted: Vec<u32>,
+    /// Counts so far.
+    count: u32,
 }
 
 impl Plan {
@@ -171,13 +175,13 @@ impl Plan {
             Encoding::Delta { bases, .. } => self.bases_of(bases, depth, source)?,
         };
         if let (Form::Delta { bases }, Encoding::Delta { step, .. }) = (&form, &record.encoding) {
-            let bases = || bases.iter().filter_map(|base| self.node(*base));
-            let facts: Vec<_> = bases().map(|base| base.facts).collect();
-            let root = bases().next().and_then(|base| base.rests_on);
-            let rests_on = root.filter(|_| bases().all(|base| base.rests_on == root));
+            let known = || bases.iter().filter_map(|base| self.node(*base));
+            let facts: Vec<_> = known().map(|base| base.facts).collect();
+            let root = known().next().and_then(|base| base.rests_on);
+            let rests_on = root.filter(|_| known().all(|base| base.rests_on == root));
             let mut facts = ChainFacts::delta(record.id, *step, &facts);
             if facts.records > MANY {
-                facts = facts.with_records(self.distinct_records(bases()) + 1);
+                facts = facts.with_records(self.distinct_records(bases));
             }
             let within_limits = facts.depth as usize <= CHAIN_DEPTH && facts.records as usize <= CHAIN_RECORDS;
             if let Some(node) = self.nodes.get_mut(number as usize).filter(|_| within_limits) {
@@ -189,18 +193,25 @@ impl Plan {
         Ok(number)
     }
 
-    /// How many distinct records these need, themselves included.
-    fn distinct_records<'n>(&'n self, bases: impl Iterator<Item = &'n Node>) -> u32 {
-        let mut needed: HashSet<BlobId> = HashSet::new();
-        let mut open: Vec<&Node> = bases.collect();
-        while let Some(node) = open.pop() {
-            if needed.insert(node.id)
-                && let Form::Delta { bases } = &node.form
-            {
-                open.extend(bases.iter().filter_map(|base| self.node(*base)));
+    /// How many distinct records a blob with these bases needs, itself included; counted until they are too many.
+    fn distinct_records(&mut self, bases: &[NodeNumber]) -> u32 {
+        self.count += 1;
+        self.counted.resize(self.nodes.len(), 0);
+        let (mut distinct, mut open) = (1, bases.to_vec());
+        while let Some(number) = open.pop() {
+            let count = self.counted.get_mut(number as usize).map(|last| std::mem::replace(last, self.count));
+            if count.is_none_or(|last| last == self.count) {
+                continue;
+            }
+            distinct += 1;
+            if distinct as usize > CHAIN_RECORDS {
+                break;
+            }
+            if let Some(Form::Delta { bases }) = self.node(number).map(|node| &node.form) {
+                open.extend(bases);
             }
         }
-        needed.len() as u32
+        distinct
     }
 
     fn bases_of(&mut self, prefixes: &[BlobPrefix], depth: usize, source: &mut Source<'_, '_>) -> Result<Form> {

@@ -229,8 +229,8 @@ impl Tracer<'_> {
             },
         };
         let call = Call { name: syscall.name, path };
-        let is_meant = self.aim.only.is_none_or(|is_meant| is_meant(&call));
-        (call.path.starts_with(self.aim.below) && is_meant).then_some(call)
+        let is_meant = || self.aim.only.is_none_or(|is_meant| is_meant(&call));
+        (call.path.starts_with(self.aim.below) && is_meant()).then_some(call)
     }
 }
 
