@@ -188,7 +188,7 @@ mod tests {
             assert!(bases.len() > 13 && (facts.records > 700 || facts.ways > 11_000), "{facts:?}");
             let later = ChainFacts { records: facts.records + 200, ways: facts.ways + 200, ..facts };
             assert!(later.may_go_on());
-            assert_eq!(Needs::of(Some(&later)).admit(&ChainFacts::whole(id)), Admission::Refused);
+            assert_eq!(Needs::of(Some(&later)).admit(&other), Admission::Refused);
         }
     }
 }
