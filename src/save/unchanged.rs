@@ -2,9 +2,9 @@
 //!
 //! What a database merges or moves stays behind in its free pages until they are used again, so the old copy lies in
 //! chunks that are still the file's own: they are searched as the file has them, without decoding anything. Two probes
-//! decide whether that pays where it takes long; the second one, because text that stands everywhere is found by the first. Invariants: a chunk
-//! in which something was found becomes a base only after its content in the file and the repository's copy of it were
-//! read and hashed; each chunk is noted once, however much is looked for.
+//! decide whether that pays where it takes long; the second one, because text that stands everywhere is found by the
+//! first. Invariants: a chunk in which something was found becomes a base only after its content in the file and the
+//! repository's copy of it were read and hashed; each chunk is noted once, however much is looked for.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
