@@ -1,9 +1,10 @@
 //! Finding content that moved: bytes of a new chunk that stand elsewhere, in the haystack.
 //!
 //! Windows of the haystack, sampled by content, are noted with their places; windows of the new bytes that are sampled
-//! alike are looked up, and each hit is extended both ways. Page splits and `VACUUM` in SQLite, and whatever shifts, cost
-//! little then. Invariants: a match has been compared byte by byte; memory is bounded, since the more is to be noted, and is noted, the fewer
-//! windows are sampled; time is in proportion to both sides; what is found does not depend on the order of noting.
+//! alike are looked up, and each hit is extended both ways. Page splits and `VACUUM` in SQLite, and whatever shifts,
+//! cost little then. Invariants: a match has been compared byte by byte; memory is bounded, since the more is to be
+//! noted, and is noted, the fewer windows are sampled; time is in proportion to both sides; what is found does not depend
+//! on the order of noting.
 
 use std::collections::HashMap;
 
