@@ -103,13 +103,19 @@ fn take_over(capturing: &mut Capturing<'_>, path: &Path, name: &[u8]) -> Result<
     Ok(Some(StoredRegistry { entry: database::file_entry(name, &found, file), verdict }))
 }
 
+/// Whether a file is JSON; one that cannot be read is neither.
+fn parse(path: &Path) -> Result<JsonVerdict> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(file)) {
+        Ok(_) => Ok(JsonVerdict::Sound),
+        Err(fault) if fault.is_io() => Err(Error::io("read", path)(fault.into())),
+        Err(fault) => Ok(JsonVerdict::Invalid(fault.to_string())),
+    }
+}
+
 fn read(capturing: &mut Capturing<'_>, path: &Path, name: &[u8], started: Time) -> Result<StoredRegistry> {
     let entry = database::store_plain(capturing, path, name)?;
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    let verdict = match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(file)) {
-        Ok(_) => JsonVerdict::Sound,
-        Err(fault) => JsonVerdict::Invalid(fault.to_string()),
-    };
+    let verdict = parse(path)?;
     if let EntryKind::File(file) = &entry.kind
         && is_settled(&file.stats, started)
         && stat::stat(path)?.is_some_and(|now| table_stat(&now) == file.stats.file)
@@ -118,4 +124,21 @@ fn read(capturing: &mut Capturing<'_>, path: &Path, name: &[u8], started: Time) 
         verdicts::keep_on_json(capturing.repository.index(), &file.content, &verdict);
     }
     Ok(StoredRegistry { entry, verdict })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_that_cannot_be_read_is_not_called_invalid() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registry.json");
+        for (bytes, is_sound) in [(&b"{}"[..], true), (b"{", false), (b"\"\xff\"", false)] {
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(parse(&path).unwrap() == JsonVerdict::Sound, is_sound, "{bytes:?}");
+        }
+        // A directory opens, and then every read of it fails.
+        assert!(matches!(parse(directory.path()), Err(Error::Io { .. })));
+    }
 }
