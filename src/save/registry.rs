@@ -5,7 +5,7 @@
 //! the index, so that a registry whose stats have not changed is not opened at all.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufRead, BufReader, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -106,10 +106,36 @@ fn take_over(capturing: &mut Capturing<'_>, path: &Path, name: &[u8]) -> Result<
 /// Whether a file is JSON; one that cannot be read is neither.
 fn parse(path: &Path) -> Result<JsonVerdict> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(file)) {
-        Ok(_) => Ok(JsonVerdict::Sound),
-        Err(fault) if fault.is_io() => Err(Error::io("read", path)(fault.into())),
-        Err(fault) => Ok(JsonVerdict::Invalid(fault.to_string())),
+    match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(&file)) {
+        Ok(_) => (),
+        Err(fault) if fault.is_io() => return Err(Error::io("read", path)(fault.into())),
+        Err(fault) => return Ok(JsonVerdict::Invalid(fault.to_string())),
+    }
+    // What is ignored is not looked into, and strings of JSON are Unicode.
+    (&file).rewind().map_err(Error::io("read", path))?;
+    Ok(match is_utf8(BufReader::new(&file)).map_err(Error::io("read", path))? {
+        true => JsonVerdict::Sound,
+        false => JsonVerdict::Invalid("a string is not UTF-8".into()),
+    })
+}
+
+/// Whether all of this is UTF-8, however long it is.
+fn is_utf8(mut content: impl BufRead) -> io::Result<bool> {
+    // A character may stand across the end of what was read.
+    let mut begun = Vec::new();
+    loop {
+        let read = content.fill_buf()?;
+        if read.is_empty() {
+            return Ok(begun.is_empty());
+        }
+        let consumed = read.len();
+        begun.extend_from_slice(read);
+        match std::str::from_utf8(&begun) {
+            Ok(_) => begun.clear(),
+            Err(fault) if fault.error_len().is_none() => drop(begun.drain(..fault.valid_up_to())),
+            Err(_) => return Ok(false),
+        }
+        content.consume(consumed);
     }
 }
 
@@ -129,6 +155,18 @@ fn read(capturing: &mut Capturing<'_>, path: &Path, name: &[u8], started: Time) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn characters_may_stand_across_what_is_read_at_once() {
+        let text = "{\"ä\": \"€𝄞\"}";
+        for room in 1..text.len() {
+            assert!(is_utf8(BufReader::with_capacity(room, text.as_bytes())).unwrap(), "{room}");
+            for cut in (0..text.len()).filter(|cut| !text.is_char_boundary(*cut)) {
+                let begun = BufReader::with_capacity(room, &text.as_bytes()[..cut]);
+                assert!(!is_utf8(begun).unwrap(), "{room} {cut}");
+            }
+        }
+    }
 
     #[test]
     fn a_registry_that_cannot_be_read_is_not_called_invalid() {
