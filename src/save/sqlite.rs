@@ -187,7 +187,23 @@ fn image_in_place(
     Ok(captured)
 }
 
+/// Takes an image of a database that can be opened so. What is damaged must be so twice: SQLite calls a page damaged, too,
+/// that could not be read (`SQLITE_IOERR_CORRUPTFS`), and what cannot be read again then fails where its bytes are taken raw.
 fn image_through(
+    database: &Path,
+    access: Access,
+    scratch: &Path,
+    deadline: Instant,
+    max_block: Option<Duration>,
+) -> Result<CapturedDatabase, SourceTrouble> {
+    let attempt = || image_at_once(database, access, scratch, deadline, max_block);
+    match attempt() {
+        Err(SourceTrouble::Damaged(_)) => attempt(),
+        outcome => outcome,
+    }
+}
+
+fn image_at_once(
     database: &Path,
     access: Access,
     scratch: &Path,

@@ -37,7 +37,13 @@ pub enum Verdict {
 pub fn integrity_check(path: &Path) -> Verdict {
     let opened = std::path::absolute(path).map_err(Error::io("resolve", path)).and_then(|path| {
         check_length(&path)?;
-        Ok(open(&path, Access::Immutable).and_then(|connection| check(&connection)).unwrap_or_else(verdict_of_error))
+        let attempt = || open(&path, Access::Immutable).and_then(|connection| check(&connection));
+        // SQLite calls a page damaged, too, that could not be read this time (`SQLITE_IOERR_CORRUPTFS`).
+        let outcome = attempt().or_else(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt) => attempt(),
+            _ => Err(error),
+        });
+        Ok(outcome.unwrap_or_else(verdict_of_error))
     });
     opened.unwrap_or_else(|error| Verdict::Unreadable(error.to_string()))
 }
