@@ -2,10 +2,18 @@
 //!
 //! A check that cannot run says nothing about the data: a collation, function, tokenizer or module that lives in the
 //! application is not here. So "unknown" is a verdict of its own and never counts as damage.
-//! <https://www.sqlite.org/pragma.html#pragma_integrity_check>
+//!
+//! Virtual tables check themselves, after everything else, and the full-text index of a vector store takes longer for that
+//! than all the rest. So they are checked on a connection of their own, beside a check of the database that is stopped as
+//! soon as one of them begins to read. Whatever else goes wrong there is left to one check of everything.
+//! <https://www.sqlite.org/pragma.html#pragma_integrity_check>, <https://www.sqlite.org/c3ref/set_authorizer.html>
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::connection::{Access, check_length, open};
@@ -16,6 +24,12 @@ const FINDINGS: usize = 5;
 
 /// How the rows begin by which a virtual table says that it could not be checked.
 const NOT_CHECKED: &str = "unable to validate";
+
+/// The cache of a connection that checks a whole database, in KiB.
+const CACHE: i64 = 16384;
+
+/// The cache of one that checks virtual tables alone, in KiB: they read from beginning to end.
+const CACHE_OF_VIRTUAL: i64 = 2048;
 
 /// What the check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,36 +51,111 @@ pub enum Verdict {
 pub fn integrity_check(path: &Path) -> Verdict {
     let opened = std::path::absolute(path).map_err(Error::io("resolve", path)).and_then(|path| {
         check_length(&path)?;
-        let attempt = || open(&path, Access::Immutable).and_then(|connection| check(&connection));
         // SQLite calls a page damaged, too, that could not be read this time (`SQLITE_IOERR_CORRUPTFS`).
-        let outcome = attempt().or_else(|error| match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt) => attempt(),
+        let outcome = findings(&path).or_else(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt) => findings(&path),
             _ => Err(error),
         });
-        Ok(outcome.unwrap_or_else(verdict_of_error))
+        Ok(outcome.map_or_else(verdict_of_error, verdict_of_findings))
     });
     opened.unwrap_or_else(|error| Verdict::Unreadable(error.to_string()))
 }
 
-fn check(connection: &Connection) -> rusqlite::Result<Verdict> {
+/// The rows of the check.
+fn findings(path: &Path) -> rusqlite::Result<Vec<String>> {
+    let connection = open_with_cache(path, CACHE)?;
     // Opening reads nothing; this does, and tells a file that is no database from a damaged one.
     connection.query_row("PRAGMA schema_version", [], |row| row.get::<_, i64>(0))?;
-    connection.execute_batch("PRAGMA cache_size = -16384;")?;
-    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({FINDINGS})"))?;
-    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let mut findings = rows.collect::<rusqlite::Result<Vec<_>>>()?;
-    if findings == ["ok"] {
-        return Ok(Verdict::Ok);
+    match virtual_tables(&connection) {
+        Ok(tables) if !tables.is_empty() => {
+            drop(connection);
+            in_two(path, &tables).or_else(|_| all_findings(&open_with_cache(path, CACHE)?))
+        }
+        _ => all_findings(&connection),
+    }
+}
+
+/// The same, of the virtual tables beside all the rest.
+fn in_two(path: &Path, tables: &[String]) -> rusqlite::Result<Vec<String>> {
+    let (rest, of_tables) = thread::scope(|scope| {
+        let of_tables = scope.spawn(|| findings_of(path, tables));
+        let rest = findings_before_virtual(path);
+        // A thread that panicked has checked nothing.
+        (rest, of_tables.join().unwrap_or(Err(rusqlite::Error::InvalidQuery)))
+    });
+    let (mut findings, of_tables) = (rest?, of_tables?);
+    findings.extend(of_tables);
+    findings.dedup();
+    Ok(findings)
+}
+
+/// What these virtual tables say of themselves.
+fn findings_of(path: &Path, tables: &[String]) -> rusqlite::Result<Vec<String>> {
+    let connection = open_with_cache(path, CACHE_OF_VIRTUAL)?;
+    let mut findings = Vec::new();
+    for table in tables {
+        connection.pragma(None, "integrity_check", table, |row| {
+            findings.push(row.get(0)?);
+            Ok(())
+        })?;
+    }
+    Ok(findings)
+}
+
+/// What is found before the first virtual table is asked that reads anything.
+fn findings_before_virtual(path: &Path) -> rusqlite::Result<Vec<String>> {
+    let mut connection = open_with_cache(path, CACHE)?;
+    let is_running = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&is_running);
+    // The check is prepared once; while it runs, none but virtual tables prepare statements.
+    connection.authorizer(Some(move |_: AuthContext<'_>| match seen.load(Ordering::Relaxed) {
+        true => Authorization::Deny,
+        false => Authorization::Allow,
+    }))?;
+    let mut statement = connection.prepare(&check_sql())?;
+    is_running.store(true, Ordering::Relaxed);
+    let is_denied =
+        |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::AuthorizationForStatementDenied);
+    let findings = statement.query_map([], |row| row.get(0))?;
+    findings.take_while(|finding| !finding.as_ref().is_err_and(is_denied)).collect()
+}
+
+/// The names of the virtual tables, which alone have no page of their own.
+/// <https://www.sqlite.org/schematab.html>
+fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0")?;
+    statement.query_map([], |row| row.get(0))?.collect()
+}
+
+fn open_with_cache(path: &Path, kibibytes: i64) -> rusqlite::Result<Connection> {
+    let connection = open(path, Access::Immutable)?;
+    connection.pragma_update(None, "cache_size", -kibibytes)?;
+    Ok(connection)
+}
+
+fn all_findings(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    connection.prepare(&check_sql())?.query_map([], |row| row.get(0))?.collect()
+}
+
+fn check_sql() -> String {
+    format!("PRAGMA integrity_check({FINDINGS})")
+}
+
+fn verdict_of_findings(mut findings: Vec<String>) -> Verdict {
+    let was_checked = findings.iter().any(|finding| finding == "ok");
+    findings.retain(|finding| finding != "ok");
+    if was_checked && findings.is_empty() {
+        return Verdict::Ok;
     }
     let all_unchecked = findings.iter().all(|finding| finding.starts_with(NOT_CHECKED));
     let not_read = findings.iter().any(|finding| is_of_reading(finding));
     findings.truncate(FINDINGS);
     let text = findings.join("; ");
-    Ok(match (not_read, all_unchecked) {
+    match (not_read, all_unchecked) {
         (true, _) => Verdict::Unreadable(text),
         (_, true) => Verdict::Unknown(text),
         _ => Verdict::Failed(text),
-    })
+    }
 }
 
 /// Whether a finding is an error of reading rather than damage: the codes are those of `SQLITE_IOERR`, however extended.
@@ -131,6 +220,89 @@ mod tests {
                    UPDATE sqlite_schema SET sql='CREATE VIRTUAL TABLE t USING fts5(x, tokenize=house)' WHERE name='t'";
         let verdict = integrity_check(&database(root.path(), sql));
         assert!(matches!(&verdict, Verdict::Unknown(_)), "{verdict:?}");
+    }
+
+    /// A database with full-text indexes of every kind, and a table beside them.
+    fn with_full_text(root: &Path) -> PathBuf {
+        let kinds = ["", ", content=''", ", content='note', content_rowid='id'", ", detail=none"];
+        let mut sql = String::from(
+            "CREATE TABLE note(id INTEGER PRIMARY KEY, x); CREATE INDEX by_x ON note(x);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
+             INSERT INTO note SELECT i, 'note ' || i FROM n;",
+        );
+        for (number, kind) in kinds.iter().enumerate() {
+            sql += &format!(
+                "CREATE VIRTUAL TABLE text{number} USING fts5(x{kind});
+                 INSERT INTO text{number}(rowid, x) SELECT id, x FROM note;"
+            );
+        }
+        database(root, &sql)
+    }
+
+    fn change(path: &Path, sql: &str) {
+        let connection = Connection::open(path).unwrap();
+        connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
+        connection.execute_batch(sql).unwrap();
+    }
+
+    /// Says what one check of everything says, and returns it.
+    fn agreed(path: &Path) -> Verdict {
+        let whole =
+            all_findings(&open_with_cache(path, CACHE).unwrap()).map_or_else(verdict_of_error, verdict_of_findings);
+        let verdict = integrity_check(path);
+        assert_eq!(verdict, whole);
+        verdict
+    }
+
+    #[test]
+    fn virtual_tables_are_checked_beside_the_rest() {
+        let root = tempfile::tempdir().unwrap();
+        let path = with_full_text(root.path());
+        let tables = virtual_tables(&open_with_cache(&path, CACHE).unwrap()).unwrap();
+        assert_eq!(tables, ["text0", "text1", "text2", "text3"]);
+        assert_eq!(findings_before_virtual(&path).unwrap(), [""; 0]);
+        assert_eq!(findings_of(&path, &tables).unwrap(), ["ok"; 4]);
+        assert_eq!(agreed(&path), Verdict::Ok);
+        // What is wrong in a virtual table is found by its own check alone.
+        change(&path, "UPDATE text0_content SET c0 = 'other' WHERE id = 7");
+        assert_eq!(findings_before_virtual(&path).unwrap(), [""; 0]);
+        assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("text0")));
+    }
+
+    #[test]
+    fn damage_of_every_kind_of_table_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        for (harm, named) in [
+            ("DELETE FROM text0_content WHERE id = 7", "text0"),
+            ("DELETE FROM text1_data WHERE id > 100", "text1"),
+            ("DELETE FROM text2_data WHERE id > 100", "text2"),
+            ("DELETE FROM text3_data WHERE id > 100", "text3"),
+            (
+                "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql='CREATE INDEX by_x ON note(id)' WHERE name='by_x'",
+                "by_x",
+            ),
+        ] {
+            let path = with_full_text(root.path());
+            change(&path, harm);
+            let verdict = agreed(&path);
+            assert!(matches!(&verdict, Verdict::Failed(cause) if cause.contains(named)), "{harm}: {verdict:?}");
+            fs::remove_file(path).unwrap();
+        }
+    }
+
+    #[test]
+    fn damage_beside_virtual_tables_of_another_kind_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let path = database(
+            root.path(),
+            "CREATE VIRTUAL TABLE t USING rtree(id, a, b); INSERT INTO t VALUES(1, 2, 3);
+             CREATE TABLE z(x); CREATE INDEX by_x ON z(x); INSERT INTO z VALUES('a')",
+        );
+        assert_eq!(agreed(&path), Verdict::Ok);
+        change(&path, "DELETE FROM t_rowid");
+        assert!(matches!(agreed(&path), Verdict::Failed(_)));
+        change(&path, "PRAGMA writable_schema=ON; DELETE FROM sqlite_schema WHERE name='by_x'");
+        assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("never used")));
     }
 
     #[test]
