@@ -195,9 +195,10 @@ pub fn create_directories(path: &Path, mode: u32) -> Result<()> {
 
 /// [`sync_directory`], unless this user may not open the directory: then it was not this tool that made something in it.
 fn sync_where_permitted(path: &Path) -> Result<()> {
-    match sync_directory(path) {
-        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        outcome => outcome,
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(Error::io("open the directory", path)(error)),
+        Ok(directory) => sync_open_directory(&directory).map_err(Error::io("fsync the directory", path)),
     }
 }
 

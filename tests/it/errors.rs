@@ -184,6 +184,20 @@ fn looking_at_the_first_bytes_of_a_source_goes_on_after_an_interruption() {
     stage.check_done(&outcome, "interrupted");
 }
 
+/// Only a directory that may not be opened is left unsynced.
+#[test]
+fn names_of_directories_that_could_not_be_synced_are_told_of_whatever_the_error() {
+    let stage = Stage::new(Operation::FirstCreate);
+    let repository = stage.runtime.repo();
+    let is_meant = |call: &Call| call.name == "fsync" && [stage.runtime.path(), &repository].contains(&&*call.path);
+    let strike = |number| stage.strike_among(Counted::Changes, &is_meant, number, Fault::Error(Errno::EACCES));
+    let struck: Vec<_> = (1..).map_while(strike).collect();
+    assert!(struck.len() >= 3, "{struck:?}");
+    for outcome in struck {
+        outcome.exits(1).prints_nothing().says(&["cannot fsync the directory"]);
+    }
+}
+
 #[test]
 fn an_image_that_cannot_be_written_is_named_and_not_its_source() {
     let stage = Stage::new(Operation::FirstCreate);

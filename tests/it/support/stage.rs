@@ -203,10 +203,21 @@ impl Stage {
 
     /// Runs the operation from its beginning and strikes at the first call that is meant, in whichever order threads take turns.
     pub fn strike_first(&self, counted: Counted, is_meant: &dyn Fn(&Call) -> bool, fault: Fault) -> Outcome {
+        self.strike_among(counted, is_meant, 1, fault).expect("there is such a call")
+    }
+
+    /// The same at the n-th of these calls; `None` if there are not so many.
+    pub fn strike_among(
+        &self,
+        counted: Counted,
+        is_meant: &dyn Fn(&Call) -> bool,
+        number: usize,
+        fault: Fault,
+    ) -> Option<Outcome> {
         self.begin();
-        let (outcome, calls) = self.call().traced(&Aim { counted, only: Some(is_meant), ..self.aim(Some((1, fault))) });
-        assert!(!calls.is_empty(), "there is no such call");
-        outcome
+        let aim = Aim { counted, only: Some(is_meant), ..self.aim(Some((number, fault))) };
+        let (outcome, calls) = self.call().traced(&aim);
+        (calls.len() >= number).then_some(outcome)
     }
 
     /// Runs the operation from its beginning; right before one of its calls, while that waits, something else is done.
