@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use crate::store::BlobReader;
 
-use super::attributes::{Attributes, AttributesSet, OwnerPolicy, is_denied, is_permitted};
+use super::attributes::{Attributes, AttributesSet, OwnerPolicy, is_denied};
 use super::blocks::{BlockWriter, Written, is_as_wanted, not_as_written};
 use super::plan::{Change, Existence, FileRole, FileStep, Plan};
 
@@ -132,7 +132,7 @@ impl<'a, 'r> Applier<'a, 'r> {
         for step in self.plan.directories.iter().rev() {
             self.progress.check()?;
             if self.set_attributes(&step.name, &step.attributes)? != AttributesSet::Kept {
-                is_permitted(self.root.sync_directory(&step.name))?;
+                self.root.sync_directory_where_permitted(&step.name)?;
             }
         }
         Ok(())
@@ -150,7 +150,10 @@ impl<'a, 'r> Applier<'a, 'r> {
                 if step.role == FileRole::Plain
                     && self.set_attributes(&step.name, &step.attributes)? != AttributesSet::Kept
                 {
-                    is_permitted(self.root.read_file(&step.name).and_then(|file| file.sync()))?;
+                    match self.root.read_file(&step.name) {
+                        Err(error) if is_denied(&error) => {}
+                        opened => opened?.sync()?,
+                    }
                 }
                 return Ok(());
             }

@@ -95,7 +95,7 @@ pub(super) fn is_denied(error: &Error) -> bool {
 }
 
 /// Whether it was done; that it is not permitted is no error.
-pub(super) fn is_permitted(outcome: Result<()>) -> Result<bool> {
+fn is_permitted(outcome: Result<()>) -> Result<bool> {
     match outcome {
         Ok(()) => Ok(true),
         Err(error) if is_denied(&error) => Ok(false),

@@ -198,6 +198,22 @@ fn names_of_directories_that_could_not_be_synced_are_told_of_whatever_the_error(
     }
 }
 
+/// Attributes, too, are durable or told of: only what may not be opened is left unsynced.
+#[test]
+fn attributes_that_could_not_be_synced_are_told_of_whatever_the_error() {
+    let stage = Stage::new(Operation::Restore);
+    let vectors = stage.runtime.chroma();
+    for place in [vectors.join("kept"), vectors.join("gone"), vectors] {
+        let is_meant = |call: &Call| call.name == "fsync" && call.path == place;
+        let strike = |number| stage.strike_among(Counted::Changes, &is_meant, number, Fault::Error(Errno::EACCES));
+        let struck: Vec<_> = (1..).map_while(strike).collect();
+        assert!(!struck.is_empty(), "{place:?}");
+        for outcome in struck {
+            outcome.exits(1).prints_nothing().says(&["cannot fsync", "--resume"]);
+        }
+    }
+}
+
 #[test]
 fn an_image_that_cannot_be_written_is_named_and_not_its_source() {
     let stage = Stage::new(Operation::FirstCreate);

@@ -207,9 +207,16 @@ impl TargetRoot {
 
     /// On return, the names made in or removed from a directory (`b""` is the root) survive a crash.
     pub fn sync_directory(&self, name: &[u8]) -> Result<()> {
-        let synced = self
-            .open_beneath(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
-            .and_then(|directory| sync_open_directory(&File::from(directory)).map_err(from_io));
+        let synced = self.open_directory(name).and_then(sync_opened);
+        synced.map_err(|fault| self.error("fsync the directory", name, fault))
+    }
+
+    /// The same, unless this user may not open the directory.
+    pub fn sync_directory_where_permitted(&self, name: &[u8]) -> Result<()> {
+        let synced = match self.open_directory(name) {
+            Err(Fault::System(Errno::ACCESS | Errno::PERM)) => Ok(()),
+            opened => opened.and_then(sync_opened),
+        };
         synced.map_err(|fault| self.error("fsync the directory", name, fault))
     }
 
@@ -252,6 +259,10 @@ impl TargetRoot {
         let directory = self.open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         // The root itself is "." in itself.
         Ok(Place { directory, last: if name.is_empty() { b".".to_vec() } else { last.to_vec() } })
+    }
+
+    fn open_directory(&self, name: &[u8]) -> Result<OwnedFd, Fault> {
+        self.open_beneath(name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
     }
 
     /// Opens a name without following a link anywhere in it.
@@ -335,6 +346,10 @@ impl From<Errno> for Fault {
     fn from(errno: Errno) -> Self {
         Self::System(errno)
     }
+}
+
+fn sync_opened(directory: OwnedFd) -> Result<(), Fault> {
+    sync_open_directory(&File::from(directory)).map_err(from_io)
 }
 
 fn from_io(error: io::Error) -> Fault {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -133,6 +134,9 @@ impl Stage {
         fs::write(chroma("gone/file"), noise::bytes("gone", 100_000)).unwrap();
         fs::write(chroma("gone/other"), "").unwrap();
         std::os::unix::fs::symlink("blob", chroma("link")).unwrap();
+        if self.operation.restores() {
+            fs::write(chroma("kept"), "only its mode changes").unwrap();
+        }
         if self.operation == Operation::MergingCleanup {
             scatter(&runtime.chroma(), || runtime.snapshot(&runtime.create(&["--chroma"])));
         }
@@ -148,6 +152,9 @@ impl Stage {
         blob[100_000..100_050].fill(7);
         fs::write(chroma("blob"), blob).unwrap();
         fs::remove_dir_all(chroma("gone")).unwrap();
+        if self.operation.restores() {
+            fs::set_permissions(chroma("kept"), fs::Permissions::from_mode(0o640)).unwrap();
+        }
         fs::create_dir(chroma("new")).unwrap();
         fs::write(chroma("new/file"), noise::bytes("new", 80_000)).unwrap();
         if self.operation.begins_with_snapshots() {
