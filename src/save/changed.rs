@@ -75,6 +75,19 @@ impl Differences {
         self.0.iter().map(run)
     }
 
+    /// What lies between the runs in a chunk of this length.
+    pub(super) fn equal_runs(&self, length: usize) -> Vec<Run> {
+        let mut equal = Vec::with_capacity(self.0.len() + 1);
+        let mut start = 0;
+        for Run { start: end, length: different } in self.runs().chain([Run { start: length, length: 0 }]) {
+            if end > start {
+                equal.push(Run { start, length: end - start });
+            }
+            start = end + different;
+        }
+        equal
+    }
+
     /// Bytes in all runs.
     pub(super) fn bytes(&self) -> usize {
         self.runs().map(|run| run.length).sum()

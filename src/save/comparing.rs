@@ -156,8 +156,11 @@ impl<'p> Comparing<'p> {
         let compared = Mutex::new(Compared::default());
         let lock = || compared.lock().unwrap_or_else(PoisonError::into_inner);
         let (ground, patience) = (versions.ground(), versions.patience);
-        let unread = self.bulk.read(&|base, bytes| {
+        let unread = self.bulk.read_with_holders(&|base, bytes, held| {
             patience.check()?;
+            if let Some(haystack) = ground.haystack {
+                haystack.holders().keep(base, held);
+            }
             for chunk in waiting.get(base).into_iter().flatten() {
                 match ground.differences(chunk.slot, bytes, chunk.replaced)? {
                     Some(differences) => lock().differences.push((chunk.number, differences)),

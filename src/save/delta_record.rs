@@ -4,24 +4,22 @@
 //! a quarter is none. Bytes that stayed, and bytes found elsewhere, were compared with those of their bases when they were
 //! found, so the places that a copy reads from are filled with those bytes for the proof instead of being read again.
 
-use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::HashSet;
 
+use super::bases::Bases;
 use super::changed::Changed;
-use super::haystack::{Haystack, HaystackChunk};
+use super::haystack::Haystack;
+use super::holders::FoundRun;
 use crate::chunk::delta::{self, Encoder, Run};
-use crate::chunk::moved::Match;
 use crate::format::delta::apply;
-use crate::format::limits::{CHUNK_SIZE, DELTA_BASES};
+use crate::format::limits::CHUNK_SIZE;
 use crate::format::pack::Step;
 use crate::id::BlobId;
-use crate::store::chain::{Admission, ChainFacts, Needs};
+use crate::store::chain::ChainFacts;
 use crate::store::{Base, DeltaRecord};
 
 /// Shortest copy from a chunk that is a base already.
 pub(super) const SHORT_COPY: usize = 32;
-/// Bytes that must be copied from a chunk in all to make it a base.
-const BASE_COPY: usize = 64;
 
 /// What stood at the place of a chunk.
 #[derive(Debug, Clone, Copy)]
@@ -37,78 +35,80 @@ impl From<&Base> for OwnBase {
     }
 }
 
-/// The bases of a record in the making.
-struct Bases {
+/// A record in the making.
+struct Making<'c> {
+    content: &'c [u8],
     own: Option<OwnBase>,
     /// Other chunks that may be copied from.
-    admitted: HashMap<u32, BlobId>,
+    admitted: HashSet<BlobId>,
     /// Those of them that are, in the order of their first copies.
     others: Vec<OtherBase>,
+    encoder: Encoder,
 }
 
 struct OtherBase {
-    chunk: u32,
     id: BlobId,
     /// The bytes that are copied from it, at their places.
     copied: Vec<u8>,
 }
 
-impl Bases {
-    fn new(own: Option<OwnBase>, matches: &[Match], haystack: &Haystack) -> Self {
-        Self { own, admitted: admitted(own, matches, haystack), others: Vec::new() }
+impl Making<'_> {
+    /// The bytes before this place that were copied from nowhere are new.
+    fn fill(&mut self, end: usize) -> Option<()> {
+        self.encoder.literal(self.content.get(self.encoder.written()..end)?);
+        Some(())
+    }
+
+    /// This run stayed.
+    fn stay(&mut self, run: Run) -> Option<()> {
+        self.fill(run.start)?;
+        self.encoder.copy(0, run.start as u32, run.length as u32);
+        Some(())
+    }
+
+    /// This run stands elsewhere.
+    fn copy(&mut self, found: &FoundRun) -> Option<()> {
+        let Some(number) = self.other(&found.from.id) else { return Some(()) };
+        self.fill(found.run.start)?;
+        let base = number + usize::from(self.own.is_some());
+        self.encoder.copy(base as u32, found.offset as u32, found.run.length as u32);
+        let bytes = self.content.get(found.run.start..found.run.end())?;
+        let copied = &mut self.others.get_mut(number)?.copied;
+        let end = (found.offset + bytes.len()).min(CHUNK_SIZE);
+        copied.resize(end.max(copied.len()), 0);
+        copied.get_mut(found.offset..end)?.copy_from_slice(bytes);
+        Some(())
     }
 
     /// The number of this chunk among the other bases, if it is admitted.
-    fn other(&mut self, chunk: u32) -> Option<usize> {
-        if let Some(known) = self.others.iter().position(|other| other.chunk == chunk) {
+    fn other(&mut self, id: &BlobId) -> Option<usize> {
+        if let Some(known) = self.others.iter().position(|other| other.id == *id) {
             return Some(known);
         }
-        let id = *self.admitted.get(&chunk)?;
-        self.others.push(OtherBase { chunk, id, copied: Vec::new() });
+        self.admitted.get(id)?;
+        self.others.push(OtherBase { id: *id, copied: Vec::new() });
         Some(self.others.len() - 1)
     }
 
-    fn number(&self, other: usize) -> u32 {
-        (other + usize::from(self.own.is_some())) as u32
-    }
-
-    /// Notes that a copy reads these bytes at this place.
-    fn note(&mut self, other: usize, offset: usize, bytes: &[u8]) {
-        if let Some(base) = self.others.get_mut(other) {
-            let end = (offset + bytes.len()).min(CHUNK_SIZE);
-            if base.copied.len() < end {
-                base.copied.resize(end, 0);
-            }
-            if let Some(place) = base.copied.get_mut(offset..end) {
-                place.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            }
+    fn finish(mut self, id: BlobId) -> Option<DeltaRecord> {
+        self.fill(self.content.len())?;
+        let Self { content, own, others, encoder, .. } = self;
+        let payload = encoder.finish();
+        let bytes: Vec<&[u8]> =
+            own.map(|_| content).into_iter().chain(others.iter().map(|other| other.copied.as_slice())).collect();
+        let rebuilt = apply(&payload, &bytes, content.len()).ok().filter(|bytes| BlobId::of_chunk(bytes) == id);
+        if bytes.is_empty() || !delta::pays(payload.len(), bytes.len(), content.len()) || rebuilt.is_none() {
+            return None;
         }
+        let ids = own.map(|own| own.id).into_iter().chain(others.iter().map(|other| other.id));
+        Some(DeltaRecord {
+            id,
+            length: content.len() as u32,
+            payload,
+            bases: ids.map(|id| id.prefix()).collect(),
+            step: own.map_or(Step::One, |own| own.step),
+        })
     }
-}
-
-/// The chunks that become bases beside a chunk's own: those that give most bytes for each record that their chains need
-/// come first, until the chains of all have as many as they may.
-fn admitted(own: Option<OwnBase>, matches: &[Match], haystack: &Haystack) -> HashMap<u32, BlobId> {
-    let mut offered: HashMap<u32, usize> = HashMap::new();
-    for found in matches {
-        *offered.entry(found.chunk).or_default() += found.run.length;
-    }
-    let mut candidates: Vec<(usize, u32, HaystackChunk)> = offered
-        .into_iter()
-        .filter(|(_, bytes)| *bytes >= BASE_COPY)
-        .filter_map(|(chunk, bytes)| haystack.chunk(chunk).map(|known| (bytes, chunk, *known)))
-        .collect();
-    let worth = |bytes: usize, facts: &ChainFacts| bytes * CHUNK_SIZE / facts.records.max(1) as usize;
-    candidates.sort_by_key(|(bytes, chunk, known)| (Reverse(worth(*bytes, &known.facts)), *chunk));
-    let mut needs = Needs::of(own.as_ref().map(|own| &own.facts));
-    let mut admitted = HashMap::new();
-    for (_, chunk, HaystackChunk { id, facts }) in candidates {
-        let has_room = admitted.len() + usize::from(own.is_some()) < DELTA_BASES;
-        if has_room && needs.admit(&facts) == Admission::Admitted {
-            admitted.insert(chunk, id);
-        }
-    }
-    admitted
 }
 
 /// The record of a changed chunk with this content, or `None` where it had better be stored whole.
@@ -118,42 +118,15 @@ pub(super) fn encode(
     base: Option<OwnBase>,
     haystack: &Haystack,
 ) -> Option<DeltaRecord> {
-    let id = chunk.id;
-    let mut bases = Bases::new(base, &chunk.matches, haystack);
-    let mut encoder = Encoder::default();
-    let mut matches = chunk.matches.iter().peekable();
-    for literal in chunk.differences.runs() {
-        let at = encoder.written();
-        encoder.copy(0, at as u32, (literal.start - at) as u32);
-        while let Some(found) = matches.next_if(|found| found.run.start < literal.end()) {
-            let Run { start, length } = found.run;
-            let Some(other) = bases.other(found.chunk) else { continue };
-            encoder.literal(content.get(encoder.written()..start)?);
-            encoder.copy(bases.number(other), found.offset, length as u32);
-            bases.note(other, found.offset as usize, content.get(start..start + length)?);
+    let Bases { own, stays, found, admitted } = Bases::choose(chunk, content.len(), base, haystack);
+    let mut making = Making { content, own, admitted, others: Vec::new(), encoder: Encoder::default() };
+    let mut stays = stays.into_iter().peekable();
+    for found in &found {
+        while let Some(run) = stays.next_if(|run| run.start < found.run.start) {
+            making.stay(run)?;
         }
-        encoder.literal(content.get(encoder.written()..literal.end())?);
+        making.copy(found)?;
     }
-    let at = encoder.written();
-    encoder.copy(0, at as u32, (content.len() - at) as u32);
-    let payload = encoder.finish();
-    let count = bases.others.len() + usize::from(base.is_some());
-    let own = base.map(|_| content).into_iter();
-    let bytes: Vec<&[u8]> = own.chain(bases.others.iter().map(|other| other.copied.as_slice())).collect();
-    let rebuilt = apply(&payload, &bytes, content.len()).ok().filter(|bytes| BlobId::of_chunk(bytes) == id);
-    if count == 0 || !delta::pays(payload.len(), count, content.len()) || rebuilt.is_none() {
-        return None;
-    }
-    Some(DeltaRecord {
-        id,
-        length: content.len() as u32,
-        payload,
-        bases: base
-            .map(|base| base.id)
-            .into_iter()
-            .chain(bases.others.iter().map(|other| other.id))
-            .map(|id| id.prefix())
-            .collect(),
-        step: base.map_or(Step::One, |base| base.step),
-    })
+    stays.try_for_each(|run| making.stay(run))?;
+    making.finish(chunk.id)
 }

@@ -17,13 +17,14 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use lru::LruCache;
 
 use super::delta_record::SHORT_COPY;
+use super::holders::Holders;
 use crate::chunk::delta::Run;
 use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::chain::ChainFacts;
-use crate::store::{BulkReader, Room, WantedChunk};
+use crate::store::{BulkReader, HeldRun, Room, WantedChunk};
 
 /// What is kept whole if a byte of it differs: the page of most databases.
 const BLOCK: usize = 4096;
@@ -36,7 +37,7 @@ const AT_HAND: NonZero<usize> = NonZero::new(64).unwrap();
 const FEW: usize = 512;
 
 /// A chunk of the previous version, as a base.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HaystackChunk {
     pub(super) id: BlobId,
     pub(super) facts: ChainFacts,
@@ -65,6 +66,8 @@ struct KeptStretch {
 #[derive(Debug)]
 pub(super) struct Haystack {
     chunks: Vec<HaystackChunk>,
+    /// Of those with long chains.
+    holders: Holders,
     directory: PathBuf,
     /// `None` if there cannot be one.
     file: OnceLock<Option<File>>,
@@ -101,9 +104,11 @@ pub(super) struct Unreadable;
 impl Haystack {
     /// An empty one, with its temporary file, if it needs one, in this directory.
     pub(super) fn new(directory: &Path) -> Self {
+        let holders = Holders::new(directory);
         let (directory, sampling) = (directory.to_path_buf(), Sampling::of(usize::MAX));
         let kept = Mutex::new(Kept::new(sampling));
-        Self { chunks: Vec::new(), directory, file: OnceLock::new(), kept, sampling, kept_of: KeptOf::Blocks }
+        let (chunks, file, kept_of) = (Vec::new(), OnceLock::new(), KeptOf::Blocks);
+        Self { chunks, holders, directory, file, kept, sampling, kept_of }
     }
 
     /// So many chunks of the previous version will be kept next, replaced ones, which are announced already, and others.
@@ -114,6 +119,11 @@ impl Haystack {
             self.sampling = Sampling::of(chunks.saturating_mul(CHUNK_SIZE));
             *kept = Kept::new(self.sampling);
         }
+    }
+
+    /// What holds the bytes of its chunks.
+    pub(super) fn holders(&self) -> &Holders {
+        &self.holders
     }
 
     pub(super) fn chunk(&self, number: u32) -> Option<&HaystackChunk> {
@@ -161,13 +171,14 @@ impl Haystack {
     }
 
     fn keep_read(&self, bulk: &mut BulkReader<'_>, numbers: &HashMap<BlobId, u32>) -> Result<()> {
-        let keep = |id: &BlobId, bytes: &[u8]| {
+        let keep = |id: &BlobId, bytes: &[u8], held: &[HeldRun]| {
             if let Some(number) = numbers.get(id) {
+                self.holders.keep(id, held);
                 self.keep(*number, bytes, &[Run { start: 0, length: bytes.len() }]);
             }
             Ok(())
         };
-        bulk.read(&keep).map(|_| ())
+        bulk.read_with_holders(&keep).map(|_| ())
     }
 
     /// Ends the keeping for now; `None` if nothing can be found.

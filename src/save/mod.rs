@@ -4,6 +4,7 @@
 //! [`create::create`] tells the whole story; the other modules read one kind of thing each.
 
 mod ahead;
+mod bases;
 mod capturing;
 mod changed;
 pub mod chroma;
@@ -14,6 +15,7 @@ mod delta_record;
 mod effort;
 mod file;
 mod haystack;
+mod holders;
 mod increment;
 mod previous;
 mod reading;

@@ -22,7 +22,7 @@ use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, St
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
-use crate::store::{BulkReader, Room, WantedChunk};
+use crate::store::{BulkReader, HeldRun, Room, WantedChunk};
 
 /// One chunk in this many is in each probe.
 const PROBE: usize = 16;
@@ -179,7 +179,9 @@ impl<'f> Unchanged<'f> {
             gives.into_iter().filter(|(_, bytes)| *bytes >= GIVEN).map(|(number, _)| number).collect();
         giving.sort_unstable();
         let readable = Mutex::new(HashSet::new());
-        let came_out = |id: &BlobId, _: &[u8]| {
+        let holders = haystack.holders();
+        let came_out = |id: &BlobId, _: &[u8], held: &[HeldRun]| {
+            holders.keep(id, held);
             readable.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
             Ok(())
         };
@@ -189,10 +191,10 @@ impl<'f> Unchanged<'f> {
             let Some(chain) = bulk.chain(&id)? else { continue };
             chains.push((number, HaystackChunk { id, facts: chain.facts }));
             if bulk.want(&[WantedChunk { id, length: chain.length }])? == Room::Full {
-                bulk.read(&came_out)?;
+                bulk.read_with_holders(&came_out)?;
             }
         }
-        bulk.read(&came_out)?;
+        bulk.read_with_holders(&came_out)?;
         let readable = readable.into_inner().unwrap_or_else(PoisonError::into_inner);
         chains.retain(|(_, chunk)| readable.contains(&chunk.id));
         Ok(chains.into_iter().map(|(number, chunk)| (number, haystack.announce(chunk))).collect())

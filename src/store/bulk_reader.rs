@@ -46,8 +46,33 @@ pub struct PlannedChain {
     pub facts: ChainFacts,
 }
 
+/// A run of a chunk, and the record that holds its bytes instead of referring to another one for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldRun {
+    /// Where it begins in the chunk, in bytes.
+    pub at: u32,
+    /// Bytes.
+    pub length: u32,
+    /// The blob that is recorded there.
+    pub holder: BlobId,
+    /// What the chain of that one is like.
+    pub facts: ChainFacts,
+    /// Where the run begins in that one, in bytes.
+    pub offset: u32,
+}
+
 /// Takes each chunk as it comes out, on any thread.
 pub type TakeChunk<'t> = &'t (dyn Fn(&BlobId, &[u8]) -> Result<()> + Sync);
+
+/// The same, with the records that hold its bytes, without a gap, if its chain is long; otherwise with none.
+pub type TakeHeldChunk<'t> = &'t (dyn Fn(&BlobId, &[u8], &[HeldRun]) -> Result<()> + Sync);
+
+/// Whether it is told which records hold the bytes of chunks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holders {
+    Untold,
+    OfLongChains,
+}
 
 /// Whether more chunks may be asked for before those so far are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,15 +206,27 @@ impl<'a> BulkReader<'a> {
     /// # Errors
     /// Those of `take`.
     pub fn read(&mut self, take: TakeChunk<'_>) -> Result<Vec<WantedChunk>> {
+        self.carry_out(Holders::Untold, &|id, bytes, _| take(id, bytes))
+    }
+
+    /// The same, and tells which records hold the bytes of chunks with long chains.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub fn read_with_holders(&mut self, take: TakeHeldChunk<'_>) -> Result<Vec<WantedChunk>> {
+        self.carry_out(Holders::OfLongChains, take)
+    }
+
+    fn carry_out(&mut self, holders: Holders, take: TakeHeldChunk<'_>) -> Result<Vec<WantedChunk>> {
         let mut plan = std::mem::take(&mut self.plan);
         let came_out = Mutex::new(HashSet::new());
-        let take = |id: &BlobId, bytes: &[u8]| {
-            take(id, bytes)?;
+        let take = |id: &BlobId, bytes: &[u8], held: &[HeldRun]| {
+            take(id, bytes, held)?;
             came_out.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
             Ok(())
         };
         let storage = self.repository.storage();
-        let work = Work { storage, frames: self.frames, staged: &self.staged, kept: &self.kept, take: &take };
+        let work = Work { storage, frames: self.frames, staged: &self.staged, kept: &self.kept, take: &take, holders };
         work.carry_out(&mut plan)?;
         let came_out = came_out.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut unread = std::mem::take(&mut self.unread);

@@ -20,6 +20,8 @@ const RECORDS: u32 = 1000;
 /// Most that it may need with bases beside its first one: the difference is left to the versions that follow, which
 /// would have to be whole otherwise.
 const RECORDS_BESIDE: u32 = 768;
+/// Records that a chunk needs from which on others had better copy from those that hold its bytes.
+const LONG: u32 = 32;
 /// Most records that a new delta may need, shared ones counted once for each way to them: a reader that can keep nothing, since
 /// disks are full, decodes so many, and gives up at 16,384.
 const WAYS: u32 = 12_288;
@@ -63,6 +65,11 @@ impl ChainFacts {
     /// The same with the records needed counted one by one.
     pub fn with_records(self, records: u32) -> Self {
         Self { records, ..self }
+    }
+
+    /// Whether so many records are needed that what copies from this one had better copy from those that hold its bytes.
+    pub fn is_long(&self) -> bool {
+        self.records > LONG
     }
 
     /// Whether a delta may have this one as its first base.

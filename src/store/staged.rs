@@ -21,10 +21,10 @@ const SPARE_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Where bytes lie in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
+pub struct Span {
     offset: u64,
     /// Bytes.
-    pub(super) length: u32,
+    pub length: u32,
 }
 
 impl Span {
@@ -66,7 +66,7 @@ impl StagedBlobs {
     }
 
     /// Writes bytes; `None` if there is no room for them.
-    pub(super) fn put(&self, bytes: &[u8]) -> Option<Span> {
+    pub fn put(&self, bytes: &[u8]) -> Option<Span> {
         let opened = self.opened()?;
         let length = bytes.len() as u32;
         let offset = self.used.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -75,7 +75,7 @@ impl StagedBlobs {
     }
 
     /// Fills `bytes` from `start` in the span; `None` if they do not lie in it or cannot be read.
-    pub(super) fn read(&self, span: Span, start: usize, bytes: &mut [u8]) -> Option<()> {
+    pub fn read(&self, span: Span, start: usize, bytes: &mut [u8]) -> Option<()> {
         let inside = start.checked_add(bytes.len()).is_some_and(|end| end <= span.length as usize);
         let file = &self.opened().filter(|_| inside)?.file;
         file.read_exact_at(bytes, span.offset + start as u64).ok()

@@ -66,9 +66,24 @@ fn whatever_changed_comes_back_at_every_effort_and_content_that_moved_costs_litt
     assert!(fast > 180 * 4096 && max < 300_000 && normal < fast, "{costs:?}");
 }
 
+/// What a repository that holds a file grows by when the file has changed.
+fn cost_of_change(old: &[u8], new: &[u8]) -> u64 {
+    let directory = tempfile::tempdir().unwrap();
+    let first = store_bytes(directory.path(), old, None, Effort::Normal);
+    cost_of_next(directory.path(), first, new).0
+}
+
+/// The same of a further change, and what is stored then.
+fn cost_of_next(directory: &Path, previous: Content, new: &[u8]) -> (u64, Content) {
+    let before = stored_bytes(directory);
+    let content = store_bytes(directory, new, Some(previous), Effort::Normal);
+    assert_eq!(content.length, new.len() as u64);
+    assert_holds(directory, new);
+    (stored_bytes(directory) - before, content)
+}
+
 #[test]
 fn content_that_is_copied_out_of_places_that_stay_as_they_are_is_found_there() {
-    let directory = tempfile::tempdir().unwrap();
     let old = noise(1, 120 * CHUNK_SIZE);
     let mut new = old.clone();
     // Half of the file is merged into its beginning and stays behind as it was.
@@ -76,60 +91,62 @@ fn content_that_is_copied_out_of_places_that_stay_as_they_are_is_found_there() {
         let from = 60 * CHUNK_SIZE + page * 8192;
         new.copy_within(from..from + 4096, page * 4096);
     }
-    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
-    let before = stored_bytes(directory.path());
-    store_bytes(directory.path(), &new, Some(first), Effort::Normal);
-    let cost = stored_bytes(directory.path()) - before;
+    let cost = cost_of_change(&old, &new);
     assert!(cost < 30_000, "{cost} bytes for 1.2 MB that the file has already");
-    assert_holds(directory.path(), &new);
 }
 
 #[test]
 fn what_is_merged_out_of_pages_that_stay_in_chunks_that_change_is_found_there() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut new = noise(1, 60 * CHUNK_SIZE);
-    let first = store_bytes(directory.path(), &new, None, Effort::Normal);
-    let before = stored_bytes(directory.path());
+    let old = noise(1, 60 * CHUNK_SIZE);
     // Each chunk changes at its beginning, and a page from its middle stands at the end of the file as well.
-    let pages: Vec<u8> = new.chunks(CHUNK_SIZE).flat_map(|chunk| chunk[20_000..24_096].to_vec()).collect();
+    let mut new = old.clone();
     new.chunks_mut(CHUNK_SIZE).for_each(|chunk| chunk[0] ^= 1);
-    new.extend(pages);
-    store_bytes(directory.path(), &new, Some(first), Effort::Normal);
-    let cost = stored_bytes(directory.path()) - before;
+    new.extend(old.chunks(CHUNK_SIZE).flat_map(|chunk| &chunk[20_000..24_096]));
+    let cost = cost_of_change(&old, &new);
     assert!(cost < 20_000, "{cost} bytes for 246 KB that the file has already");
-    assert_holds(directory.path(), &new);
 }
 
 #[test]
 fn what_is_merged_out_of_a_few_neighbours_is_found_in_a_small_file() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut new = noise(1, 100 * CHUNK_SIZE);
-    let first = store_bytes(directory.path(), &new, None, Effort::Normal);
-    let before = stored_bytes(directory.path());
+    let old = noise(1, 100 * CHUNK_SIZE);
     // No chunk from 49 to 55 is in a probe, since these take every eighth.
-    new.extend_from_within(49 * CHUNK_SIZE + 100..56 * CHUNK_SIZE - 100);
-    store_bytes(directory.path(), &new, Some(first), Effort::Normal);
-    let cost = stored_bytes(directory.path()) - before;
+    let new = [&old, &old[49 * CHUNK_SIZE + 100..56 * CHUNK_SIZE - 100]].concat();
+    let cost = cost_of_change(&old, &new);
     assert!(cost < 20_000, "{cost} bytes for 458 KB that the file has already");
-    assert_holds(directory.path(), &new);
 }
 
 #[test]
 fn what_is_cut_off_and_moves_forward_costs_little() {
-    let directory = tempfile::tempdir().unwrap();
     let old = noise(1, 300 * CHUNK_SIZE);
     // As VACUUM does it: what stood at the end takes the place of what was deleted, and the file ends earlier.
     let mut new = old.clone();
     let moved = old.len() - 100 * CHUNK_SIZE - 8192;
     new.copy_within(moved.., 20 * CHUNK_SIZE + 4096);
     new.truncate(moved);
-    let first = store_bytes(directory.path(), &old, None, Effort::Normal);
-    let before = stored_bytes(directory.path());
-    let second = store_bytes(directory.path(), &new, Some(first), Effort::Normal);
-    assert_eq!(second.length, new.len() as u64);
-    let cost = stored_bytes(directory.path()) - before;
+    let cost = cost_of_change(&old, &new);
     assert!(cost < 40_000, "{cost} bytes for 6.5 MB that the previous version had at its end");
-    assert_holds(directory.path(), &new);
+}
+
+#[test]
+fn pages_that_move_again_and_again_cost_as_little_as_the_first_time() {
+    const PAGE: usize = 4096;
+    let directory = tempfile::tempdir().unwrap();
+    let mut file = noise(1, 64 * CHUNK_SIZE);
+    let mut content = store_bytes(directory.path(), &file, None, Effort::Normal);
+    let mut costs = Vec::new();
+    for version in 0..6 {
+        // Each page goes to another chunk than its neighbours, and each tenth one changes a little.
+        let pages: Vec<Vec<u8>> = file.chunks(PAGE).map(<[u8]>::to_vec).collect();
+        let moved = (0..pages.len()).map(|page| &pages[(page * 389 + version * 57) % pages.len()][..]);
+        file = moved.collect::<Vec<_>>().concat();
+        for page in (version..pages.len()).step_by(10) {
+            file[page * PAGE + 300..][..20].copy_from_slice(&noise(page as u8 ^ version as u8, 20));
+        }
+        let (cost, next) = cost_of_next(directory.path(), content, &file);
+        content = next;
+        costs.push(cost);
+    }
+    assert!(costs.iter().all(|cost| *cost < 2 * costs[0]), "{costs:?}");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::plan::{Form, NodeNumber, Payload, Plan};
+use super::HeldRun;
+use super::plan::{Form, Node, NodeNumber, Payload, Plan};
 use crate::format::delta::{self, Origin, Run};
 use crate::format::limits::{BLOB_BYTES, CHAIN_DEPTH};
 use crate::store::staged::StagedBlobs;
@@ -39,14 +40,41 @@ struct OpenDelta {
 }
 
 /// A stretch of a blob, with the bytes that it consists of.
-struct Piece {
+pub(super) struct Piece {
     from: PieceOf,
     /// Where it begins there, in bytes.
     start: usize,
+    /// Where it begins in the blob that is recorded there, in bytes.
+    place: usize,
     /// Bytes.
     length: usize,
 }
 
+/// A blob that was put together.
+pub(super) struct Spliced {
+    pub(super) bytes: Vec<u8>,
+    /// What it was put together from, from its first byte to its last.
+    pieces: Vec<Piece>,
+}
+
+impl Spliced {
+    /// Which records hold its bytes, from the first one to the last.
+    pub(super) fn held_runs(&self, plan: &Plan) -> Vec<HeldRun> {
+        let mut at = 0;
+        let mut held = Vec::with_capacity(self.pieces.len());
+        for piece in &self.pieces {
+            let (PieceOf::Delta(number) | PieceOf::Whole(number)) = piece.from;
+            let (length, offset) = (piece.length as u32, piece.place as u32);
+            if let Some(Node { id, facts, .. }) = plan.node(number) {
+                held.push(HeldRun { at, length, offset, holder: *id, facts: *facts });
+            }
+            at += length;
+        }
+        held
+    }
+}
+
+#[derive(Clone, Copy)]
 enum PieceOf {
     /// The payload of a delta.
     Delta(NodeNumber),
@@ -70,12 +98,12 @@ impl<'p> Splicer<'p> {
         Self { at_hand: Some((number, bytes)), ..Self::new(plan, staged) }
     }
 
-    /// The bytes of a blob, as its records have them.
-    pub(super) fn blob(&mut self, number: NodeNumber) -> Option<Vec<u8>> {
+    /// A blob, as its records have it.
+    pub(super) fn blob(&mut self, number: NodeNumber) -> Option<Spliced> {
         let pieces = self.pieces(number)?;
         let mut bytes = vec![0; self.plan.node(number)?.length as usize];
         let mut rest = bytes.as_mut_slice();
-        for Piece { from, start, length } in pieces {
+        for &Piece { from, start, length, .. } in &pieces {
             let (part, behind) = std::mem::take(&mut rest).split_at_mut_checked(length)?;
             rest = behind;
             match from {
@@ -83,13 +111,13 @@ impl<'p> Splicer<'p> {
                 PieceOf::Whole(whole) => self.fill_from_whole(whole, start, part)?,
             }
         }
-        rest.is_empty().then_some(bytes)
+        rest.is_empty().then_some(Spliced { bytes, pieces })
     }
 
     /// The parts of whole records that a blob is made of, one for each record, from the first byte needed to the last.
     pub(super) fn needs(&mut self, number: NodeNumber) -> Option<Vec<NeededPart>> {
         let mut needs: Vec<NeededPart> = Vec::new();
-        for Piece { from, start, length } in self.pieces(number)? {
+        for Piece { from, start, length, .. } in self.pieces(number)? {
             let PieceOf::Whole(whole) = from else { continue };
             let (start, end) = (start as u32, (start + length) as u32);
             match needs.iter_mut().find(|part| part.whole == whole) {
@@ -113,7 +141,8 @@ impl<'p> Splicer<'p> {
         let node = self.plan.node(number)?;
         match &node.form {
             Form::Whole => {
-                pieces.push(Piece { from: PieceOf::Whole(number), start: bytes.start, length: bytes.len() });
+                let (start, length) = (bytes.start, bytes.len());
+                pieces.push(Piece { from: PieceOf::Whole(number), start, place: start, length });
                 (bytes.end <= node.length as usize).then_some(())
             }
             Form::Delta { bases } if depth <= CHAIN_DEPTH => {
@@ -129,7 +158,7 @@ impl<'p> Splicer<'p> {
                     match run.origin {
                         Origin::Payload(offset) => {
                             let start = offset as usize + skipped;
-                            pieces.push(Piece { from: PieceOf::Delta(number), start, length });
+                            pieces.push(Piece { from: PieceOf::Delta(number), start, place: done, length });
                         }
                         Origin::Base { base, offset } => {
                             let start = offset as usize + skipped;

@@ -142,6 +142,44 @@ fn every_version_of_a_long_chain_comes_out_and_what_is_kept_is_staged() {
 }
 
 #[test]
+fn of_long_chains_it_is_told_which_records_hold_each_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut records = chain(60);
+    // One that has half of its bytes from a short chain, and half from a long one.
+    let other = noise(2, 3000);
+    let copy = |length, base, offset| Instruction::CopyFrom { length, base, offset };
+    let mixed = [&other[500..1500], &records[50].0[1000..]].concat();
+    let bases = vec![other.clone(), records[50].0.clone()];
+    let length = (mixed.len() - 1000) as u32;
+    records.extend([whole(&other), (mixed, Some((bases, vec![copy(1000, 0, 500), copy(length, 1, 1000)])))]);
+    let repository = repository(directory.path(), &records);
+    let contents: HashMap<BlobId, &[u8]> =
+        records.iter().map(|(content, _)| (BlobId::of_chunk(content), content.as_slice())).collect();
+    let mut bulk = BulkReader::new(&repository);
+    bulk.want(&records.iter().map(|(content, _)| wanted(content)).collect::<Vec<_>>()).unwrap();
+    let told = Mutex::new(HashSet::new());
+    let unread = bulk.read_with_holders(&|id, bytes, held| {
+        if held.is_empty() {
+            return Ok(());
+        }
+        let mut at = 0;
+        for run in held {
+            assert_eq!(run.at, at, "there is no gap");
+            let (start, length) = (run.offset as usize, run.length as usize);
+            assert_eq!(contents[&run.holder][start..start + length], bytes[at as usize..at as usize + length]);
+            at += run.length;
+        }
+        assert_eq!(at as usize, bytes.len());
+        assert!(held.iter().all(|run| run.holder != *id || run.length <= 20), "only literals are its own");
+        told.lock().unwrap().insert(*id);
+        Ok(())
+    });
+    assert_eq!(unread.unwrap(), []);
+    let long = records[32..=60].iter().chain(&records[62..]).map(|(content, _)| BlobId::of_chunk(content));
+    assert_eq!(told.into_inner().unwrap(), long.collect());
+}
+
+#[test]
 fn what_is_recorded_whole_is_staged_if_it_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let contents: Vec<Vec<u8>> = (0..6).map(|number| noise(number, 2000)).collect();

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::TakeChunk;
 use super::order::{FrameTask, NeededParts, Order, Round};
 use super::plan::{Form, Node, NodeNumber, Payload, Plan};
-use super::splice::Splicer;
+use super::splice::{Spliced, Splicer};
+use super::{Holders, TakeHeldChunk};
 use crate::disk::Storage;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
@@ -50,7 +50,8 @@ pub(super) struct Work<'w> {
     pub(super) frames: Option<&'w DecodedFrames>,
     pub(super) staged: &'w StagedBlobs,
     pub(super) kept: &'w HashSet<BlobId>,
-    pub(super) take: TakeChunk<'w>,
+    pub(super) take: TakeHeldChunk<'w>,
+    pub(super) holders: Holders,
 }
 
 impl Work<'_> {
@@ -63,7 +64,7 @@ impl Work<'_> {
         order.narrow(parts.reduce(NeededParts::default, NeededParts::and));
         self.carry_out_round(Round::Second, plan, &order)?;
         order.last().par_iter().try_for_each(|&number| match plan.node(number) {
-            Some(node) => self.hand_out(node, Splicer::new(plan, self.staged).blob(number)),
+            Some(node) => self.hand_out(plan, node, Splicer::new(plan, self.staged).blob(number)),
             None => Ok(()),
         })
     }
@@ -111,7 +112,7 @@ impl Work<'_> {
                     if node.kind.id_of(payload) != node.id {
                         continue;
                     }
-                    (self.take)(&node.id, payload)?;
+                    (self.take)(&node.id, payload, &[])?;
                     if self.is_worth_keeping(node) {
                         part = Some(0..node.record.length);
                     }
@@ -119,7 +120,7 @@ impl Work<'_> {
                 for &resting in order.resting_on(number) {
                     let Some(delta) = plan.node(resting) else { continue };
                     let spliced = Splicer::with_at_hand(plan, self.staged, number, payload).blob(resting);
-                    self.hand_out(delta, spliced)?;
+                    self.hand_out(plan, delta, spliced)?;
                 }
             }
             if let Some(part) = part {
@@ -130,12 +131,15 @@ impl Work<'_> {
     }
 
     /// Hands out a chunk that is recorded as a delta, if it came out right.
-    fn hand_out(&self, node: &Node, bytes: Option<Vec<u8>>) -> Result<()> {
-        let Some(bytes) = bytes.filter(|bytes| BlobKind::Chunk.id_of(bytes) == node.id) else { return Ok(()) };
+    fn hand_out(&self, plan: &Plan, node: &Node, spliced: Option<Spliced>) -> Result<()> {
+        let is_right = |spliced: &Spliced| BlobKind::Chunk.id_of(&spliced.bytes) == node.id;
+        let Some(spliced) = spliced.filter(is_right) else { return Ok(()) };
         if self.kept.contains(&node.id) {
-            self.staged.keep(node.id, &bytes);
+            self.staged.keep(node.id, &spliced.bytes);
         }
-        (self.take)(&node.id, &bytes)
+        let is_told = self.holders == Holders::OfLongChains && node.facts.is_long();
+        let held = if is_told { spliced.held_runs(plan) } else { Vec::new() };
+        (self.take)(&node.id, &spliced.bytes, &held)
     }
 
     /// Stages payloads of one frame; neighbours are written at once.
