@@ -8,8 +8,9 @@ use crate::support::seed::Seed;
 use crate::support::stage::{Operation, Stage};
 use crate::support::tracer::{Call, Counted};
 
-const OTHERS: [&[&str]; 3] =
-    [&["create", "--chroma"], &["cleanup", "--keep-last", "1", "--confirm"], &["validate", "latest"]];
+const CREATE: &[&str] = &["create", "--chroma"];
+const CLEANUP: &[&str] = &["cleanup", "--keep-last", "1", "--confirm"];
+const VALIDATE: &[&str] = &["validate", "latest"];
 
 /// How many moments the quick tier takes for each command.
 const SAMPLE: usize = 3;
@@ -73,7 +74,7 @@ fn whoever_meets_a_cleanup_finds_it_busy_or_is_whole_afterwards() {
     let stage = Stage::new(Operation::Cleanup);
     let moments = moments(&stage);
     let mut met = Met::default();
-    for other in OTHERS {
+    for other in [CREATE, CLEANUP, VALIDATE] {
         for chosen in Seed::from_environment().sample(&format!("{other:?}"), moments.len(), SAMPLE) {
             met.at(&stage, moments[chosen], other);
         }
@@ -81,16 +82,31 @@ fn whoever_meets_a_cleanup_finds_it_busy_or_is_whole_afterwards() {
     assert!(met.went_on > 0, "{met:?}");
 }
 
-#[test]
-#[ignore = "another command at every call of a cleanup: minutes"]
-fn whoever_meets_a_cleanup_at_any_call_finds_it_busy_or_is_whole_afterwards() {
+/// Lets another command meet a cleanup, and one that merges, at each of its calls.
+fn meet_at_any_call(other: &[&str]) {
     for operation in [Operation::Cleanup, Operation::MergingCleanup] {
         let stage = Stage::new(operation);
-        for other in OTHERS {
-            let mut met = Met::default();
-            let points = moments(&stage).into_iter().filter(|number| met.at(&stage, *number, other)).count();
-            eprintln!("{operation:?}: {other:?} at {points} calls: {met:?}");
-            assert!(points > 20 && met.went_on > 0 && met.found_it_busy > 0, "{met:?}");
-        }
+        let mut met = Met::default();
+        let points = moments(&stage).into_iter().filter(|number| met.at(&stage, *number, other)).count();
+        eprintln!("{operation:?}: {other:?} at {points} calls: {met:?}");
+        assert!(points > 20 && met.went_on > 0 && met.found_it_busy > 0, "{met:?}");
     }
+}
+
+#[test]
+#[ignore = "another command at every call of a cleanup: minutes"]
+fn a_create_that_meets_a_cleanup_at_any_call_finds_it_busy_or_is_whole_afterwards() {
+    meet_at_any_call(CREATE);
+}
+
+#[test]
+#[ignore = "another command at every call of a cleanup: minutes"]
+fn a_cleanup_that_meets_a_cleanup_at_any_call_finds_it_busy_or_all_is_whole_afterwards() {
+    meet_at_any_call(CLEANUP);
+}
+
+#[test]
+#[ignore = "another command at every call of a cleanup: minutes"]
+fn a_validate_that_meets_a_cleanup_at_any_call_finds_it_busy_or_all_is_whole() {
+    meet_at_any_call(VALIDATE);
 }
