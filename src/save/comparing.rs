@@ -197,9 +197,9 @@ impl Versions<'_, '_, '_> {
         Ok(Steadiness::Same)
     }
 
-    /// The number in the haystack of a chunk that was replaced, if that is looked into.
+    /// The number in the haystack of a chunk that was replaced, if that is searched.
     fn announce(&mut self, replaced: HaystackChunk) -> Option<u32> {
-        self.haystack.as_mut().map(|haystack| haystack.announce(replaced))
+        self.haystack.as_mut().and_then(|haystack| haystack.announce(replaced))
     }
 
     fn ground(&self) -> Ground<'_> {

@@ -33,6 +33,9 @@ const STRETCH: usize = 8 * 1024;
 /// Stretches that one search has at hand: 512 KiB.
 const AT_HAND: NonZero<usize> = NonZero::new(64).unwrap();
 
+/// Chunks that can be searched: places have 16 bits for their number.
+const MOST: usize = 1 << 16;
+
 /// Chunks replaced in a file, at most, for all of them to be kept: 32 MiB.
 const FEW: usize = 512;
 
@@ -130,8 +133,13 @@ impl Haystack {
         self.chunks.get(number as usize)
     }
 
-    /// Takes a chunk of which parts may be kept, and returns its number.
-    pub(super) fn announce(&mut self, chunk: HaystackChunk) -> u32 {
+    /// Takes a chunk of which parts may be kept, and returns its number; `None` if there are as many as can be searched.
+    pub(super) fn announce(&mut self, chunk: HaystackChunk) -> Option<u32> {
+        (self.chunks.len() < MOST).then(|| self.add(chunk))
+    }
+
+    /// Takes a chunk in which something was found already, and returns its number.
+    pub(super) fn add(&mut self, chunk: HaystackChunk) -> u32 {
         self.chunks.push(chunk);
         self.chunks.len() as u32 - 1
     }
@@ -162,7 +170,8 @@ impl Haystack {
                 continue;
             }
             let Some(chain) = bulk.chain(id)? else { continue };
-            numbers.insert(*id, self.announce(HaystackChunk { id: *id, facts: chain.facts }));
+            let Some(number) = self.announce(HaystackChunk { id: *id, facts: chain.facts }) else { break };
+            numbers.insert(*id, number);
             if bulk.want(&[WantedChunk { id: *id, length: chain.length }])? == Room::Full {
                 self.keep_read(&mut bulk, &numbers)?;
             }
@@ -299,7 +308,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut haystack = Haystack::new(directory.path());
         let changed = [Run { start: 12_000, length: 10 }, Run { start: 50_000, length: 10 }];
-        let numbers: Vec<u32> = (0..200).map(|seed| haystack.announce(chunk(seed).0)).collect();
+        let numbers: Vec<u32> = (0..200).map(|seed| haystack.announce(chunk(seed).0).unwrap()).collect();
         for (seed, number) in (0..200).zip(numbers).rev() {
             let all = [Run { start: 0, length: 65_536 }];
             haystack.keep(number, &chunk(seed).1, if seed == 100 { &all } else { &changed });
@@ -317,9 +326,19 @@ mod tests {
     }
 
     #[test]
+    fn no_more_chunks_are_taken_than_can_be_searched() {
+        let mut haystack = Haystack::new(Path::new("/nowhere/at/all"));
+        let (any, _) = chunk(1);
+        assert!((0..MOST).all(|_| haystack.announce(any).is_some()));
+        assert_eq!(haystack.announce(any), None);
+        let number = haystack.add(any);
+        assert_eq!((number as usize, haystack.chunk(number)), (MOST, Some(&any)), "what was found has its place");
+    }
+
+    #[test]
     fn without_a_temporary_file_nothing_is_kept_and_nothing_fails() {
         let mut haystack = Haystack::new(Path::new("/nowhere/at/all"));
-        let number = haystack.announce(chunk(1).0);
+        let number = haystack.announce(chunk(1).0).unwrap();
         haystack.keep(number, &chunk(1).1, &[Run { start: 0, length: 65_536 }]);
         assert_eq!(search(&mut haystack, &chunk(1).1), []);
     }

@@ -15,7 +15,7 @@ use crate::chunk::delta::Run;
 use crate::id::BlobId;
 use crate::store::{HeldRun, Span, StagedBlobs};
 
-/// Records that are remembered as holders, of about 130 bytes each.
+/// Records that are remembered as holders, and chunks of which it is known what holds them, of about 130 bytes each.
 const MOST: usize = 1 << 16;
 /// A shorter run is not worth an instruction.
 const LEAST: usize = 16;
@@ -113,8 +113,11 @@ impl Holders {
 }
 
 impl Kept {
-    /// The runs with numbers for their holders; `None` if these are too many.
+    /// The runs with numbers for their holders; `None` if these, or the chunks, are too many.
     fn numbered(&mut self, held: &[HeldRun]) -> Option<Vec<StagedRun>> {
+        if self.chunks.len() >= MOST {
+            return None;
+        }
         let number = |run: &HeldRun| {
             let number = match self.numbers.get(&run.holder) {
                 Some(&known) => known,
@@ -219,10 +222,15 @@ mod tests {
         let rotten = Holders::new(directory.path());
         rotten.keep(&long.id, &whole);
         rotten.kept.lock().unwrap().chunks.get_mut(&long.id).unwrap().hash = blake3::hash(b"other");
+        let crowded = Holders::new(directory.path());
+        let staged = StagedRuns { span: rotten.staged.put(b"").unwrap(), hash: blake3::hash(b"") };
+        let chunks = (0..MOST).map(|number| (BlobId::of_chunk(&number.to_le_bytes()), staged));
+        crowded.kept.lock().unwrap().chunks = chunks.collect();
+        crowded.keep(&long.id, &whole);
         let full = Holders::new(directory.path());
         full.kept.lock().unwrap().holders = vec![one; MOST];
         full.keep(&long.id, &whole);
-        for holders in [nowhere, rotten, full] {
+        for holders in [nowhere, rotten, crowded, full] {
             let itself = found(10, 500, &long, 20);
             assert_eq!(holders.follower().follow(itself), [itself]);
         }

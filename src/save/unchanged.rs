@@ -197,7 +197,7 @@ impl<'f> Unchanged<'f> {
         bulk.read_with_holders(&came_out)?;
         let readable = readable.into_inner().unwrap_or_else(PoisonError::into_inner);
         chains.retain(|(_, chunk)| readable.contains(&chunk.id));
-        Ok(chains.into_iter().map(|(number, chunk)| (number, haystack.announce(chunk))).collect())
+        Ok(chains.into_iter().map(|(number, chunk)| (number, haystack.add(chunk))).collect())
     }
 }
 
