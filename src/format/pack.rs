@@ -64,7 +64,7 @@ pub enum Step {
     /// The first base is the version before, or nothing is known.
     #[default]
     One,
-    /// The first base is 32 versions before.
+    /// The first base is 32 versions before, or stood elsewhere.
     Stride,
 }
 

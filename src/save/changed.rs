@@ -109,6 +109,16 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_between_the_runs_stayed() {
+        let run = |start, length| Run { start, length };
+        let equal = |runs: &[Run], length| Differences::of(runs).equal_runs(length);
+        assert_eq!(equal(&[run(10, 5), run(90, 10)], 100), [run(0, 10), run(15, 75)]);
+        assert_eq!(equal(&[run(0, 7)], 100), [run(7, 93)]);
+        assert_eq!(equal(&[], 100), [run(0, 100)]);
+        assert_eq!(equal(&[run(0, 100)], 100), []);
+    }
+
+    #[test]
     fn what_is_short_or_found_is_sought_no_more() {
         let run = |start, length| Run { start, length };
         let mut changed = Changed::new(BlobId::of_chunk(b"new"), 0);

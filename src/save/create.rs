@@ -26,8 +26,8 @@ use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, S
 use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
+use crate::store::json::JsonVerdict;
 use crate::store::snapshots::{self, SnapshotFiles};
-use crate::store::verdicts::JsonVerdict;
 use crate::store::{BlobWriter, DecodedFrames, Repository, intents};
 
 /// What a create captures, and how.

@@ -2,7 +2,8 @@
 //!
 //! Invariant: a record that leaves here has been applied, and the result hashed to the chunk's id; one that does not save
 //! a quarter is none. Bytes that stayed, and bytes found elsewhere, were compared with those of their bases when they were
-//! found, so the places that a copy reads from are filled with those bytes for the proof instead of being read again.
+//! found, or with those of a chunk that was rebuilt from these (`save::holders`), so the places that a copy reads from are
+//! filled with those bytes for the proof instead of being read again.
 
 use std::collections::HashSet;
 
@@ -74,7 +75,7 @@ impl Making<'_> {
         self.encoder.copy(base as u32, found.offset as u32, found.run.length as u32);
         let bytes = self.content.get(found.run.start..found.run.end())?;
         let copied = &mut self.others.get_mut(number)?.copied;
-        let end = (found.offset + bytes.len()).min(CHUNK_SIZE);
+        let end = Some(found.offset + bytes.len()).filter(|end| *end <= CHUNK_SIZE)?;
         copied.resize(end.max(copied.len()), 0);
         copied.get_mut(found.offset..end)?.copy_from_slice(bytes);
         Some(())
@@ -106,7 +107,7 @@ impl Making<'_> {
             length: content.len() as u32,
             payload,
             bases: ids.map(|id| id.prefix()).collect(),
-            step: own.map_or(Step::One, |own| own.step),
+            step: own.map_or(Step::Stride, |own| own.step),
         })
     }
 }

@@ -69,7 +69,7 @@ struct KeptStretch {
 #[derive(Debug)]
 pub(super) struct Haystack {
     chunks: Vec<HaystackChunk>,
-    /// Of those with long chains.
+    /// What holds those with long chains.
     holders: Holders,
     directory: PathBuf,
     /// `None` if there cannot be one.

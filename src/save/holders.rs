@@ -3,23 +3,26 @@
 //! After a `VACUUM` a chunk has pieces of a dozen others, after the next one of a dozen of those: were each version to name
 //! the one before, a blob would soon need more records than it may. So what is found in a chunk with a long chain is
 //! copied from the records that hold its bytes themselves. Invariants: what is told of a chunk is what it was put together
-//! from before it was hashed; memory is bounded, the rest is in a temporary file, and what comes back from that is what
-//! went in; what cannot be kept or read costs records, never data.
+//! from before it was hashed; memory holds where that is in a temporary file, for a bounded number of chunks, and what comes
+//! back is what went in; what cannot be kept or read costs records, never data.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::haystack::HaystackChunk;
 use crate::chunk::delta::Run;
 use crate::id::BlobId;
+use crate::store::chain::ChainFacts;
 use crate::store::{HeldRun, Span, StagedBlobs};
 
-/// Records that are remembered as holders, and chunks of which it is known what holds them, of about 130 bytes each.
+/// Chunks of which it is remembered what holds them, of about 100 bytes each.
 const MOST: usize = 1 << 16;
 /// A shorter run is not worth an instruction.
 const LEAST: usize = 16;
-/// Bytes of a run in the temporary file.
+/// Bytes of a holder in the temporary file: its id and three numbers.
+const HOLDER: usize = 44;
+/// Bytes of a run there: four numbers.
 const RUN: usize = 16;
 
 /// A run of a new chunk that stands elsewhere.
@@ -36,15 +39,7 @@ pub(super) struct FoundRun {
 #[derive(Debug)]
 pub(super) struct Holders {
     staged: StagedBlobs,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-struct Kept {
-    chunks: HashMap<BlobId, StagedRuns>,
-    holders: Vec<HaystackChunk>,
-    /// Of the holders.
-    numbers: HashMap<BlobId, u32>,
+    chunks: Mutex<HashMap<BlobId, StagedRuns>>,
 }
 
 /// Where the runs of a chunk are.
@@ -54,41 +49,33 @@ struct StagedRuns {
     hash: blake3::Hash,
 }
 
-/// A run of a chunk in the temporary file: four numbers of 32 bits.
-#[derive(Debug, Clone, Copy)]
-struct StagedRun {
-    at: u32,
-    length: u32,
-    holder: u32,
-    offset: u32,
-}
-
 /// Follows what one new chunk copies to the records that hold it.
 pub(super) struct Follower<'h> {
     holders: &'h Holders,
     /// Of the chunks that it copies from.
-    runs: HashMap<BlobId, Vec<StagedRun>>,
+    runs: HashMap<BlobId, Vec<HeldRun>>,
 }
 
 impl Holders {
     /// None so far, with their temporary file, if they need one, in this directory.
     pub(super) fn new(directory: &Path) -> Self {
-        Self { staged: StagedBlobs::new(directory.to_path_buf()), kept: Mutex::default() }
+        Self { staged: StagedBlobs::new(directory.to_path_buf()), chunks: Mutex::default() }
     }
 
-    /// Takes note of what holds a chunk; of none if its chain is short.
+    /// Takes note of what holds a chunk; of nothing if its chain is short.
     pub(super) fn keep(&self, chunk: &BlobId, held: &[HeldRun]) {
-        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(runs) = kept().numbered(held).filter(|runs| !runs.is_empty()) else { return };
-        let bytes: Vec<u8> = runs.iter().flat_map(|run| run.to_bytes()).collect();
+        if held.is_empty() || self.chunks().len() >= MOST {
+            return;
+        }
+        let bytes = encode(held);
         if let Some(span) = self.staged.put(&bytes) {
-            kept().chunks.insert(*chunk, StagedRuns { span, hash: blake3::hash(&bytes) });
+            self.chunks().insert(*chunk, StagedRuns { span, hash: blake3::hash(&bytes) });
         }
     }
 
     /// Whether anything is known of this chunk.
     pub(super) fn know(&self, chunk: &BlobId) -> bool {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).chunks.contains_key(chunk)
+        self.chunks().contains_key(chunk)
     }
 
     /// For one new chunk.
@@ -97,61 +84,51 @@ impl Holders {
     }
 
     /// What holds a chunk; nothing if that is not known.
-    fn runs(&self, chunk: &BlobId) -> Vec<StagedRun> {
-        let staged = self.kept.lock().unwrap_or_else(PoisonError::into_inner).chunks.get(chunk).copied();
-        let read = |StagedRuns { span, hash }| {
-            let mut bytes = vec![0; span.length as usize];
-            self.staged.read(span, 0, &mut bytes)?;
-            (blake3::hash(&bytes) == hash).then(|| bytes.as_chunks().0.iter().map(StagedRun::of_bytes).collect())
-        };
-        staged.and_then(read).unwrap_or_default()
+    fn runs(&self, chunk: &BlobId) -> Option<Vec<HeldRun>> {
+        let StagedRuns { span, hash } = self.chunks().get(chunk).copied()?;
+        let mut bytes = vec![0; span.length as usize];
+        self.staged.read(span, 0, &mut bytes)?;
+        if blake3::hash(&bytes) == hash { decode(&bytes) } else { None }
     }
 
-    fn holder(&self, number: u32) -> Option<HaystackChunk> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).holders.get(number as usize).copied()
+    fn chunks(&self) -> MutexGuard<'_, HashMap<BlobId, StagedRuns>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
-    /// The runs with numbers for their holders; `None` if these, or the chunks, are too many.
-    fn numbered(&mut self, held: &[HeldRun]) -> Option<Vec<StagedRun>> {
-        if self.chunks.len() >= MOST {
-            return None;
-        }
-        let number = |run: &HeldRun| {
-            let number = match self.numbers.get(&run.holder) {
-                Some(&known) => known,
-                None if self.holders.len() >= MOST => return None,
-                None => {
-                    self.holders.push(HaystackChunk { id: run.holder, facts: run.facts });
-                    let number = self.holders.len() as u32 - 1;
-                    self.numbers.insert(run.holder, number);
-                    number
-                }
-            };
-            Some(StagedRun { at: run.at, length: run.length, holder: number, offset: run.offset })
-        };
-        held.iter().map(number).collect()
+/// The runs as they are staged: how many holders there are, the holders, then runs with the numbers of these.
+fn encode(held: &[HeldRun]) -> Vec<u8> {
+    let mut numbers: HashMap<BlobId, u32> = HashMap::new();
+    let (mut holders, mut runs) = (Vec::new(), Vec::with_capacity(held.len() * RUN));
+    for HeldRun { at, length, holder, facts, offset } in held {
+        let new = numbers.len() as u32;
+        let number = *numbers.entry(*holder).or_insert_with(|| {
+            holders.extend_from_slice(holder.as_bytes());
+            holders.extend([facts.depth, facts.records, facts.ways].iter().flat_map(|number| number.to_le_bytes()));
+            new
+        });
+        runs.extend([*at, *length, number, *offset].iter().flat_map(|number| number.to_le_bytes()));
     }
+    [&(numbers.len() as u32).to_le_bytes()[..], &holders, &runs].concat()
 }
 
-impl StagedRun {
-    fn to_bytes(self) -> [u8; RUN] {
-        let mut bytes = [0; RUN];
-        let numbers = [self.at, self.length, self.holder, self.offset];
-        bytes.as_chunks_mut().0.iter_mut().zip(numbers).for_each(|(to, number)| *to = number.to_le_bytes());
-        bytes
-    }
-
-    fn of_bytes(bytes: &[u8; RUN]) -> Self {
-        let mut numbers = bytes.as_chunks().0.iter().map(|number| u32::from_le_bytes(*number));
-        let mut next = || numbers.next().unwrap_or_default();
-        Self { at: next(), length: next(), holder: next(), offset: next() }
-    }
-
-    fn end(&self) -> usize {
-        self.at as usize + self.length as usize
-    }
+fn decode(bytes: &[u8]) -> Option<Vec<HeldRun>> {
+    let number = |bytes: &[u8; 4]| u32::from_le_bytes(*bytes);
+    let (count, rest) = bytes.split_first_chunk()?;
+    let (holders, runs) = rest.split_at_checked(number(count) as usize * HOLDER)?;
+    let holder = |bytes: &[u8; HOLDER]| {
+        let (id, facts) = bytes.split_first_chunk()?;
+        let [depth, records, ways] = facts.as_chunks().0 else { return None };
+        let id = BlobId::from_bytes(*id);
+        Some((id, ChainFacts::beside(id, number(depth), number(records), number(ways))))
+    };
+    let holders: Vec<(BlobId, ChainFacts)> = holders.as_chunks().0.iter().map(holder).collect::<Option<_>>()?;
+    let run = |bytes: &[u8; RUN]| {
+        let [at, length, holder, offset] = bytes.as_chunks().0 else { return None };
+        let &(holder, facts) = holders.get(number(holder) as usize)?;
+        Some(HeldRun { at: number(at), length: number(length), holder, facts, offset: number(offset) })
+    };
+    runs.as_chunks().0.iter().map(run).collect()
 }
 
 impl Follower<'_> {
@@ -162,30 +139,32 @@ impl Follower<'_> {
             return vec![found];
         }
         let holders = self.holders;
-        let runs = self.runs.entry(from.id).or_insert_with(|| holders.runs(&from.id));
-        let first = runs.partition_point(|held| held.end() <= offset);
-        let part = |held: &StagedRun| {
+        let runs = self.runs.entry(from.id).or_insert_with(|| holders.runs(&from.id).unwrap_or_default());
+        if runs.is_empty() {
+            return vec![found];
+        }
+        let end = |held: &HeldRun| held.at as usize + held.length as usize;
+        let part = |held: &HeldRun| {
             let start = offset.max(held.at as usize);
-            let length = held.end().min(offset + run.length).saturating_sub(start);
-            let from = holders.holder(held.holder).filter(|_| length >= LEAST)?;
+            let length = end(held).min(offset + run.length).saturating_sub(start);
             let run = Run { start: run.start + start - offset, length };
-            Some(FoundRun { run, from, offset: held.offset as usize + start - held.at as usize })
+            let from = HaystackChunk { id: held.holder, facts: held.facts };
+            let offset = held.offset as usize + start - held.at as usize;
+            (length >= LEAST).then_some(FoundRun { run, from, offset })
         };
+        let first = runs.partition_point(|held| end(held) <= offset);
         let overlapping = runs.iter().skip(first).take_while(|held| (held.at as usize) < offset + run.length);
-        let followed: Vec<FoundRun> = overlapping.filter_map(part).collect();
-        if runs.is_empty() { vec![found] } else { followed }
+        overlapping.filter_map(part).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::pack::Step;
-    use crate::store::chain::ChainFacts;
 
     fn chunk(name: &str, records: u32) -> HaystackChunk {
         let id = BlobId::of_chunk(name.as_bytes());
-        HaystackChunk { id, facts: ChainFacts::whole(id).with_records(records) }
+        HaystackChunk { id, facts: ChainFacts::beside(id, 3, records, 2 * records) }
     }
 
     fn held(at: u32, length: u32, holder: &HaystackChunk, offset: u32) -> HeldRun {
@@ -221,26 +200,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let rotten = Holders::new(directory.path());
         rotten.keep(&long.id, &whole);
-        rotten.kept.lock().unwrap().chunks.get_mut(&long.id).unwrap().hash = blake3::hash(b"other");
+        rotten.chunks().get_mut(&long.id).unwrap().hash = blake3::hash(b"other");
         let crowded = Holders::new(directory.path());
         let staged = StagedRuns { span: rotten.staged.put(b"").unwrap(), hash: blake3::hash(b"") };
         let chunks = (0..MOST).map(|number| (BlobId::of_chunk(&number.to_le_bytes()), staged));
-        crowded.kept.lock().unwrap().chunks = chunks.collect();
+        *crowded.chunks() = chunks.collect();
         crowded.keep(&long.id, &whole);
-        let full = Holders::new(directory.path());
-        full.kept.lock().unwrap().holders = vec![one; MOST];
-        full.keep(&long.id, &whole);
-        for holders in [nowhere, rotten, crowded, full] {
+        for holders in [nowhere, rotten, crowded] {
             let itself = found(10, 500, &long, 20);
             assert_eq!(holders.follower().follow(itself), [itself]);
         }
-    }
-
-    #[test]
-    fn only_chunks_with_long_chains_are_followed() {
-        let base = ChainFacts::whole(BlobId::of_chunk(b"base"));
-        let short = ChainFacts::delta(BlobId::of_chunk(b"short"), Step::One, &[base; 31]);
-        let long = ChainFacts::delta(BlobId::of_chunk(b"long"), Step::One, &[base; 32]);
-        assert!(!short.is_long() && long.is_long());
     }
 }

@@ -66,6 +66,8 @@ struct Increment<'c, 'f, 'a, 'p> {
     changed_at: ChangeTimes,
     /// What stood from the end of the file to this slot is in the haystack.
     kept_until: u64,
+    /// What stood at the places of chunks that the repository has already.
+    displaced: Vec<BlobId>,
     sparse: bool,
 }
 
@@ -120,6 +122,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             haystack,
             changed_at: source.changed_at()?,
             kept_until: 0,
+            displaced: Vec::new(),
             sparse: false,
         })
     }
@@ -140,6 +143,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                 for (id, known) in ids.iter().zip(self.capturing.writer.known(&ids)) {
                     if known || !self.ids.insert(*id) {
                         self.capturing.writer.count_reused(1);
+                        self.displaced.extend(self.previous.chunk_at(self.slot)?.filter(|before| before != id));
                     } else {
                         self.changed.push(Changed::new(*id, self.slot));
                     }
@@ -159,6 +163,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             return Ok(Steadiness::Changed);
         }
         self.ids.clear();
+        self.displaced.clear();
         let sink = &mut TreeSink { writer: self.capturing.writer, previous: Some(&mut self.previous) };
         for slots in self.pending.drain(..) {
             match slots {
@@ -185,7 +190,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
     fn compare(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
         let slots = Content::slots(self.previous.content().length);
         let cut_off = slots.saturating_sub(Content::slots(self.source.length));
-        self.haystack.expect(changed.len().saturating_add(cut_off as usize));
+        self.haystack.expect(changed.len().saturating_add(cut_off as usize).saturating_add(self.displaced.len()));
         let Self { comparing, previous, haystack, source, capturing, .. } = self;
         let comparing = std::mem::replace(comparing, Comparing::new(capturing.bulk_reader()));
         comparing.compare(&mut versions(*source, capturing, previous, haystack), changed)
@@ -195,6 +200,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
     fn store(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
         if self.capturing.effort > Effort::Fast && changed.iter().map(Changed::missing).sum::<usize>() >= MUCH {
             self.keep_cut_off()?;
+            self.keep_displaced()?;
         }
         let mut unchanged = Unchanged::new(self.source, self.unchanged());
         for together in changed.chunks_mut(SOUGHT_TOGETHER) {
@@ -246,6 +252,17 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             chunks.extend(self.previous.chunk_at(slot)?);
         }
         self.haystack.keep_all(self.capturing.bulk_reader(), &chunks)
+    }
+
+    /// Keeps what stood where chunks of another time or place stand now, and stands nowhere any more.
+    fn keep_displaced(&mut self) -> Result<()> {
+        let stand = |pending: &Pending| match pending {
+            Pending::Chunk(id) => Some(*id),
+            Pending::Holes(_) => None,
+        };
+        let standing: HashSet<BlobId> = self.pending.iter().filter_map(stand).collect();
+        self.displaced.retain(|chunk| !standing.contains(chunk));
+        self.haystack.keep_all(self.capturing.bulk_reader(), &self.displaced)
     }
 
     /// The chunks that wait for their places and did not change.

@@ -5,11 +5,8 @@
 //! the index, so that a registry whose stats have not changed is not opened at all.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-use serde::de::IgnoredAny;
 
 use super::capturing::Capturing;
 use super::database;
@@ -20,7 +17,8 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::{Consistency, SourceKind, SourceRecord, SourceState};
 use crate::format::table::{Capture, Entry, EntryKind, SourceStats, Time};
-use crate::store::verdicts::{self, JsonVerdict};
+use crate::store::json::{self, JsonVerdict};
+use crate::store::verdicts;
 
 /// The event of a create that found no registry, named as that of a missing Chroma directory.
 const REGISTRY_SKIPPED: &str = "registry_snapshot_skipped_missing";
@@ -103,45 +101,13 @@ fn take_over(capturing: &mut Capturing<'_>, path: &Path, name: &[u8]) -> Result<
     Ok(Some(StoredRegistry { entry: database::file_entry(name, &found, file), verdict }))
 }
 
-/// Whether a file is JSON; one that cannot be read is neither.
-fn parse(path: &Path) -> Result<JsonVerdict> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    match serde_json::from_reader::<_, IgnoredAny>(BufReader::new(&file)) {
-        Ok(_) => (),
-        Err(fault) if fault.is_io() => return Err(Error::io("read", path)(fault.into())),
-        Err(fault) => return Ok(JsonVerdict::Invalid(fault.to_string())),
-    }
-    // What is ignored is not looked into, and strings of JSON are Unicode.
-    (&file).rewind().map_err(Error::io("read", path))?;
-    Ok(match is_utf8(BufReader::new(&file)).map_err(Error::io("read", path))? {
-        true => JsonVerdict::Sound,
-        false => JsonVerdict::Invalid("a string is not UTF-8".into()),
-    })
-}
-
-/// Whether all of this is UTF-8, however long it is.
-fn is_utf8(mut content: impl BufRead) -> io::Result<bool> {
-    // A character may stand across the end of what was read.
-    let mut begun = Vec::new();
-    loop {
-        let read = content.fill_buf()?;
-        if read.is_empty() {
-            return Ok(begun.is_empty());
-        }
-        let consumed = read.len();
-        begun.extend_from_slice(read);
-        match std::str::from_utf8(&begun) {
-            Ok(_) => begun.clear(),
-            Err(fault) if fault.error_len().is_none() => drop(begun.drain(..fault.valid_up_to())),
-            Err(_) => return Ok(false),
-        }
-        content.consume(consumed);
-    }
+fn judge(path: &Path) -> Result<JsonVerdict> {
+    File::open(path).and_then(json::judge).map_err(Error::io("read", path))
 }
 
 fn read(capturing: &mut Capturing<'_>, path: &Path, name: &[u8], started: Time) -> Result<StoredRegistry> {
     let entry = database::store_plain(capturing, path, name)?;
-    let verdict = parse(path)?;
+    let verdict = judge(path)?;
     if let EntryKind::File(file) = &entry.kind
         && is_settled(&file.stats, started)
         && stat::stat(path)?.is_some_and(|now| table_stat(&now) == file.stats.file)
@@ -150,33 +116,4 @@ fn read(capturing: &mut Capturing<'_>, path: &Path, name: &[u8], started: Time) 
         verdicts::keep_on_json(capturing.repository.index(), &file.content, &verdict);
     }
     Ok(StoredRegistry { entry, verdict })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn characters_may_stand_across_what_is_read_at_once() {
-        let text = "{\"ä\": \"€𝄞\"}";
-        for room in 1..text.len() {
-            assert!(is_utf8(BufReader::with_capacity(room, text.as_bytes())).unwrap(), "{room}");
-            for cut in (0..text.len()).filter(|cut| !text.is_char_boundary(*cut)) {
-                let begun = BufReader::with_capacity(room, &text.as_bytes()[..cut]);
-                assert!(!is_utf8(begun).unwrap(), "{room} {cut}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_registry_that_cannot_be_read_is_not_called_invalid() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("registry.json");
-        for (bytes, is_sound) in [(&b"{}"[..], true), (b"{", false), (b"\"\xff\"", false)] {
-            std::fs::write(&path, bytes).unwrap();
-            assert_eq!(parse(&path).unwrap() == JsonVerdict::Sound, is_sound, "{bytes:?}");
-        }
-        // A directory opens, and then every read of it fails.
-        assert!(matches!(parse(directory.path()), Err(Error::Io { .. })));
-    }
 }

@@ -14,8 +14,8 @@ use crate::format::limits::FORMAT_VERSION;
 use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of};
 use crate::format::metadata::{FORMAT_NAME, SnapshotMetadata};
 use crate::id::Stamp;
+use crate::store::json::JsonVerdict;
 use crate::store::layout;
-use crate::store::verdicts::JsonVerdict;
 
 /// What a create did.
 #[derive(Debug, Clone, PartialEq, Eq)]

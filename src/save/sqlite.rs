@@ -196,9 +196,15 @@ fn image_through(
     deadline: Instant,
     max_block: Option<Duration>,
 ) -> Result<CapturedDatabase, SourceTrouble> {
-    let attempt = || image_at_once(database, access, scratch, deadline, max_block);
-    match attempt() {
-        Err(SourceTrouble::Damaged(_)) => attempt(),
+    let began = Instant::now();
+    let first = image_at_once(database, access, scratch, deadline, max_block);
+    let damage = match first {
+        Err(SourceTrouble::Damaged(damage)) => damage,
+        outcome => return outcome,
+    };
+    let rest_of_block = max_block.map(|limit| limit.saturating_sub(began.elapsed()));
+    match image_at_once(database, access, scratch, deadline, rest_of_block) {
+        Err(SourceTrouble::Deadline | SourceTrouble::BlockedTooLong) => Err(SourceTrouble::Damaged(damage)),
         outcome => outcome,
     }
 }

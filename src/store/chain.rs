@@ -36,7 +36,7 @@ pub struct ChainFacts {
     /// Distinct records needed, itself included, or more: shared ones may be counted several times.
     pub records: u32,
     /// Records needed, itself included, shared ones counted once for each way to them.
-    ways: u32,
+    pub ways: u32,
     /// Versions since the whole record, along first bases.
     generation: u32,
     /// The latest version, itself included, at which a long step ends.
@@ -47,6 +47,11 @@ impl ChainFacts {
     /// Of a whole record.
     pub fn whole(id: BlobId) -> Self {
         Self { depth: 0, records: 1, ways: 1, generation: 0, anchor: id }
+    }
+
+    /// Of a blob that is to be a base beside the first one, for which versions do not count.
+    pub fn beside(id: BlobId, depth: u32, records: u32, ways: u32) -> Self {
+        Self { depth, records, ways, ..Self::whole(id) }
     }
 
     /// Of a delta with these bases.
@@ -165,6 +170,29 @@ mod tests {
         }
         assert!(deepest <= 64, "depth {deepest}");
         assert_eq!(whole, 4);
+    }
+
+    #[test]
+    fn a_chain_is_long_beyond_32_records() {
+        let base = ChainFacts::whole(BlobId::of_chunk(b"base"));
+        let with = |bases: &[ChainFacts]| ChainFacts::delta(BlobId::of_chunk(b"delta"), Step::One, bases);
+        assert!(!with(&[base; 31]).is_long() && with(&[base; 32]).is_long());
+    }
+
+    #[test]
+    fn a_chunk_that_moved_as_a_whole_is_where_a_long_step_leads_back_to() {
+        let elsewhere = ChainFacts { generation: 3, ..ChainFacts::whole(BlobId::of_chunk(b"elsewhere")) };
+        let moved = BlobId::of_chunk(b"moved");
+        let facts = ChainFacts::delta(moved, Step::Stride, &[elsewhere]);
+        let mut latest = facts;
+        let next = BlobId::of_chunk(b"next");
+        for _ in 0..100 {
+            match choose_base(&latest) {
+                BaseChoice::Previous => latest = ChainFacts::delta(next, Step::One, &[latest]),
+                choice => return assert_eq!(choice, BaseChoice::Anchor(moved)),
+            }
+        }
+        panic!("no long step in 100 versions");
     }
 
     #[test]

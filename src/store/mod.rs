@@ -18,6 +18,7 @@ mod footers;
 mod frames;
 pub mod index;
 pub mod intents;
+pub mod json;
 pub mod layout;
 mod metadata_frame;
 mod pack_builder;

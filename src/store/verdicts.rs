@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::index::{Index, Question};
+use super::json::JsonVerdict;
 use crate::disk::sqlite;
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;
@@ -48,15 +49,6 @@ pub fn kept(index: &Index, content: &Content, recheck: Recheck) -> Option<Verdic
         }
         Recheck::Always => None,
     }
-}
-
-/// Whether a content is JSON.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum JsonVerdict {
-    /// It is.
-    Sound,
-    /// It is not, for this reason.
-    Invalid(String),
 }
 
 /// The kept verdict on this content, which should be JSON.

@@ -9,8 +9,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use serde::de::IgnoredAny;
-
 use super::finding::{Finding, file_name};
 use super::images::{CheckedImage, ImageRoom};
 use super::walk::{Descent, Step, walk};
@@ -23,6 +21,7 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 use crate::store::content::{Piece, Pieces};
 use crate::store::index::Index;
+use crate::store::json::{self, JsonVerdict};
 use crate::store::verdicts::{self, Recheck};
 
 /// Checks the SQLite images of a captured source, but for those that are checked already.
@@ -164,10 +163,12 @@ pub fn check_registry(source: &SourceRecord, reader: &mut BlobReader<'_>) -> Res
     walk(source, Descent::Entries, reader, &mut |reader, step| {
         if let Step::Entry(Entry { kind: EntryKind::File(file), .. }) = step {
             let mut bytes = ContentBytes::of(&file.content, reader);
-            let parsed = serde_json::from_reader::<_, IgnoredAny>(&mut bytes);
-            match (bytes.failure, bytes.lost, parsed) {
+            let judged = json::judge(&mut bytes);
+            match (bytes.failure, bytes.lost, judged) {
                 (Some(error), ..) => return Err(error),
-                (None, false, Err(cause)) => finding = Some(Finding::RegistryInvalidJson { detail: cause.to_string() }),
+                (None, false, Ok(JsonVerdict::Invalid(detail))) => {
+                    finding = Some(Finding::RegistryInvalidJson { detail });
+                }
                 (None, ..) => {}
             }
         }
@@ -176,15 +177,13 @@ pub fn check_registry(source: &SourceRecord, reader: &mut BlobReader<'_>) -> Res
     Ok(finding)
 }
 
-/// The bytes of a text file, which must be UTF-8, as a reader.
+/// The bytes of a text file as a reader.
 struct ContentBytes<'a, 'r> {
     pieces: Pieces,
     reader: &'a mut BlobReader<'r>,
     /// Bytes not handed out yet, and how many of them were.
     bytes: Vec<u8>,
     used: usize,
-    /// The start of a character that the next piece ends.
-    unfinished: Vec<u8>,
     failure: Option<Error>,
     lost: bool,
 }
@@ -192,7 +191,7 @@ struct ContentBytes<'a, 'r> {
 impl<'a, 'r> ContentBytes<'a, 'r> {
     fn of(content: &Content, reader: &'a mut BlobReader<'r>) -> Self {
         let pieces = Pieces::of(content);
-        Self { pieces, reader, bytes: Vec::new(), used: 0, unfinished: Vec::new(), failure: None, lost: false }
+        Self { pieces, reader, bytes: Vec::new(), used: 0, failure: None, lost: false }
     }
 
     /// The bytes of the next piece; none at the end and where they cannot be had.
@@ -214,17 +213,6 @@ impl<'a, 'r> ContentBytes<'a, 'r> {
             }
         })
     }
-
-    fn check_text(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.unfinished.extend_from_slice(bytes);
-        let checked = match std::str::from_utf8(&self.unfinished) {
-            Ok(text) => text.len(),
-            Err(error) if error.error_len().is_none() && !bytes.is_empty() => error.valid_up_to(),
-            Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        };
-        self.unfinished.drain(..checked);
-        Ok(())
-    }
 }
 
 impl Read for ContentBytes<'_, '_> {
@@ -238,9 +226,6 @@ impl Read for ContentBytes<'_, '_> {
                     return Err(io::ErrorKind::Other.into());
                 }
             };
-            let bytes = std::mem::take(&mut self.bytes);
-            self.check_text(&bytes)?;
-            self.bytes = bytes;
         }
         let left = self.bytes.get(self.used..).unwrap_or_default();
         let taken = left.len().min(buffer.len());

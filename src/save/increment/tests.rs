@@ -128,6 +128,22 @@ fn what_is_cut_off_and_moves_forward_costs_little() {
 }
 
 #[test]
+fn what_gave_way_to_chunks_of_an_older_version_is_found_where_it_went() {
+    let directory = tempfile::tempdir().unwrap();
+    let oldest = noise(1, 40 * CHUNK_SIZE);
+    let mut old = oldest.clone();
+    old[10 * CHUNK_SIZE..30 * CHUNK_SIZE].copy_from_slice(&noise(2, 20 * CHUNK_SIZE));
+    // Chunks of the oldest version come back at other places, and what stood there moves on by a page.
+    let mut new = old.clone();
+    new[20 * CHUNK_SIZE..30 * CHUNK_SIZE].copy_from_slice(&oldest[10 * CHUNK_SIZE..20 * CHUNK_SIZE]);
+    new[10 * CHUNK_SIZE + 4096..20 * CHUNK_SIZE].copy_from_slice(&old[20 * CHUNK_SIZE..30 * CHUNK_SIZE - 4096]);
+    let first = store_bytes(directory.path(), &oldest, None, Effort::Normal);
+    let second = store_bytes(directory.path(), &old, Some(first), Effort::Normal);
+    let (cost, _) = cost_of_next(directory.path(), second, &new);
+    assert!(cost < 20_000, "{cost} bytes for 651 KB that the previous version had");
+}
+
+#[test]
 fn pages_that_move_again_and_again_cost_as_little_as_the_first_time() {
     const PAGE: usize = 4096;
     let directory = tempfile::tempdir().unwrap();

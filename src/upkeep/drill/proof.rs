@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
-use serde::de::IgnoredAny;
 
 use crate::disk::sqlite::{self, Verdict};
 use crate::error::{Error, Result};
@@ -24,6 +23,7 @@ use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
 use crate::restore::directory_of;
 use crate::restore::verify::{Descent, Step, walk};
+use crate::store::json::{self, JsonVerdict};
 use crate::store::{BlobReader, Repository, verdicts};
 
 use super::shown;
@@ -185,9 +185,8 @@ fn check_files(
             faults.extend(fault_of(verdict, &shown(&path, directory)));
         }
         if source.name == REGISTRY {
-            let parsed =
-                File::open(&path).map(|file| serde_json::from_reader::<_, IgnoredAny>(io::BufReader::new(file)));
-            if let Err(cause) = parsed.map_err(Error::io("open", &path))? {
+            let judged = File::open(&path).and_then(json::judge).map_err(Error::io("read", &path))?;
+            if let JsonVerdict::Invalid(cause) = judged {
                 faults.push(format!("registry_invalid_json: {}: {cause}", shown(&path, directory)));
             }
         }
