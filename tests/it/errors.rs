@@ -184,6 +184,19 @@ fn looking_at_the_first_bytes_of_a_source_goes_on_after_an_interruption() {
     stage.check_done(&outcome, "interrupted");
 }
 
+#[test]
+fn reading_a_registry_goes_on_after_an_interruption() {
+    let stage = Stage::new(Operation::Create);
+    let is_meant =
+        |call: &Call| ["read", "pread64"].contains(&call.name) && call.path.ends_with("project-registry.json");
+    let strike = |number| stage.strike_among(Counted::Looks, &is_meant, number, Fault::Error(Errno::EINTR));
+    let struck: Vec<_> = (1..).map_while(strike).collect();
+    assert!(struck.len() >= 3, "{struck:?}");
+    for outcome in struck {
+        outcome.exits(0);
+    }
+}
+
 /// Only a directory that may not be opened is left unsynced.
 #[test]
 fn names_of_directories_that_could_not_be_synced_are_told_of_whatever_the_error() {
