@@ -22,7 +22,7 @@ use super::effort::Effort;
 use super::file::{ReadOutcome, StoredFile};
 use super::haystack::{Haystack, Searcher};
 use super::reading::{ChangeTimes, Slots, SourceFile, Steadiness};
-use super::unchanged::{SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
+use super::unchanged::{LEAST_OF, SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
 use crate::format::content::Content;
@@ -37,8 +37,6 @@ const BATCH: usize = 4096;
 const WINDOW: usize = 65_536;
 /// Changed chunks for which content that moved is looked for together.
 const SOUGHT_TOGETHER: usize = 512;
-/// So many bytes in which chunks differ are looked for in what was cut off, too.
-const MUCH: usize = 256 * 1024;
 /// Chunks whose records are made side by side.
 const GROUP: usize = 64;
 
@@ -143,7 +141,10 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                 for (id, known) in ids.iter().zip(self.capturing.writer.known(&ids)) {
                     if known || !self.ids.insert(*id) {
                         self.capturing.writer.count_reused(1);
-                        self.displaced.extend(self.previous.chunk_at(self.slot)?.filter(|before| before != id));
+                        if self.capturing.effort > Effort::Fast {
+                            let before = self.previous.chunk_at(self.slot)?;
+                            self.displaced.extend(before.filter(|before| before != id));
+                        }
                     } else {
                         self.changed.push(Changed::new(*id, self.slot));
                     }
@@ -198,9 +199,10 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 
     /// Makes the records of chunks that were compared and hands them over.
     fn store(&mut self, changed: &mut [Changed]) -> Result<Steadiness> {
-        if self.capturing.effort > Effort::Fast && changed.iter().map(Changed::missing).sum::<usize>() >= MUCH {
-            self.keep_cut_off()?;
-            self.keep_displaced()?;
+        if self.capturing.effort > Effort::Fast {
+            let worth = changed.iter().map(Changed::missing).sum::<usize>() * LEAST_OF / CHUNK_SIZE;
+            self.keep_cut_off(worth)?;
+            self.keep_displaced(worth)?;
         }
         let mut unchanged = Unchanged::new(self.source, self.unchanged());
         for together in changed.chunks_mut(SOUGHT_TOGETHER) {
@@ -243,9 +245,14 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         Ok(Steadiness::Same)
     }
 
-    /// Keeps what stood beyond the end that the file has now: `VACUUM` moves it forward.
-    fn keep_cut_off(&mut self) -> Result<()> {
+    /// Keeps what stood beyond the end that the file has now, if that is no more chunks than are worth it: `VACUUM` moves it
+    /// forward.
+    fn keep_cut_off(&mut self, worth: usize) -> Result<()> {
         let slots = Content::slots(self.previous.content().length);
+        let cut_off = slots.saturating_sub(Content::slots(self.source.length).max(self.kept_until));
+        if cut_off > worth as u64 {
+            return Ok(());
+        }
         let first = std::mem::replace(&mut self.kept_until, slots).max(Content::slots(self.source.length));
         let mut chunks = Vec::new();
         for slot in first..slots.min(first.saturating_add(WINDOW as u64)) {
@@ -254,8 +261,12 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         self.haystack.keep_all(self.capturing.bulk_reader(), &chunks)
     }
 
-    /// Keeps what stood where chunks of another time or place stand now, and stands nowhere any more.
-    fn keep_displaced(&mut self) -> Result<()> {
+    /// Keeps what stood where chunks of another time or place stand now, and stands nowhere any more, if that is no more
+    /// chunks than are worth it.
+    fn keep_displaced(&mut self, worth: usize) -> Result<()> {
+        if self.displaced.len() > worth {
+            return Ok(());
+        }
         let stand = |pending: &Pending| match pending {
             Pending::Chunk(id) => Some(*id),
             Pending::Holes(_) => None,

@@ -33,7 +33,7 @@ const FEW: usize = 1024;
 /// Fewer missing bytes are not worth a search of a large file.
 const LEAST: usize = 256 * 1024;
 /// Of that many bytes that would be searched, at least one must be missing.
-const LEAST_OF: usize = 512;
+pub(super) const LEAST_OF: usize = 512;
 /// A chunk that gives fewer missing bytes is not worth decoding.
 const GIVEN: usize = 256;
 /// Chunks that one search has at hand.
