@@ -88,6 +88,8 @@ fn a_damaged_database_is_kept_as_raw_bytes_and_another_kind_of_file_is_refused()
     assert_eq!((&created["validated"], &source(&created, "db")["state"]), (&json!(false), &json!("captured_raw")));
     assert!(created["validation_errors"][0].as_str().unwrap().starts_with("db_inconsistent: "), "{created:#}");
     assert_eq!(source(&created, "registry")["state"], "captured");
+    let drill = runtime.vecsnap(&["drill", "--json"]).run().exits(3).json();
+    assert!(drill["drills"][0]["errors"][0].as_str().unwrap().starts_with("db_inconsistent: "), "{drill:#}");
     let exported = runtime.export(created["stamp"].as_str().unwrap());
     assert_eq!(fs::read(exported.db()).unwrap(), bytes);
 

@@ -8,6 +8,10 @@
 //! soon as one of them begins to read. Whatever else goes wrong there is left to one check of everything.
 //! <https://www.sqlite.org/pragma.html#pragma_integrity_check>, <https://www.sqlite.org/c3ref/set_authorizer.html>
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -35,6 +39,10 @@ const CACHE: i64 = 16384;
 
 /// The cache of one that checks virtual tables alone, in KiB: they read from beginning to end.
 const CACHE_OF_VIRTUAL: i64 = 2048;
+
+/// Errors after which no further check says anything.
+const ENDS_ALL: [ErrorCode; 4] =
+    [ErrorCode::SystemIoFailure, ErrorCode::CannotOpen, ErrorCode::PermissionDenied, ErrorCode::OutOfMemory];
 
 /// What the check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,8 +161,46 @@ fn open_with_cache(path: &Path, kibibytes: i64) -> rusqlite::Result<Connection> 
     Ok(connection)
 }
 
+/// The findings of one check of everything. One that ends with an error has not checked what came after, but what it found
+/// before is wrong all the same, and what it did not come to is checked table by table.
 fn all_findings(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    connection.prepare(&check_sql())?.query_map([], |row| row.get(0))?.collect()
+    let mut findings = Vec::new();
+    let Err(error) = add_findings(connection, &check_sql(), &mut findings) else { return Ok(findings) };
+    if error.sqlite_error_code().is_some_and(|code| ENDS_ALL.contains(&code)) {
+        return Err(error);
+    }
+    for table in ordinary_tables(connection).unwrap_or_default() {
+        let check = format!("PRAGMA integrity_check('{}')", table.replace('\'', "''"));
+        if let Err(cause) = add_findings(connection, &check, &mut findings) {
+            tracing::debug!(%cause, table, "a table cannot be checked");
+        }
+    }
+    findings.retain(|finding| finding != "ok" && !finding.starts_with(NOT_CHECKED));
+    if findings.is_empty() {
+        return Err(error);
+    }
+    let mut known = HashSet::new();
+    findings.retain(|finding| known.insert(finding.clone()));
+    findings.truncate(FINDINGS - 1);
+    findings.push(error.to_string());
+    Ok(findings)
+}
+
+/// Adds the rows of a check; those before an error as well.
+fn add_findings(connection: &Connection, check: &str, findings: &mut Vec<String>) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(check)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        findings.push(row.get(0)?);
+    }
+    Ok(())
+}
+
+/// The names of the tables that have pages of their own.
+fn ordinary_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name")?;
+    statement.query_map([], |row| row.get(0))?.collect()
 }
 
 fn check_sql() -> String {
@@ -194,174 +240,5 @@ fn verdict_of_error(error: rusqlite::Error) -> Verdict {
             Verdict::Unreadable(text)
         }
         _ => Verdict::Unknown(text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::path::PathBuf;
-
-    fn database(root: &Path, sql: &str) -> PathBuf {
-        let path = root.join("check.db");
-        let connection = Connection::open(&path).unwrap();
-        connection.execute_batch(sql).unwrap();
-        path
-    }
-
-    #[test]
-    fn a_sound_database_is_ok_in_either_journal_mode_and_no_sidecar_appears() {
-        for mode in ["delete", "wal"] {
-            let root = tempfile::tempdir().unwrap();
-            let path = database(
-                root.path(),
-                &format!("PRAGMA journal_mode={mode}; CREATE TABLE t(x); INSERT INTO t VALUES(1)"),
-            );
-            assert_eq!(integrity_check(&path), Verdict::Ok, "{mode}");
-            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "{mode}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_collation_is_no_damage() {
-        let root = tempfile::tempdir().unwrap();
-        let sql = "CREATE TABLE t(x); CREATE INDEX i ON t(x); INSERT INTO t VALUES('a'),('b');
-                   PRAGMA writable_schema=ON;
-                   UPDATE sqlite_schema SET sql='CREATE TABLE t(x COLLATE house)' WHERE name='t'";
-        let verdict = integrity_check(&database(root.path(), sql));
-        assert!(matches!(&verdict, Verdict::Unknown(cause) if cause.contains("house")), "{verdict:?}");
-    }
-
-    #[test]
-    fn an_unknown_tokenizer_is_no_damage() {
-        let root = tempfile::tempdir().unwrap();
-        let sql = "CREATE VIRTUAL TABLE t USING fts5(x); INSERT INTO t VALUES('a b'); PRAGMA writable_schema=ON;
-                   UPDATE sqlite_schema SET sql='CREATE VIRTUAL TABLE t USING fts5(x, tokenize=house)' WHERE name='t'";
-        let verdict = integrity_check(&database(root.path(), sql));
-        assert!(matches!(&verdict, Verdict::Unknown(_)), "{verdict:?}");
-    }
-
-    /// A database with full-text indexes of every kind, and a table beside them.
-    fn with_full_text(root: &Path) -> PathBuf {
-        let kinds = ["", ", content=''", ", content='note', content_rowid='id'", ", detail=none"];
-        let mut sql = String::from(
-            "CREATE TABLE note(id INTEGER PRIMARY KEY, x); CREATE INDEX by_x ON note(x);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)
-             INSERT INTO note SELECT i, 'note ' || i FROM n;",
-        );
-        for (number, kind) in kinds.iter().enumerate() {
-            sql += &format!(
-                "CREATE VIRTUAL TABLE text{number} USING fts5(x{kind});
-                 INSERT INTO text{number}(rowid, x) SELECT id, x FROM note;"
-            );
-        }
-        database(root, &sql)
-    }
-
-    fn change(path: &Path, sql: &str) {
-        let connection = Connection::open(path).unwrap();
-        connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_DEFENSIVE, false).unwrap();
-        connection.execute_batch(sql).unwrap();
-    }
-
-    /// Says what one check of everything says, and returns it.
-    fn agreed(path: &Path) -> Verdict {
-        let whole =
-            all_findings(&open_with_cache(path, CACHE).unwrap()).map_or_else(verdict_of_error, verdict_of_findings);
-        let verdict = integrity_check(path);
-        assert_eq!(verdict, whole);
-        verdict
-    }
-
-    #[test]
-    fn virtual_tables_are_checked_beside_the_rest() {
-        let root = tempfile::tempdir().unwrap();
-        let path = with_full_text(root.path());
-        let tables = virtual_tables(&open_with_cache(&path, CACHE).unwrap()).unwrap();
-        assert_eq!(tables, ["text0", "text1", "text2", "text3"]);
-        assert_eq!(findings_before_virtual(&path).unwrap(), [""; 0]);
-        assert_eq!(findings_of(&path, &tables).unwrap(), ["ok"; 4]);
-        assert_eq!(agreed(&path), Verdict::Ok);
-        // What is wrong in a virtual table is found by its own check alone.
-        change(&path, "UPDATE text0_content SET c0 = 'other' WHERE id = 7");
-        assert_eq!(findings_before_virtual(&path).unwrap(), [""; 0]);
-        assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("text0")));
-    }
-
-    #[test]
-    fn damage_of_every_kind_of_table_is_found() {
-        let root = tempfile::tempdir().unwrap();
-        for (harm, named) in [
-            ("DELETE FROM text0_content WHERE id = 7", "text0"),
-            ("DELETE FROM text1_data WHERE id > 100", "text1"),
-            ("DELETE FROM text2_data WHERE id > 100", "text2"),
-            ("DELETE FROM text3_data WHERE id > 100", "text3"),
-            (
-                "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql='CREATE INDEX by_x ON note(id)' WHERE name='by_x'",
-                "by_x",
-            ),
-        ] {
-            let path = with_full_text(root.path());
-            change(&path, harm);
-            let verdict = agreed(&path);
-            assert!(matches!(&verdict, Verdict::Failed(cause) if cause.contains(named)), "{harm}: {verdict:?}");
-            fs::remove_file(path).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_constraint_that_asks_a_virtual_table_does_not_end_the_check() {
-        let root = tempfile::tempdir().unwrap();
-        let path = database(
-            root.path(),
-            "CREATE VIRTUAL TABLE t USING rtree(id, a, b); INSERT INTO t VALUES(1, 2, 3);
-             CREATE TABLE a(x CHECK(rtreecheck('t') = 'ok')); INSERT INTO a VALUES('a');
-             CREATE TABLE z(x, y NOT NULL); INSERT INTO z VALUES(1, 'y')",
-        );
-        assert_eq!(agreed(&path), Verdict::Ok);
-        change(
-            &path,
-            "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql='CREATE TABLE z(y NOT NULL, x, w NOT NULL)' WHERE name='z'",
-        );
-        assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("NULL value in z.w")));
-    }
-
-    #[test]
-    fn damage_beside_virtual_tables_of_another_kind_is_found() {
-        let root = tempfile::tempdir().unwrap();
-        let path = database(
-            root.path(),
-            "CREATE VIRTUAL TABLE t USING rtree(id, a, b); INSERT INTO t VALUES(1, 2, 3);
-             CREATE TABLE z(x); CREATE INDEX by_x ON z(x); INSERT INTO z VALUES('a')",
-        );
-        assert_eq!(agreed(&path), Verdict::Ok);
-        change(&path, "DELETE FROM t_rowid");
-        assert!(matches!(agreed(&path), Verdict::Failed(_)));
-        change(&path, "PRAGMA writable_schema=ON; DELETE FROM sqlite_schema WHERE name='by_x'");
-        assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("never used")));
-    }
-
-    #[test]
-    fn errors_of_reading_are_told_from_damage() {
-        let damage = ["Tree 2 page 3: btreeInitPage() returns error code 11", "Page 5: never used", "ok"];
-        assert!(!damage.iter().any(|finding| is_of_reading(finding)));
-        let page =
-            |code: u32| format!("*** in database main ***\nTree 6 page 18: unable to get the page. error code={code}");
-        assert!(is_of_reading(&page(266)) && is_of_reading(&page(8458)) && !is_of_reading(&page(11)));
-        assert!(is_of_reading("Tree 2 page 2 cell 1: failed to get page 4\nPage 5: never used"));
-    }
-
-    #[test]
-    fn damage_and_files_that_are_no_database_are_told_apart() {
-        let root = tempfile::tempdir().unwrap();
-        let path = database(root.path(), "CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(20000))");
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[4096..4196].fill(0xAA);
-        fs::write(&path, &bytes).unwrap();
-        assert!(matches!(integrity_check(&path), Verdict::Failed(_)));
-        fs::write(&path, [0x55; 4096]).unwrap();
-        assert!(matches!(integrity_check(&path), Verdict::OpenFailed(_)));
-        assert!(matches!(integrity_check(&root.path().join("none")), Verdict::Unreadable(_)));
     }
 }

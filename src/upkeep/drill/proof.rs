@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::disk::sqlite::{self, Verdict};
 use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
-use crate::format::manifest::{Manifest, SourceRecord, bytes_of};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState, bytes_of};
 use crate::format::table::{Capture, Entry, EntryKind};
 use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
@@ -50,6 +50,12 @@ pub(super) fn prove(
     }
     progress.phase(Phase::CheckingDatabases, None);
     for source in captured() {
+        if source.state == SourceState::CapturedRaw && manifest.kind == SnapshotKind::Ordinary {
+            faults.push(format!(
+                "{}_inconsistent: it was captured as raw bytes, since SQLite cannot read it",
+                source.name
+            ));
+        }
         faults.extend(check_files(source, directory, &mut reader, progress)?);
     }
     Ok(faults)
