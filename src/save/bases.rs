@@ -4,7 +4,7 @@
 //! need. Invariant: a record never has more bases, nor a longer chain, than it may (`store::chain`). Where that leaves
 //! something out, it is copied from the records that hold it (`save::holders`) instead of the chunks in which it was
 //! found, and what stood at the place is no base as such if less than half of it stayed and its chain is long. Of these ways
-//! one that copies most, or nearly so, is taken: a `VACUUM` a night costs hardly more than the first one.
+//! one that copies most, or nearly so, is taken, which keeps the price of a `VACUUM` a night down (docs/decisions.md).
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -23,7 +23,7 @@ use crate::store::chain::{Admission, Needs};
 const BASE_COPY: usize = 64;
 
 /// What one chunk is made of, and of which bases.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Bases {
     /// The first one: what stood at its place.
     pub(super) own: Option<OwnBase>,

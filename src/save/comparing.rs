@@ -158,10 +158,10 @@ impl<'p> Comparing<'p> {
         let (ground, patience) = (versions.ground(), versions.patience);
         let unread = self.bulk.read_with_holders(&|base, bytes, held| {
             patience.check()?;
-            if let Some(haystack) = ground.haystack {
-                haystack.holders().keep(base, held);
-            }
             for chunk in waiting.get(base).into_iter().flatten() {
+                if let Some((haystack, _)) = ground.haystack.zip(chunk.replaced) {
+                    haystack.holders().keep(base, held);
+                }
                 match ground.differences(chunk.slot, bytes, chunk.replaced)? {
                     Some(differences) => lock().differences.push((chunk.number, differences)),
                     None => lock().unsteady = true,

@@ -16,8 +16,9 @@ use crate::id::BlobId;
 use crate::store::chain::ChainFacts;
 use crate::store::{HeldRun, Span, StagedBlobs};
 
-/// Chunks of which it is remembered what holds them, of about 100 bytes each.
-const MOST: usize = 1 << 16;
+/// Chunks of which it is remembered what holds them, of about 100 bytes each: twice those that can be searched, so that
+/// which ones they are does not depend on the order of threads.
+const MOST: usize = 1 << 17;
 /// A shorter run is not worth an instruction.
 const LEAST: usize = 16;
 /// Bytes of a holder in the temporary file: its id and three numbers.
@@ -64,7 +65,7 @@ impl Holders {
 
     /// Takes note of what holds a chunk; of nothing if its chain is short.
     pub(super) fn keep(&self, chunk: &BlobId, held: &[HeldRun]) {
-        if held.is_empty() || self.chunks().len() >= MOST {
+        if held.is_empty() || self.know(chunk) || self.chunks().len() >= MOST {
             return;
         }
         let bytes = encode(held);

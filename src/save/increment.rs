@@ -141,7 +141,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                 for (id, known) in ids.iter().zip(self.capturing.writer.known(&ids)) {
                     if known || !self.ids.insert(*id) {
                         self.capturing.writer.count_reused(1);
-                        if self.capturing.effort > Effort::Fast {
+                        if self.capturing.effort == Effort::Normal {
                             let before = self.previous.chunk_at(self.slot)?;
                             self.displaced.extend(before.filter(|before| before != id));
                         }

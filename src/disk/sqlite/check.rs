@@ -169,7 +169,7 @@ fn all_findings(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     if error.sqlite_error_code().is_some_and(|code| ENDS_ALL.contains(&code)) {
         return Err(error);
     }
-    for table in ordinary_tables(connection).unwrap_or_default() {
+    for table in tables(connection).unwrap_or_default() {
         let check = format!("PRAGMA integrity_check('{}')", table.replace('\'', "''"));
         if let Err(cause) = add_findings(connection, &check, &mut findings) {
             tracing::debug!(%cause, table, "a table cannot be checked");
@@ -196,10 +196,9 @@ fn add_findings(connection: &Connection, check: &str, findings: &mut Vec<String>
     Ok(())
 }
 
-/// The names of the tables that have pages of their own.
-fn ordinary_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut statement =
-        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name")?;
+/// The names of all tables, virtual ones included.
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")?;
     statement.query_map([], |row| row.get(0))?.collect()
 }
 
