@@ -42,10 +42,14 @@ pub(super) fn store(
     previous: Option<Content>,
 ) -> Result<ReadOutcome> {
     let source = SourceFile { file, path, length };
-    match previous.and_then(|content| capturing.version(content)) {
+    let outcome = match previous.and_then(|content| capturing.version(content)) {
         Some(previous) => increment::store(capturing, source, previous),
         None => store_all(capturing, source),
+    }?;
+    if let ReadOutcome::Stored(stored) = &outcome {
+        capturing.writer.complete(&stored.content);
     }
+    Ok(outcome)
 }
 
 /// Stores a file that has no previous version.

@@ -207,7 +207,7 @@ fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
             return Ok(false);
         }
     }
-    if let Err(cause) = index.mark_whole(content) {
+    if let Err(cause) = index.mark_whole(std::slice::from_ref(content)) {
         tracing::debug!(%cause, "that a content is whole could not be kept");
     }
     Ok(true)

@@ -22,6 +22,7 @@ use super::wanted::WantedBlobs;
 use crate::chunk::compress::Thoroughness;
 use crate::disk::Storage;
 use crate::error::Result;
+use crate::format::content::{Content, Root};
 use crate::format::header::RepositoryHeader;
 use crate::format::limits::FRAME_BYTES;
 use crate::format::pack::{BlobKind, Encoding, Step};
@@ -29,6 +30,8 @@ use crate::id::{BlobId, BlobPrefix};
 
 /// Raw bytes after which a frame of whole chunks is closed.
 const FRAME_TARGET: usize = 4 * 1024 * 1024;
+/// Contents that are remembered to be complete at most.
+const COMPLETE: usize = 4096;
 /// Bytes of metadata that wait for their frame at most.
 const METADATA_TARGET: usize = 2 * 1024 * 1024;
 
@@ -110,6 +113,8 @@ pub struct BlobWriter {
     pack: Option<PackBuilder>,
     in_flight: InFlight,
     upload: Upload,
+    /// Contents all of whose blobs were taken.
+    complete: Vec<Content>,
     report: WriterReport,
 }
 
@@ -200,6 +205,7 @@ impl BlobWriter {
             pack: None,
             in_flight,
             upload,
+            complete: Vec::new(),
             report: WriterReport::default(),
         })
     }
@@ -303,6 +309,13 @@ impl BlobWriter {
         self.report.chunks_reused += chunks;
     }
 
+    /// Remembers that all blobs of this content were taken, so that nobody has to look for each of them later.
+    pub fn complete(&mut self, content: &Content) {
+        if matches!(content.root, Root::Node { .. }) && self.complete.len() < COMPLETE {
+            self.complete.push(*content);
+        }
+    }
+
     /// Publishes everything that was taken.
     ///
     /// # Errors
@@ -311,7 +324,18 @@ impl BlobWriter {
         self.write_metadata()?;
         self.seal_pack()?;
         self.report.packs = self.upload.finish()?;
+        self.keep_complete();
         Ok(self.report)
+    }
+
+    /// Has the index keep which contents are complete, if it knows all packs that they may lie in: it forgets them with a pack.
+    fn keep_complete(&self) {
+        let Admission::Unknown(index) = &self.admission else { return };
+        if self.report.packs.iter().all(|pack| index.has_pack(&pack.id))
+            && let Err(cause) = index.mark_whole(&self.complete)
+        {
+            tracing::debug!(%cause, "that contents are whole could not be kept");
+        }
     }
 
     /// Whether the blob must be stored; from now on it counts as stored.

@@ -7,6 +7,7 @@
 //! packs reads footers and does not ask the index (upkeep::gc).
 
 mod file;
+mod kept;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -15,15 +16,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, params};
 
 use self::file::{PATIENCE, distrust, open_or_begin, prepare, remove_files};
+pub use self::kept::Question;
 use self::rows::{Left, Row, SmallestRows, key_of};
 use super::packs::PackFile;
 use crate::error::{Error, Result};
-use crate::format::codec;
-use crate::format::content::Content;
-use crate::format::manifest::Verdict;
 use crate::format::pack::Footer;
 use crate::id::{BlobId, BlobPrefix, PackId};
 
@@ -34,26 +33,6 @@ pub struct Place {
     pub pack: PackFile,
     /// Number of the record in the pack's footer.
     pub record: u32,
-}
-
-/// What a kept verdict answers about a content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Question {
-    /// Whether the image passes SQLite's integrity check.
-    Integrity,
-    /// Whether the file is JSON.
-    Json,
-}
-
-impl Question {
-    /// The key of the answer: no encoded content is the beginning of another one.
-    fn key(self, content: &Content) -> Result<Vec<u8>> {
-        let mut key = codec::encode(content).map_err(|fault| Error::Failed(format!("a content: {fault}")))?;
-        if self == Self::Json {
-            key.extend(b"json");
-        }
-        Ok(key)
-    }
 }
 
 /// The index of one repository, shared by all threads of this process.
@@ -281,52 +260,6 @@ impl Index {
         Ok(found)
     }
 
-    /// Whether all blobs of this content were known to be in packs, none of which has gone since.
-    pub fn is_whole(&self, content: &Content) -> bool {
-        let Ok(key) = codec::encode(content) else { return false };
-        let inner = self.lock();
-        let query = inner.connection.prepare_cached("SELECT 1 FROM whole WHERE content = ?");
-        query.and_then(|mut query| query.exists([key])).unwrap_or(false)
-    }
-
-    /// Records that all blobs of this content are known to be in packs.
-    ///
-    /// # Errors
-    /// [`Error::Sqlite`] if it cannot be written; it is then found out again next time.
-    pub fn mark_whole(&self, content: &Content) -> Result<()> {
-        let key = codec::encode(content).map_err(|fault| Error::Failed(format!("a content: {fault}")))?;
-        let inner = self.lock();
-        inner
-            .connection
-            .execute("INSERT OR IGNORE INTO whole VALUES(?)", [key])
-            .map(|_| ())
-            .map_err(self.failed("write"))
-    }
-
-    /// The recorded verdict on this content.
-    pub fn verdict(&self, question: Question, content: &Content) -> Option<Verdict> {
-        let key = question.key(content).ok()?;
-        let inner = self.lock();
-        let mut query = inner.connection.prepare_cached("SELECT verdict FROM verdicts WHERE content = ?").ok()?;
-        let bytes: Vec<u8> = query.query_row([key], |row| row.get(0)).optional().ok().flatten()?;
-        codec::decode::<Verdict, 65_536>(&bytes).ok()
-    }
-
-    /// Records a verdict on a content, for as long as the index lives.
-    ///
-    /// # Errors
-    /// [`Error::Sqlite`] if it cannot be written; it is then checked again next time.
-    pub fn record_verdict(&self, question: Question, content: &Content, verdict: &Verdict) -> Result<()> {
-        let key = question.key(content)?;
-        let value = codec::encode(verdict).map_err(|fault| Error::Failed(format!("a verdict: {fault}")))?;
-        let inner = self.lock();
-        inner
-            .connection
-            .execute("INSERT OR REPLACE INTO verdicts VALUES(?, ?)", params![key, value])
-            .map(|_| ())
-            .map_err(self.failed("write"))
-    }
-
     /// The packs that exist and are indexed.
     pub fn packs(&self) -> Vec<PackFile> {
         let mut packs: Vec<_> = self.lock().packs.values().copied().collect();
@@ -460,7 +393,7 @@ impl Inner {
     }
 
     fn trust(&mut self, footer: &Footer) -> rusqlite::Result<()> {
-        if !self.connection.prepare_cached("SELECT 1 FROM distrusted LIMIT 1")?.exists([])? {
+        if !any_distrusted(&self.connection)? {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
@@ -482,4 +415,8 @@ impl Inner {
         let rows = query.query_map(params![low, high, limit as i64], |row| Ok(BlobId::from_bytes(row.get(0)?)))?;
         rows.collect()
     }
+}
+
+fn any_distrusted(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM distrusted LIMIT 1")?.exists([])
 }

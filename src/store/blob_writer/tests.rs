@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::format::content::Content;
+use crate::chunk::tree::TreeBuilder;
 use crate::store::content::{Piece, Pieces};
 use crate::store::{Access, BlobFault, BlobReader, LockWait, TreeSink};
 
@@ -37,6 +37,35 @@ fn blobs_come_back_after_reopening_and_are_stored_once() {
     }
     assert_eq!(reader.chunk(&BlobId::of_chunk(b"never stored")).unwrap(), Err(BlobFault::Missing));
     assert_eq!(reader.list_node(&ids[0]).unwrap(), Err(BlobFault::Missing), "a chunk was taken for a node");
+}
+
+#[test]
+fn a_complete_content_is_known_to_be_whole_once_it_is_published_and_by_no_other_writer() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+    let begin = || BlobWriter::begin(&repository, MetadataRecords::Whole, Thoroughness::Thorough).unwrap();
+    let put = |writer: &mut BlobWriter, seed| {
+        let mut tree = TreeBuilder::default();
+        for chunk in [noise(seed, 65_536), noise(seed + 1, 9)] {
+            let id = writer.put_chunk(&chunk).unwrap();
+            tree.push_chunk(id, &mut TreeSink { writer, previous: None }).unwrap();
+        }
+        let content = tree.finish(65_545, &mut TreeSink { writer, previous: None }).unwrap();
+        writer.complete(&content);
+        content
+    };
+    let mut dropped = begin();
+    let never = put(&mut dropped, 1);
+    drop(dropped);
+    let mut writer = begin();
+    let published = put(&mut writer, 3);
+    assert!(!repository.index().is_whole(&published));
+    writer.finish().unwrap();
+    assert!(repository.index().is_whole(&published) && !repository.index().is_whole(&never));
+    let mut rewriting = BlobWriter::begin_rewriting(&repository).unwrap();
+    let rewritten = put(&mut rewriting, 5);
+    rewriting.finish().unwrap();
+    assert!(!repository.index().is_whole(&rewritten), "the packs that it replaces may be about to go");
 }
 
 #[test]
@@ -84,7 +113,7 @@ fn the_pieces_of_a_long_file_with_holes_come_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
     let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole, Thoroughness::Thorough).unwrap();
-    let mut tree = crate::chunk::tree::TreeBuilder::default();
+    let mut tree = TreeBuilder::default();
     let id = writer.put_chunk(&noise(1, 65_536)).unwrap();
     let last = writer.put_chunk(b"end").unwrap();
     for slot in 0..300 {

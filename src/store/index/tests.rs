@@ -2,6 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::format::compression::Codec;
+use crate::format::content::Content;
+use crate::format::manifest::Verdict;
 use crate::format::pack::{BlobKind, Encoding, Frame, Record};
 
 fn pack(number: u8) -> PackFile {
@@ -94,7 +96,7 @@ fn an_index_of_an_earlier_boot_is_begun_anew_but_what_was_unreadable_stays_so() 
     let path = directory.path().join("index.sqlite");
     let index = Index::open(&path).unwrap();
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-    index.mark_whole(&Content::EMPTY).unwrap();
+    index.mark_whole(&[Content::EMPTY]).unwrap();
     index.distrust(&[BlobId::of_chunk(b"a").prefix()]).unwrap();
     drop(index);
     assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [], "of the same boot it is kept");
@@ -130,7 +132,7 @@ fn a_content_is_whole_until_a_pack_is_lost() {
     index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
     index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
     assert!(!index.is_whole(&Content::EMPTY));
-    index.mark_whole(&Content::EMPTY).unwrap();
+    index.mark_whole(&[Content::EMPTY]).unwrap();
     index.reconcile(&[pack(1), pack(2), pack(3)]).unwrap();
     assert!(index.is_whole(&Content::EMPTY));
     index.reconcile(&[pack(1), pack(3)]).unwrap();
@@ -159,11 +161,13 @@ fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
 fn a_distrusted_blob_counts_as_absent_until_it_is_stored_again() {
     let index = Index::open_private().unwrap();
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-    index.mark_whole(&Content::EMPTY).unwrap();
+    index.mark_whole(&[Content::EMPTY]).unwrap();
     let (a, b) = (BlobId::of_chunk(b"a"), BlobId::of_chunk(b"b"));
     index.distrust(&[a.prefix()]).unwrap();
     assert!(!index.contains(&a).unwrap() && index.contains(&b).unwrap());
     assert!(!index.is_whole(&Content::EMPTY));
+    index.mark_whole(&[Content::EMPTY]).unwrap();
+    assert!(!index.is_whole(&Content::EMPTY), "it may hold the one that cannot be read");
     assert_eq!(index.places(&a).unwrap().len(), 1, "its record may still be tried");
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
     assert!(!index.contains(&a).unwrap(), "the same footer proves nothing");

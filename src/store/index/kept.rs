@@ -1,0 +1,98 @@
+//! What was found out about contents and is kept: verdicts, and that all blobs of a content are there.
+//!
+//! Invariants: a verdict belongs to bytes, so it holds for as long as the index lives; that a content is whole holds until a
+//! pack goes or a blob is found unreadable, which removes all such marks, and is not kept while a blob is. Both spare
+//! work only: whatever is not known is found out again.
+
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
+
+use super::{Index, Inner, any_distrusted};
+use crate::error::{Error, Result};
+use crate::format::codec;
+use crate::format::content::Content;
+use crate::format::manifest::Verdict;
+
+/// What a kept verdict answers about a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// Whether the image passes SQLite's integrity check.
+    Integrity,
+    /// Whether the file is JSON.
+    Json,
+}
+
+impl Question {
+    /// The key of the answer: no encoded content is the beginning of another one.
+    fn key(self, content: &Content) -> Result<Vec<u8>> {
+        let mut key = codec::encode(content).map_err(|fault| Error::Failed(format!("a content: {fault}")))?;
+        if self == Self::Json {
+            key.extend(b"json");
+        }
+        Ok(key)
+    }
+}
+
+impl Index {
+    /// Whether all blobs of this content were known to be in packs, none of which has gone since.
+    pub fn is_whole(&self, content: &Content) -> bool {
+        let Ok(key) = codec::encode(content) else { return false };
+        let inner = self.lock();
+        let query = inner.connection.prepare_cached("SELECT 1 FROM whole WHERE content = ?");
+        query.and_then(|mut query| query.exists([key])).unwrap_or(false)
+    }
+
+    /// Records that all blobs of these contents are known to be in packs, unless some blob cannot be read: it may be one of
+    /// theirs.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if it cannot be written; it is then found out again next time.
+    pub fn mark_whole(&self, contents: &[Content]) -> Result<()> {
+        let unencodable = |fault| Error::Failed(format!("a content: {fault}"));
+        let keys: Vec<Vec<u8>> =
+            contents.iter().map(codec::encode).collect::<std::result::Result<_, _>>().map_err(unencodable)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.lock().mark_whole(&keys).map_err(self.failed("write"))
+    }
+
+    /// The recorded verdict on this content.
+    pub fn verdict(&self, question: Question, content: &Content) -> Option<Verdict> {
+        let key = question.key(content).ok()?;
+        let inner = self.lock();
+        let mut query = inner.connection.prepare_cached("SELECT verdict FROM verdicts WHERE content = ?").ok()?;
+        let bytes: Vec<u8> = query.query_row([key], |row| row.get(0)).optional().ok().flatten()?;
+        codec::decode::<Verdict, 65_536>(&bytes).ok()
+    }
+
+    /// Records a verdict on a content, for as long as the index lives.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if it cannot be written; it is then checked again next time.
+    pub fn record_verdict(&self, question: Question, content: &Content, verdict: &Verdict) -> Result<()> {
+        let key = question.key(content)?;
+        let value = codec::encode(verdict).map_err(|fault| Error::Failed(format!("a verdict: {fault}")))?;
+        let inner = self.lock();
+        inner
+            .connection
+            .execute("INSERT OR REPLACE INTO verdicts VALUES(?, ?)", params![key, value])
+            .map(|_| ())
+            .map_err(self.failed("write"))
+    }
+}
+
+impl Inner {
+    fn mark_whole(&mut self, keys: &[Vec<u8>]) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if any_distrusted(&transaction)? {
+            return Ok(());
+        }
+        {
+            let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO whole VALUES(?)")?;
+            for key in keys {
+                insert.execute([key])?;
+            }
+        }
+        transaction.commit()
+    }
+}
