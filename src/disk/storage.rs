@@ -78,7 +78,7 @@ pub trait Storage: Send + Sync {
 }
 
 /// An object being written. Dropping it unpublished leaves nothing behind.
-pub trait ObjectWriter: Write + Send {
+pub trait ObjectWriter: Write + Send + Sync {
     /// Exactly `length` bytes from `offset` of what was written so far, from the medium rather than from a buffer of the
     /// writer; fewer there = [`Error::Damaged`](crate::Error::Damaged).
     fn read_back(&self, offset: u64, length: usize) -> Result<Vec<u8>>;
