@@ -16,6 +16,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use lru::LruCache;
 
+use super::changed::SOUGHT;
 use super::delta_record::SHORT_COPY;
 use super::holders::Holders;
 use crate::chunk::delta::Run;
@@ -144,8 +145,12 @@ impl Haystack {
         self.chunks.len() as u32 - 1
     }
 
-    /// Keeps the blocks of a replaced chunk in which these runs lie, or all of it.
+    /// Keeps the blocks of a replaced chunk in which these runs lie, or all of it; nothing where many were replaced and all
+    /// its runs are short, since what moves elsewhere leaves a long one.
     pub(super) fn keep(&self, number: u32, bytes: &[u8], differences: &[Run]) {
+        if self.kept_of == KeptOf::Blocks && differences.iter().all(|run| run.length < SOUGHT) {
+            return;
+        }
         let all = [Run { start: 0, length: bytes.len() }];
         let runs = if self.kept_of == KeptOf::Chunks && !differences.is_empty() { &all[..] } else { differences };
         let Ok(chunk) = u16::try_from(number) else { return };
@@ -307,7 +312,7 @@ mod tests {
     fn what_was_kept_of_many_chunks_in_any_order_is_found_at_its_place_and_nothing_else_is() {
         let directory = tempfile::tempdir().unwrap();
         let mut haystack = Haystack::new(directory.path());
-        let changed = [Run { start: 12_000, length: 10 }, Run { start: 50_000, length: 10 }];
+        let changed = [Run { start: 12_000, length: 10 }, Run { start: 50_000, length: SOUGHT }];
         let numbers: Vec<u32> = (0..200).map(|seed| haystack.announce(chunk(seed).0).unwrap()).collect();
         for (seed, number) in (0..200).zip(numbers).rev() {
             let all = [Run { start: 0, length: 65_536 }];
@@ -323,6 +328,21 @@ mod tests {
         haystack.file.get().unwrap().as_ref().unwrap().write_all_at(b"rot", stretch.at + 100).unwrap();
         let rotten = &chunk(3).1[stretch.run.start + 1000..stretch.run.start + 3000];
         assert_eq!(search(&mut haystack, rotten), []);
+    }
+
+    #[test]
+    fn of_many_chunks_those_that_nothing_long_went_out_of_are_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        for (replaced, is_kept) in [(FEW, true), (FEW + 1, false)] {
+            let mut haystack = Haystack::new(directory.path());
+            let (old, bytes) = chunk(1);
+            (0..replaced).for_each(|_| assert!(haystack.announce(old).is_some()));
+            haystack.expect(replaced);
+            haystack.keep(0, &bytes, &[Run { start: 4000, length: SOUGHT - 1 }, Run { start: 9000, length: 2 }]);
+            assert_eq!(search(&mut haystack, &bytes[..4096]).is_empty(), !is_kept, "{replaced} replaced");
+            haystack.keep(0, &bytes, &[Run { start: 4000, length: SOUGHT }]);
+            assert!(!search(&mut haystack, &bytes[..4096]).is_empty());
+        }
     }
 
     #[test]
