@@ -37,6 +37,10 @@ pub const MANIFEST: &str = "manifest";
 /// A snapshot's readable description.
 pub const METADATA: &str = "backup-metadata.json";
 
+/// What a repository has at its top. The index has sidecars beside it, but only once there is a repository.
+pub const AT_THE_TOP: [&str; 12] =
+    [REPOSITORY, PACKS, SNAPSHOTS, INTENTS, DRILLS, VALIDATIONS, DAMAGED, INDEX, TMP, LOCK, LIVE_LOCK, CLEANUP_LOCK];
+
 /// The name of a pack's file.
 pub fn pack(id: &PackId) -> String {
     let hex = id.to_string();

@@ -5,6 +5,7 @@
 //! Order (design §6): lock, packs, index; only then is anything deduplicated against it.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -275,14 +276,22 @@ impl Repository {
     }
 }
 
-/// Makes a repository at `root` unless there is one.
+/// Makes a repository at `root` unless there is one. What lies there already is left alone, and told of.
 ///
 /// # Errors
-/// I/O errors; [`Error::Damaged`] if what is there cannot be read.
+/// I/O errors; [`Error::Usage`] for the root directory; [`Error::Damaged`] if what is there cannot be read.
 pub fn create(root: &Path) -> Result<()> {
     let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
     if read_header(&LocalStorage::new(&root, None))?.is_some() {
         return Ok(());
+    }
+    if root.canonicalize().is_ok_and(|real| real.parent().is_none()) {
+        return Err(Error::Usage(
+            "a repository needs a directory of its own, not the root directory; name one with --repo".into(),
+        ));
+    }
+    if let Some(other) = something_else(&root) {
+        tracing::warn!(path = %root.display(), other = %other.display(), "the directory of the new repository holds other things already; they are left alone, but one of its own is easier to copy and to keep");
     }
     durable::create_directories(&root, durable::DIRECTORY_MODE)?;
     for directory in [layout::PACKS, layout::SNAPSHOTS, layout::INTENTS, layout::TMP] {
@@ -307,6 +316,15 @@ pub fn create(root: &Path) -> Result<()> {
     // Whoever came first has made it; both are then the same repository.
     let (Published::New | Published::AlreadyThere) = object.publish(layout::REPOSITORY)?;
     Ok(())
+}
+
+/// Something in this directory that belongs to no repository.
+fn something_else(root: &Path) -> Option<PathBuf> {
+    let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_ours = |name: &OsStr| name == "lost+found" || layout::AT_THE_TOP.iter().any(|ours| name == *ours);
+    let beside = names(root).find(|entry| !is_ours(&entry.file_name()));
+    let in_tmp = || names(&root.join(layout::TMP)).find(|entry| !scratch::is_name(&entry.file_name()));
+    beside.or_else(in_tmp).map(|entry| entry.path())
 }
 
 fn fill_random(bytes: &mut [u8]) -> Result<()> {

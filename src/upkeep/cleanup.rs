@@ -135,6 +135,9 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
     let Some(mut repository) = opened else { return Ok(done) };
     let _alone = if mode == CleanupMode::Delete { Some(repository.lock_cleanup()?) } else { None };
     intents::refuse_pending(&repository)?;
+    if mode == CleanupMode::Delete {
+        remove_moved_out(repository.root());
+    }
 
     let decision = decide(&repository, rules)?;
     done.report.kept = (decision.keep.len() + decision.unreadable.len()) as u64;
@@ -300,8 +303,21 @@ fn snapshot_bytes(repository: &Repository, stamp: Stamp) -> u64 {
     files.map(|file| file.len()).sum()
 }
 
+/// Removes what a cleanup without room for a scratch directory moved out of `snapshots/` and had no time to remove.
+fn remove_moved_out(root: &Path) {
+    let Ok(entries) = fs::read_dir(root.join(layout::TMP)) else { return };
+    for entry in entries.flatten() {
+        let is_stamp = entry.file_name().to_str().is_some_and(|name| name.parse::<Stamp>().is_ok());
+        if is_stamp && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            let files = [layout::MANIFEST, layout::METADATA].map(|name| fs::remove_file(entry.path().join(name)));
+            let directory = fs::remove_dir(entry.path());
+            tracing::debug!(path = %entry.path().display(), ?files, ?directory, "a snapshot was moved out earlier");
+        }
+    }
+}
+
 /// Moves the directories of snapshots out of `snapshots/`, durably, and only then removes what is in them: one that is cut
-/// short is left to the next command, as every directory in `tmp/` without an owner.
+/// short is left to the next command, in a scratch directory without an owner, or to the next cleanup.
 fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal> {
     let aside = repository.scratch().map_or_else(|_| repository.root().join(layout::TMP), Path::to_path_buf);
     let mut removal = Removal::default();

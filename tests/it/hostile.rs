@@ -331,7 +331,7 @@ fn attack_places(tier: Tier) {
             let small = entry(b"small", small(&mut hostile.repository, "small"), 0o644);
             hostile.snapshot(&bytes_of(&[own(), small]));
             // What is left behind by a crashed run may be removed; what a link leads to may not.
-            let abandoned = hostile.path().join("outside/abandoned");
+            let abandoned = hostile.path().join("outside/Abandoned123");
             fs::create_dir(&abandoned).unwrap();
             fs::write(abandoned.join("owner.lock"), "").unwrap();
             let path = hostile.root().join(place);

@@ -75,6 +75,7 @@ mod crashes;
 mod damaged_bases;
 mod hostile;
 mod index;
+mod neighbours;
 mod permissions;
 mod processes;
 mod repair;

@@ -99,7 +99,7 @@ fn packs_of_creates_that_crashed_are_reclaimed_and_so_are_their_scratch_director
     });
     writer.finish().unwrap();
     drop(repository);
-    let abandoned = root.path().join(layout::TMP).join("abandoned");
+    let abandoned = root.path().join(layout::TMP).join("Abandoned123");
     fs::create_dir(&abandoned).unwrap();
     fs::write(abandoned.join("owner.lock"), b"").unwrap();
     let orphan = pack_bytes(root.path()) - before;
@@ -213,4 +213,22 @@ fn a_reader_holds_the_deletions_off() {
     let outcome = cleanup(root.path(), &keep(1), CleanupMode::Delete, wait, &Silent);
     assert!(matches!(outcome, Err(Error::Busy(_))), "{outcome:?}");
     assert_eq!(names(root.path()).len(), 3);
+}
+
+#[test]
+fn a_snapshot_that_was_moved_out_without_room_goes_with_the_next_cleanup_and_nothing_else_in_tmp_does() {
+    let root = three_snapshots();
+    let tmp = root.path().join(layout::TMP);
+    let moved_out = tmp.join("20260407T060000Z");
+    let others = [tmp.join("20260407T070000Z"), tmp.join("work")];
+    for directory in others.iter().chain([&moved_out]) {
+        fs::create_dir_all(directory).unwrap();
+        fs::write(directory.join(layout::MANIFEST), b"x").unwrap();
+    }
+    fs::write(moved_out.join(layout::METADATA), b"x").unwrap();
+    fs::write(others[0].join("notes"), b"x").unwrap();
+    clean(root.path(), 9, CleanupMode::DryRun);
+    assert!(moved_out.exists());
+    clean(root.path(), 9, CleanupMode::Delete);
+    assert!(!moved_out.exists() && others[0].join("notes").exists() && others[1].join(layout::MANIFEST).exists());
 }

@@ -413,8 +413,8 @@ impl Stage {
         let scratch = fs::read_dir(self.runtime.seen(&self.runtime.repo().join("tmp")))
             .unwrap()
             .map(|entry| entry.unwrap().path());
-        // Without its lock it may be one in the making, for a minute.
-        let left: Vec<_> = scratch.filter(|directory| directory.join("owner.lock").exists()).collect();
+        // An empty one may be in the making, for a minute.
+        let left: Vec<_> = scratch.filter(|directory| fs::read_dir(directory).unwrap().next().is_some()).collect();
         assert!(left.is_empty(), "{what}: scratch directories were left: {left:?}");
     }
 
