@@ -143,6 +143,11 @@ impl SourceRecord {
         Ok(())
     }
 
+    /// Whether the snapshot holds the source as it should be, as far as that was looked into.
+    pub fn is_sound(&self) -> bool {
+        self.state == SourceState::Captured && !matches!(self.verdict, Verdict::Failed(_) | Verdict::OpenFailed(_))
+    }
+
     /// Whether the snapshot holds the source.
     pub fn is_captured(&self) -> bool {
         matches!(self.state, SourceState::Captured | SourceState::CapturedRaw)

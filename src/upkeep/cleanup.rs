@@ -18,13 +18,11 @@ use super::gc::{Collection, Rewriting, StoredAnew};
 use super::retention::{self, Rules};
 use crate::disk::durable;
 use crate::error::{Error, Result};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{Manifest, SourceRecord};
 use crate::id::Stamp;
 use crate::progress::Progress;
+use crate::save::sources::{CHROMA, DB};
 use crate::store::{Access, BlobReader, LockWait, Repository, SnapshotFormat, intents, layout, snapshots};
-
-/// The source of which the last copy is worth a warning.
-const CHROMA: &str = "chroma";
 
 /// Whether anything is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -208,11 +206,24 @@ fn decide(repository: &Repository, rules: &Rules) -> Result<Decision> {
     }
     let stamps = readable.iter().filter_map(Manifest::stamp);
     decision.drop = retention::decide(stamps, rules).drop;
+    if let Some(last) = last_sound_that_would_go(&readable, &decision.drop) {
+        tracing::warn!(snapshot = %last, "this snapshot stays although no rule keeps it: it is the newest with a sound database, and none that the rules keep has one");
+        decision.drop.retain(|stamp| *stamp != last);
+    }
     let (drop, keep): (Vec<_>, Vec<_>) =
         readable.into_iter().partition(|manifest| manifest.stamp().is_some_and(|stamp| decision.drop.contains(&stamp)));
     warn_of_last_chroma(&keep, &drop);
     decision.keep = keep;
     Ok(decision)
+}
+
+/// The newest snapshot with a sound database, if it and all others that have one would go: what a restore kept of a damaged
+/// or wiped machine is newer than what it restored, and must not be all that is left.
+fn last_sound_that_would_go(manifests: &[Manifest], drop: &[Stamp]) -> Option<Stamp> {
+    let is_sound = |manifest: &&Manifest| manifest.source(DB).is_some_and(SourceRecord::is_sound);
+    let last = manifests.iter().filter(is_sound).filter_map(Manifest::stamp).max()?;
+    let goes = |manifest: &Manifest| manifest.stamp().is_some_and(|stamp| drop.contains(&stamp));
+    manifests.iter().filter(is_sound).all(goes).then_some(last)
 }
 
 fn unknowable(name: &str, cause: &str) -> String {

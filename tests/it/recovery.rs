@@ -83,3 +83,35 @@ fn a_full_copy_of_the_old_layout_can_be_taken_from_a_snapshot_without_the_tool_l
         assert!(path.starts_with(exported.path()) && path.exists(), "{field}: {}", path.display());
     }
 }
+
+#[test]
+fn a_cleanup_never_leaves_only_what_a_restore_kept_of_a_damaged_or_wiped_machine() {
+    let wiped = |runtime: &Runtime| fs::remove_dir_all(runtime.data()).unwrap();
+    let garbage = |runtime: &Runtime| fs::write(runtime.db(), noise::bytes("garbage", 10_000)).unwrap();
+    let sound = |runtime: &Runtime| runtime.remember("second");
+    let disasters: [(&str, fn(&Runtime), bool); 3] =
+        [("wiped", wiped, true), ("garbage", garbage, true), ("sound", sound, false)];
+    for (what, disaster, stays) in disasters {
+        let runtime = Runtime::new();
+        let stamp = runtime.create(&["--chroma"]);
+        disaster(&runtime);
+        let kept = runtime.restore(&stamp, &[])["pre_restore_snapshot"].as_str().unwrap().to_owned();
+        let cleanup = |arguments: &[&str]| {
+            let arguments = [&["cleanup", "--keep-last", "1", "--json"], arguments].concat();
+            runtime.vecsnap(&arguments).run().exits(0)
+        };
+        let told = cleanup(&[]);
+        assert_eq!(told.json()["would_delete"], u32::from(!stays), "{what}");
+        let done = cleanup(&["--confirm"]);
+        assert_eq!(done.json()["kept"], 1 + u32::from(stays), "{what}");
+        if stays {
+            for output in [told, done] {
+                output.says(&[&stamp, "the newest with a sound database"]);
+            }
+            assert_eq!(runtime.snapshots(), [stamp.clone(), kept], "{what}");
+            runtime.vecsnap(&["restore", "latest", "--confirm-service-stopped"]).run().exits(0);
+        } else {
+            assert_eq!(runtime.snapshots(), [kept], "what SQLite can read is as good as any other");
+        }
+    }
+}
