@@ -1,21 +1,27 @@
-//! SIGINT and SIGTERM: the first asks the operation to stop where stopping is safe, the second ends the process.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the operation to stop where stopping is safe, the second ends the process.
+//!
+//! SIGHUP comes when a terminal or a connection is closed; under `nohup` it is ignored, and stays so.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::exit::Exit;
 use crate::error::{Error, Result};
 
-/// Watches for both signals from now on; the flag becomes true with the first one.
+/// Watches for these signals from now on; the flag becomes true with the first one.
 ///
 /// # Errors
 /// [`Error::Failed`] when the operating system refuses a handler.
 pub fn watch() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if signal == SIGHUP && is_ignored(signal) {
+            continue;
+        }
         // In this order: the exit looks at the flag before this very signal sets it.
         flag::register_conditional_shutdown(signal, Exit::Interrupted.code().into(), Arc::clone(&interrupted))
             .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
@@ -24,6 +30,14 @@ pub fn watch() -> Result<Arc<AtomicBool>> {
             })?;
     }
     Ok(interrupted)
+}
+
+/// Whether whoever started this process had the signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored >> (signal - 1) & 1 == 1
 }
 
 #[cfg(test)]
@@ -36,24 +50,44 @@ mod tests {
     use super::*;
 
     const CHILD: &str = "VECSNAP_TEST_RAISES_SIGNALS";
+    const FIRST_AND_SECOND: &str =
+        "cli::interrupt::tests::the_first_signal_sets_the_flag_and_the_second_exits_with_130";
+    const NOHUP: &str = "cli::interrupt::tests::a_lost_connection_stops_nothing_under_nohup";
 
     /// Signals end the process that runs the test, so the test runs itself once more as a child.
+    fn run_again(name: &str, signal: i32, before: &str) -> Option<i32> {
+        let program = std::env::current_exe().unwrap();
+        let run = format!("{before} exec '{}' {name} --exact --test-threads=1", program.display());
+        Command::new("sh").args(["-c", &run]).env(CHILD, signal.to_string()).output().unwrap().status.code()
+    }
+
+    fn raised() -> Option<i32> {
+        Some(std::env::var(CHILD).ok()?.parse().unwrap())
+    }
+
     #[test]
     fn the_first_signal_sets_the_flag_and_the_second_exits_with_130() {
-        if std::env::var_os(CHILD).is_some() {
+        if let Some(first) = raised() {
             let interrupted = watch().unwrap();
             assert!(!interrupted.load(Ordering::SeqCst));
-            raise(SIGINT).unwrap();
+            raise(first).unwrap();
             let seen = interrupted.load(Ordering::SeqCst);
             raise(SIGTERM).unwrap();
             exit(if seen { 1 } else { 2 });
         }
-        let name = "cli::interrupt::tests::the_first_signal_sets_the_flag_and_the_second_exits_with_130";
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args([name, "--exact", "--test-threads=1"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        assert_eq!(child.status.code(), Some(130), "{child:?}");
+        for first in [SIGINT, SIGTERM, SIGHUP] {
+            assert_eq!(run_again(FIRST_AND_SECOND, first, ""), Some(130), "signal {first}");
+        }
+    }
+
+    #[test]
+    fn a_lost_connection_stops_nothing_under_nohup() {
+        if let Some(signal) = raised() {
+            let interrupted = watch().unwrap();
+            raise(signal).unwrap();
+            raise(signal).unwrap();
+            exit(if interrupted.load(Ordering::SeqCst) { 1 } else { 2 });
+        }
+        assert_eq!(run_again(NOHUP, SIGHUP, "trap '' HUP;"), Some(2));
     }
 }
