@@ -101,10 +101,16 @@ pub fn confirm(repository: &Repository) -> Result<()> {
 /// I/O errors.
 pub fn clear(repository: &Repository) -> Result<()> {
     let names = names(repository.storage())?;
-    // The intent of going back goes last: what is left after a crash in between is what was done last.
+    let delete = |name: &String| repository.storage().delete(name);
+    let sync = || repository.storage().sync_directory(layout::INTENTS);
+    // The intent of going back goes last, once the other one is gone durably: what a crash leaves is what was done last.
     let (undo, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == layout::UNDO_INTENT);
-    others.into_iter().chain(undo).try_for_each(|name| repository.storage().delete(name))?;
-    repository.storage().sync_directory(layout::INTENTS)
+    others.iter().copied().try_for_each(delete)?;
+    if !others.is_empty() && !undo.is_empty() {
+        sync()?;
+    }
+    undo.into_iter().try_for_each(delete)?;
+    sync()
 }
 
 fn names(storage: &dyn Storage) -> Result<Vec<String>> {

@@ -133,7 +133,7 @@ fn an_undo_that_is_almost_done_stays_an_undo() {
     let removals: Vec<_> = killed.moments_after(is_removal).into_iter().filter(|moment| *moment > begin).collect();
     assert_eq!(removals.len(), 2, "two intents go");
     for point in removals {
-        for way in 0..6 {
+        for way in 0..24 {
             let crash = Crash { point, way };
             let survival = match way {
                 0 => Survival::everything(),
