@@ -196,6 +196,7 @@ fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
         Root::Node { .. } if index.is_whole(content) => return Ok(true),
         Root::Node { .. } => {}
     }
+    let since = index.losses();
     let mut pieces = Pieces::of(content);
     while let Some(piece) = pieces.next(reader, |_| ())? {
         let there = match piece {
@@ -207,7 +208,7 @@ fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
             return Ok(false);
         }
     }
-    if let Err(cause) = index.mark_whole(std::slice::from_ref(content)) {
+    if let Err(cause) = since.and_then(|since| index.mark_whole(std::slice::from_ref(content), since)) {
         tracing::debug!(%cause, "that a content is whole could not be kept");
     }
     Ok(true)

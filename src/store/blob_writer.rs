@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::base::Base;
 use super::compressing::Compressing;
-use super::index::Index;
+use super::index::{Index, Losses};
 use super::metadata_frame::{self, MetadataRecords, RawFrame, WaitingBlob};
 use super::pack_builder::{PackBuilder, WaitingRecord};
 use super::packs::PackFile;
@@ -127,8 +127,8 @@ enum Taken {
 
 /// Which blobs a writer stores.
 enum Admission {
-    /// Those that the index does not know.
-    Unknown(Arc<Index>),
+    /// Those that the index does not know; what it had lost when it was first asked, if it could be asked.
+    Unknown(Arc<Index>, Option<Losses>),
     /// All of them.
     All,
     /// Those that are looked for.
@@ -139,7 +139,7 @@ impl Admission {
     fn admits(&self, id: &BlobId) -> bool {
         match self {
             // An index that cannot be read costs a second copy of the blob, never the blob.
-            Self::Unknown(index) => !index.contains(id).unwrap_or(false),
+            Self::Unknown(index, _) => !index.contains(id).unwrap_or(false),
             Self::All => true,
             Self::Wanted(wanted) => wanted.offer(id),
         }
@@ -147,7 +147,7 @@ impl Admission {
 
     fn admitted(&self, ids: &[BlobId]) -> Vec<bool> {
         match self {
-            Self::Unknown(index) => match index.contains_all(ids) {
+            Self::Unknown(index, _) => match index.contains_all(ids) {
                 Ok(contained) => contained.into_iter().map(|contained| !contained).collect(),
                 Err(_) => vec![true; ids.len()],
             },
@@ -162,7 +162,9 @@ impl BlobWriter {
     /// # Errors
     /// When threads cannot be started.
     pub fn begin(repository: &Repository, metadata: MetadataRecords, thoroughness: Thoroughness) -> Result<Self> {
-        Self::start(repository, Admission::Unknown(repository.index_shared()), metadata, thoroughness)
+        let index = repository.index_shared();
+        let losses = index.losses().ok();
+        Self::start(repository, Admission::Unknown(index, losses), metadata, thoroughness)
     }
 
     /// Begins to store blobs once more that the repository has already, so that the packs that hold them can go.
@@ -328,11 +330,11 @@ impl BlobWriter {
         Ok(self.report)
     }
 
-    /// Has the index keep which contents are complete, if it knows all packs that they may lie in: it forgets them with a pack.
+    /// Has the index keep which contents are complete: each of their blobs it knew, or knows now with the packs of this run.
     fn keep_complete(&self) {
-        let Admission::Unknown(index) = &self.admission else { return };
+        let Admission::Unknown(index, Some(since)) = &self.admission else { return };
         if self.report.packs.iter().all(|pack| index.has_pack(&pack.id))
-            && let Err(cause) = index.mark_whole(&self.complete)
+            && let Err(cause) = index.mark_whole(&self.complete, *since)
         {
             tracing::debug!(%cause, "that contents are whole could not be kept");
         }

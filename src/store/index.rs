@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, ErrorCode, params};
 
 use self::file::{PATIENCE, distrust, open_or_begin, prepare, remove_files};
-pub use self::kept::Question;
+pub use self::kept::{Losses, Question};
 use self::rows::{Left, Row, SmallestRows, key_of};
 use super::packs::PackFile;
 use crate::error::{Error, Result};
@@ -51,6 +51,8 @@ struct Inner {
     connection: Connection,
     /// The packs that exist and whose rows are complete.
     packs: HashMap<i64, PackFile>,
+    /// How often this process found packs or blobs lost.
+    losses: u64,
 }
 
 impl Index {
@@ -61,7 +63,10 @@ impl Index {
     /// made.
     pub fn open(path: &Path) -> Result<Self> {
         let connection = open_or_begin(path, PATIENCE)?;
-        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: Some(path.to_path_buf()) })
+        Ok(Self {
+            inner: Mutex::new(Inner { connection, packs: HashMap::new(), losses: 0 }),
+            path: Some(path.to_path_buf()),
+        })
     }
 
     /// An index that lives in a private temporary file, for repositories that cannot be written.
@@ -72,7 +77,7 @@ impl Index {
         let named = Path::new(PRIVATE);
         let connection = Connection::open("").map_err(Error::sqlite("create", named))?;
         prepare(&connection).map_err(Error::sqlite("create", named))?;
-        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new() }), path: None })
+        Ok(Self { inner: Mutex::new(Inner { connection, packs: HashMap::new(), losses: 0 }), path: None })
     }
 
     /// Removes the index file and its sidecars; whoever opens it next builds it from the packs.
@@ -107,6 +112,7 @@ impl Index {
         let present = existing.iter().filter(|pack| adopted(pack)).count();
         if present < known.len() {
             // A pack is gone: what was whole may not be so any more.
+            inner.losses += 1;
             inner.connection.execute("DELETE FROM whole", []).map_err(self.failed("write"))?;
         }
         inner.packs = existing.iter().filter(|pack| adopted(pack)).map(|pack| (key_of(&pack.id), *pack)).collect();
@@ -357,6 +363,7 @@ impl Inner {
     }
 
     fn delete(&mut self, packs: &[PackId]) -> rusqlite::Result<()> {
+        self.losses += 1;
         let transaction = self.connection.transaction()?;
         for pack in packs {
             transaction.execute("DELETE FROM packs WHERE key = ?", [key_of(pack)])?;
@@ -385,6 +392,7 @@ impl Inner {
     }
 
     fn distrust(&mut self, blobs: &[BlobPrefix]) -> rusqlite::Result<()> {
+        self.losses += 1;
         let transaction = self.connection.transaction()?;
         distrust(&transaction, blobs.iter().map(BlobPrefix::as_bytes))?;
         // What was whole may hold them.
@@ -393,7 +401,7 @@ impl Inner {
     }
 
     fn trust(&mut self, footer: &Footer) -> rusqlite::Result<()> {
-        if !any_distrusted(&self.connection)? {
+        if !self.connection.prepare_cached("SELECT 1 FROM distrusted LIMIT 1")?.exists([])? {
             return Ok(());
         }
         let transaction = self.connection.transaction()?;
@@ -415,8 +423,4 @@ impl Inner {
         let rows = query.query_map(params![low, high, limit as i64], |row| Ok(BlobId::from_bytes(row.get(0)?)))?;
         rows.collect()
     }
-}
-
-fn any_distrusted(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM distrusted LIMIT 1")?.exists([])
 }

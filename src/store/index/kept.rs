@@ -1,12 +1,13 @@
 //! What was found out about contents and is kept: verdicts, and that all blobs of a content are there.
 //!
 //! Invariants: a verdict belongs to bytes, so it holds for as long as the index lives; that a content is whole holds until a
-//! pack goes or a blob is found unreadable, which removes all such marks, and is not kept while a blob is. Both spare
-//! work only: whatever is not known is found out again.
+//! pack goes or a blob is found unreadable, which removes all such marks. Whoever looks blob after blob up and then marks says
+//! since when: if anything can have been lost meanwhile, nothing is marked. Both spare work only: whatever is not known is
+//! found out again.
 
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
-use super::{Index, Inner, any_distrusted};
+use super::{Index, Inner};
 use crate::error::{Error, Result};
 use crate::format::codec;
 use crate::format::content::Content;
@@ -32,7 +33,24 @@ impl Question {
     }
 }
 
+/// What had been lost of what the index knew, at one moment: where two are equal, nothing was lost in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Losses {
+    /// In this process.
+    own: u64,
+    /// SQLite's `data_version`: another one after any change by another process, so after a loss too.
+    others: i64,
+}
+
 impl Index {
+    /// What was lost so far, for [`Index::mark_whole`].
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the index cannot be read.
+    pub fn losses(&self) -> Result<Losses> {
+        self.lock().losses().map_err(self.failed("read"))
+    }
+
     /// Whether all blobs of this content were known to be in packs, none of which has gone since.
     pub fn is_whole(&self, content: &Content) -> bool {
         let Ok(key) = codec::encode(content) else { return false };
@@ -41,19 +59,19 @@ impl Index {
         query.and_then(|mut query| query.exists([key])).unwrap_or(false)
     }
 
-    /// Records that all blobs of these contents are known to be in packs, unless some blob cannot be read: it may be one of
-    /// theirs.
+    /// Records that all blobs of these contents are known to be in packs, as was found out or brought about since a moment;
+    /// nothing where anything may have been lost since then.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if it cannot be written; it is then found out again next time.
-    pub fn mark_whole(&self, contents: &[Content]) -> Result<()> {
+    pub fn mark_whole(&self, contents: &[Content], since: Losses) -> Result<()> {
         let unencodable = |fault| Error::Failed(format!("a content: {fault}"));
         let keys: Vec<Vec<u8>> =
             contents.iter().map(codec::encode).collect::<std::result::Result<_, _>>().map_err(unencodable)?;
         if keys.is_empty() {
             return Ok(());
         }
-        self.lock().mark_whole(&keys).map_err(self.failed("write"))
+        self.lock().mark_whole(&keys, since).map_err(self.failed("write"))
     }
 
     /// The recorded verdict on this content.
@@ -82,9 +100,16 @@ impl Index {
 }
 
 impl Inner {
-    fn mark_whole(&mut self, keys: &[Vec<u8>]) -> rusqlite::Result<()> {
+    fn losses(&self) -> rusqlite::Result<Losses> {
+        let others = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        Ok(Losses { own: self.losses, others })
+    }
+
+    fn mark_whole(&mut self, keys: &[Vec<u8>], since: Losses) -> rusqlite::Result<()> {
+        let own = self.losses;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if any_distrusted(&transaction)? {
+        let others = transaction.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        if since != (Losses { own, others }) {
             return Ok(());
         }
         {

@@ -96,7 +96,7 @@ fn an_index_of_an_earlier_boot_is_begun_anew_but_what_was_unreadable_stays_so() 
     let path = directory.path().join("index.sqlite");
     let index = Index::open(&path).unwrap();
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-    index.mark_whole(&[Content::EMPTY]).unwrap();
+    index.mark_whole(&[Content::EMPTY], index.losses().unwrap()).unwrap();
     index.distrust(&[BlobId::of_chunk(b"a").prefix()]).unwrap();
     drop(index);
     assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [], "of the same boot it is kept");
@@ -132,11 +132,35 @@ fn a_content_is_whole_until_a_pack_is_lost() {
     index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
     index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
     assert!(!index.is_whole(&Content::EMPTY));
-    index.mark_whole(&[Content::EMPTY]).unwrap();
+    index.mark_whole(&[Content::EMPTY], index.losses().unwrap()).unwrap();
     index.reconcile(&[pack(1), pack(2), pack(3)]).unwrap();
     assert!(index.is_whole(&Content::EMPTY));
     index.reconcile(&[pack(1), pack(3)]).unwrap();
     assert!(!index.is_whole(&Content::EMPTY));
+}
+
+#[test]
+fn nothing_is_marked_as_whole_that_may_have_been_lost_since_it_was_looked_into() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("index.sqlite");
+    let (index, other) = (Index::open(&path).unwrap(), Index::open(&path).unwrap());
+    index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
+    index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
+    let is_marked = |lose: &dyn Fn()| {
+        let since = index.losses().unwrap();
+        lose();
+        index.mark_whole(&[Content::EMPTY], since).unwrap();
+        index.is_whole(&Content::EMPTY)
+    };
+    assert!(!is_marked(&|| drop(other.reconcile(&[pack(1)]).unwrap())), "another process missed a pack");
+    assert!(!is_marked(&|| other.forget(&[pack(2).id]).unwrap()), "another process removed it");
+    assert!(!is_marked(&|| other.distrust(&[BlobId::of_chunk(b"a").prefix()]).unwrap()));
+    assert!(!is_marked(&|| index.distrust(&[BlobId::of_chunk(b"a").prefix()]).unwrap()));
+    assert!(!is_marked(&|| index.forget(&[pack(2).id]).unwrap()));
+    assert!(is_marked(&|| index.adopt(&pack(3), &footer(&[b"c"])).unwrap()));
+    index.distrust(&[]).unwrap();
+    assert!(!index.is_whole(&Content::EMPTY));
+    assert!(!is_marked(&|| drop(index.reconcile(&[pack(3)]).unwrap())));
 }
 
 #[test]
@@ -161,13 +185,16 @@ fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
 fn a_distrusted_blob_counts_as_absent_until_it_is_stored_again() {
     let index = Index::open_private().unwrap();
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-    index.mark_whole(&[Content::EMPTY]).unwrap();
+    let before = index.losses().unwrap();
+    index.mark_whole(&[Content::EMPTY], before).unwrap();
     let (a, b) = (BlobId::of_chunk(b"a"), BlobId::of_chunk(b"b"));
     index.distrust(&[a.prefix()]).unwrap();
     assert!(!index.contains(&a).unwrap() && index.contains(&b).unwrap());
     assert!(!index.is_whole(&Content::EMPTY));
-    index.mark_whole(&[Content::EMPTY]).unwrap();
+    index.mark_whole(&[Content::EMPTY], before).unwrap();
     assert!(!index.is_whole(&Content::EMPTY), "it may hold the one that cannot be read");
+    index.mark_whole(&[Content::EMPTY], index.losses().unwrap()).unwrap();
+    assert!(index.is_whole(&Content::EMPTY), "it was looked into since");
     assert_eq!(index.places(&a).unwrap().len(), 1, "its record may still be tried");
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
     assert!(!index.contains(&a).unwrap(), "the same footer proves nothing");
