@@ -1,6 +1,7 @@
 //! SIGINT, SIGTERM and SIGHUP: the first asks the operation to stop where stopping is safe, the second ends the process.
 //!
-//! SIGHUP comes when a terminal or a connection is closed; under `nohup` it is ignored, and stays so.
+//! SIGHUP comes when a terminal or a connection is closed, as a rule twice, from the shell and from the kernel: it asks, and
+//! ends nothing. Under `nohup` it is ignored, and stays so.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,16 +19,16 @@ use crate::error::{Error, Result};
 /// [`Error::Failed`] when the operating system refuses a handler.
 pub fn watch() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        if signal == SIGHUP && is_ignored(signal) {
-            continue;
-        }
+    let unwatched =
+        |signal| move |cause| Error::Failed(format!("cannot watch for signal {signal}: {cause}; start vecsnap again"));
+    for signal in [SIGINT, SIGTERM] {
         // In this order: the exit looks at the flag before this very signal sets it.
         flag::register_conditional_shutdown(signal, Exit::Interrupted.code().into(), Arc::clone(&interrupted))
             .and_then(|_| flag::register(signal, Arc::clone(&interrupted)))
-            .map_err(|cause| {
-                Error::Failed(format!("cannot watch for signal {signal}: {cause}; start vecsnap again"))
-            })?;
+            .map_err(unwatched(signal))?;
+    }
+    if !is_ignored(SIGHUP) {
+        flag::register(SIGHUP, Arc::clone(&interrupted)).map_err(unwatched(SIGHUP))?;
     }
     Ok(interrupted)
 }
@@ -52,6 +53,7 @@ mod tests {
     const CHILD: &str = "VECSNAP_TEST_RAISES_SIGNALS";
     const FIRST_AND_SECOND: &str =
         "cli::interrupt::tests::the_first_signal_sets_the_flag_and_the_second_exits_with_130";
+    const LOST: &str = "cli::interrupt::tests::a_lost_connection_asks_to_stop_however_often_it_is_told";
     const NOHUP: &str = "cli::interrupt::tests::a_lost_connection_stops_nothing_under_nohup";
 
     /// Signals end the process that runs the test, so the test runs itself once more as a child.
@@ -75,9 +77,21 @@ mod tests {
             raise(SIGTERM).unwrap();
             exit(if seen { 1 } else { 2 });
         }
-        for first in [SIGINT, SIGTERM, SIGHUP] {
+        for first in [SIGINT, SIGTERM] {
             assert_eq!(run_again(FIRST_AND_SECOND, first, ""), Some(130), "signal {first}");
         }
+    }
+
+    #[test]
+    fn a_lost_connection_asks_to_stop_however_often_it_is_told() {
+        if let Some(signal) = raised() {
+            let (ignored, interrupted) = (is_ignored(signal), watch().unwrap());
+            raise(signal).unwrap();
+            raise(signal).unwrap();
+            // Whoever runs the tests may have the signal ignored.
+            exit(if interrupted.load(Ordering::SeqCst) != ignored { 2 } else { 1 });
+        }
+        assert_eq!(run_again(LOST, SIGHUP, ""), Some(2));
     }
 
     #[test]
