@@ -1,7 +1,8 @@
-//! Locks between processes that vanish with their process: flock on files that are never removed.
+//! Locks between processes that vanish with their process: flock on files that are never removed while it matters.
 //!
 //! Invariant: a lock is held exactly as long as its [`FileLock`] lives, so none can be stale. The lock files stay where
-//! they are, since removing one would let two processes hold "the same" lock on two files. Upgrading from shared to
+//! they are, since removing one would let two processes hold "the same" lock on two files; that of a scratch directory goes
+//! with it, and whoever has just locked one looks whether it is still there. Upgrading from shared to
 //! exclusive is dropping and taking again: flock itself offers nothing better, and what was read before must be read
 //! again afterwards.
 
@@ -103,6 +104,18 @@ impl FileLock {
         };
         let held = lock_now(&file, path, mode)?;
         Ok(held.then(|| Acquired::Held(Self { _file: file, path: path.to_path_buf() })))
+    }
+
+    /// Takes the lock of a file that is there, exclusively, if it is free at this moment; none is made.
+    ///
+    /// # Errors
+    /// As those of [`FileLock::acquire`]; I/O errors, a missing file among them.
+    pub fn try_existing(path: &Path) -> Result<Option<Self>> {
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path);
+        let file = opened.map_err(Error::io("open the lock file", path))?;
+        let held = lock_now(&file, path, LockMode::Exclusive)?;
+        Ok(held.then(|| Self { _file: file, path: path.to_path_buf() }))
     }
 
     /// The lock file.

@@ -1,27 +1,34 @@
 //! Scratch directories: `tmp/<random>/`, one per run, told apart from abandoned ones by a held lock.
 //!
 //! Invariants: a scratch directory whose `owner.lock` can be taken belongs to nobody, because its owner holds that lock
-//! from the directory's first moment until all else in it is gone; one without that file is in the making or empty. So any
-//! command may clean up after any crash, without pids and without clocks that must agree. Nothing else is ever removed:
-//! somebody may have made the repository where a `tmp` of other programs lies (format-spec.md §16.4).
+//! from the directory's first moment until all else in it is gone; one without that file is in the making or was being removed. So
+//! any command may clean up after any crash, without pids and without clocks that must agree. Nothing else is ever removed, and
+//! no link is followed: somebody may have made the repository where a `tmp` of other programs lies (format-spec.md §16.4).
 
-use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, Metadata};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use rustix::process::geteuid;
 use tempfile::{TempDir, TempPath};
 
 use super::durable::{self, DIRECTORY_MODE};
-use super::lock::{Acquired, FileLock, LockMode};
+use super::lock::{FileLock, LockMode};
+use super::stat::{FileKind, FileStat};
+use super::target::{TargetEntry, TargetRoot};
 use crate::error::{Error, Result};
 
 const OWNER_LOCK: &str = "owner.lock";
 
 /// Letters and digits in the name of a scratch directory.
 const NAME_LENGTH: usize = 12;
+
+/// What others than the owner may do.
+const OTHERS: u32 = 0o077;
+/// What lets others make something in a directory.
+const OTHERS_WRITE: u32 = 0o022;
 
 /// How old a directory without a lock file must be to count as abandoned.
 const GRACE: Duration = Duration::from_secs(60);
@@ -70,8 +77,11 @@ impl ScratchDirectory {
 
 impl Drop for ScratchDirectory {
     fn drop(&mut self) {
-        if let Err(error) = remove_contents(self.path()) {
+        let (Some(tmp_root), Some(name)) = (self.path().parent(), self.path().file_name()) else { return };
+        let removed = TargetRoot::open(tmp_root).and_then(|root| remove_contents(&root, name.as_bytes()));
+        if let Err(error) = removed {
             tracing::debug!(path = %self.path().display(), %error, "a scratch directory stays for a later command");
+            self.directory.disable_cleanup(true);
         }
     }
 }
@@ -87,57 +97,63 @@ fn remove_abandoned_after(tmp_root: &Path, grace: Duration) -> usize {
     if !fs::symlink_metadata(tmp_root).is_ok_and(|found| found.is_dir()) {
         return 0;
     }
-    let Ok(entries) = fs::read_dir(tmp_root) else { return 0 };
-    let is_scratch =
-        |entry: &DirEntry| is_name(&entry.file_name()) && entry.file_type().is_ok_and(|kind| kind.is_dir());
-    entries.flatten().filter(is_scratch).filter(|entry| remove_if_abandoned(&entry.path(), grace)).count()
+    let Ok(root) = TargetRoot::open(tmp_root) else { return 0 };
+    let (Ok(Some(place)), Ok(entries)) = (root.stat(b""), root.list(b"")) else { return 0 };
+    let may_be_ours = |entry: &TargetEntry| {
+        let is_ours = entry.stat.uid == geteuid().as_raw() && entry.stat.mode & OTHERS == 0;
+        // Where nobody else may write, nobody else made it, whatever the file system makes of owners and modes.
+        entry.stat.kind == FileKind::Directory && is_name(&entry.name) && (is_ours || place.mode & OTHERS_WRITE == 0)
+    };
+    let abandoned = entries.iter().filter(|entry| may_be_ours(entry) && remove_if_abandoned(&root, entry, grace));
+    abandoned.count()
 }
 
 /// Whether a scratch directory may have this name.
-pub fn is_name(name: &OsStr) -> bool {
-    let name = name.as_encoded_bytes();
+pub fn is_name(name: &[u8]) -> bool {
     name.len() == NAME_LENGTH && name.iter().all(u8::is_ascii_alphanumeric)
 }
 
-fn remove_if_abandoned(directory: &Path, grace: Duration) -> bool {
-    let lock = directory.join(OWNER_LOCK);
-    let removed = match fs::symlink_metadata(&lock) {
-        Ok(found) if found.is_file() && found.len() == 0 => match FileLock::try_acquire(&lock, LockMode::Exclusive) {
-            Ok(Some(Acquired::Held(_held))) => remove_contents(directory).and_then(|()| fs::remove_dir(directory)),
-            _ => return false,
-        },
-        // Only an empty one goes.
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_older(directory, grace) => {
-            fs::remove_dir(directory)
+fn remove_if_abandoned(root: &TargetRoot, directory: &TargetEntry, grace: Duration) -> bool {
+    let TargetEntry { name, stat } = directory;
+    let lock = lock_of(name);
+    let removed = match root.stat(&lock) {
+        Ok(Some(found)) if found.kind == FileKind::File && found.size == 0 => {
+            match FileLock::try_existing(&root.path_of(&lock)) {
+                Ok(Some(_held)) => remove_contents(root, name).and_then(|()| root.remove_directory(name)),
+                _ => return false,
+            }
         }
+        // Only an empty one can be removed so.
+        Ok(None) if is_older(stat, grace) => root.remove_directory(name),
         _ => return false,
     };
     match removed {
         Ok(()) => true,
         Err(error) => {
-            tracing::debug!(path = %directory.display(), %error, "an abandoned scratch directory stays for now");
+            tracing::debug!(path = %root.path_of(name).display(), %error, "an abandoned scratch directory stays for now");
             false
         }
     }
 }
 
 /// Removes what is in a scratch directory, the lock last: what is cut short is still known to be a scratch directory.
-fn remove_contents(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if entry.file_name() == OWNER_LOCK {
-            continue;
-        }
-        let path = entry.path();
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(path)? } else { fs::remove_file(path)? }
+fn remove_contents(root: &TargetRoot, name: &[u8]) -> Result<()> {
+    let mut removed = Ok(());
+    for entry in root.list(name)?.iter().filter(|entry| entry.name != OWNER_LOCK.as_bytes()) {
+        removed = removed.and(root.remove_tree(&[name, b"/", &entry.name].concat()));
     }
-    fs::remove_file(directory.join(OWNER_LOCK))
+    removed?;
+    root.remove_file(&lock_of(name))
 }
 
-fn is_older(directory: &Path, age: Duration) -> bool {
-    let changed =
-        |data: Metadata| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(data.ctime().try_into().ok()?));
-    let changed = fs::symlink_metadata(directory).ok().and_then(changed);
+fn lock_of(name: &[u8]) -> Vec<u8> {
+    [name, b"/", OWNER_LOCK.as_bytes()].concat()
+}
+
+fn is_older(stat: &FileStat, age: Duration) -> bool {
+    let changed = u64::try_from(stat.ctime)
+        .ok()
+        .and_then(|since| SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(since)));
     changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|elapsed| elapsed > age)
 }
 
@@ -153,6 +169,8 @@ pub fn delete_beside(file: TempPath) {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
     use super::*;
 
@@ -172,6 +190,7 @@ mod tests {
     fn left_behind(tmp: &Path, name: &str, lock: Option<&[u8]>) -> PathBuf {
         let directory = tmp.join(name);
         fs::create_dir_all(directory.join("deep")).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(DIRECTORY_MODE)).unwrap();
         fs::write(directory.join("deep/file"), b"x").unwrap();
         if let Some(lock) = lock {
             fs::write(directory.join(OWNER_LOCK), lock).unwrap();
@@ -205,6 +224,42 @@ mod tests {
         std::os::unix::fs::symlink("/dev/null", others[5].join(OWNER_LOCK)).unwrap();
         assert_eq!(remove_abandoned_after(root.path(), Duration::ZERO), 0);
         assert!(others.iter().all(|directory| directory.join("deep/file").exists()));
+    }
+
+    #[test]
+    fn where_others_may_write_only_what_is_closed_to_them_is_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let (closed, open) = ("Abandoned123", "OpenToOthers");
+        for (mode, removed) in [(0o1777, 1), (0o700, 2)] {
+            fs::set_permissions(root.path(), fs::Permissions::from_mode(mode)).unwrap();
+            left_behind(root.path(), closed, Some(b""));
+            let open = left_behind(root.path(), open, Some(b""));
+            fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(remove_abandoned(root.path()), removed, "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn the_lock_goes_after_all_else_so_that_what_is_cut_short_is_known_to_be_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let abandoned = left_behind(root.path(), "Abandoned123", Some(b""));
+        let scratch = ScratchDirectory::create(root.path()).unwrap();
+        for name in ["file", "z"] {
+            fs::write(scratch.path().join(name), b"x").unwrap();
+        }
+        let removed_from = |directory: &Path| {
+            let watch = Inotify::init(InitFlags::IN_NONBLOCK).unwrap();
+            watch.add_watch(directory, AddWatchFlags::IN_DELETE).unwrap();
+            watch
+        };
+        let watches = [removed_from(&abandoned), removed_from(scratch.path())];
+        drop(scratch);
+        assert_eq!(remove_abandoned(root.path()), 1);
+        for (watch, all) in watches.into_iter().zip([2, 3]) {
+            let removed: Vec<_> = watch.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
+            assert_eq!(removed.len(), all, "{removed:?}");
+            assert_eq!(removed.last().unwrap(), OWNER_LOCK);
+        }
     }
 
     #[test]

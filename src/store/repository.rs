@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -323,7 +324,7 @@ fn something_else(root: &Path) -> Option<PathBuf> {
     let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
     let is_ours = |name: &OsStr| name == "lost+found" || layout::AT_THE_TOP.iter().any(|ours| name == *ours);
     let beside = names(root).find(|entry| !is_ours(&entry.file_name()));
-    let in_tmp = || names(&root.join(layout::TMP)).find(|entry| !scratch::is_name(&entry.file_name()));
+    let in_tmp = || names(&root.join(layout::TMP)).find(|entry| !scratch::is_name(entry.file_name().as_bytes()));
     beside.or_else(in_tmp).map(|entry| entry.path())
 }
 

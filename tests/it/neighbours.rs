@@ -6,13 +6,14 @@ use std::path::Path;
 use crate::support::{Runtime, TreeState};
 
 /// What others keep where repositories keep theirs; each a file.
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
     "README",
     "tmp/notes.txt",
     "tmp/work/deep/file",
     "tmp/work/owner.lock",
     "tmp/systemd-private-12/tmp/socket.txt",
     "tmp/systemd-private-12/owner.lock",
+    "tmp/20260407T060000Z/manifest",
     "tmp/20260407T060000Z/notes",
     "packs/notes.txt",
     "snapshots/by-hand/file",
