@@ -71,7 +71,17 @@ mod tests {
         let deleted = vec!["20260101T000000Z".parse().unwrap(), "20260102T000000Z".parse().unwrap()];
         let (freed_bytes, rewritten_bytes, rebased_bytes) = (7, 5, 2);
         let (unparseable, errors) = (Vec::new(), Vec::new());
-        CleanupReport { mode, kept: 3, deleted, unparseable, errors, freed_bytes, rewritten_bytes, rebased_bytes }
+        CleanupReport {
+            mode,
+            kept: 3,
+            deleted,
+            unparseable,
+            warnings: Vec::new(),
+            errors,
+            freed_bytes,
+            rewritten_bytes,
+            rebased_bytes,
+        }
     }
 
     #[test]

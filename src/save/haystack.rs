@@ -146,7 +146,7 @@ impl Haystack {
     }
 
     /// Keeps the blocks of a replaced chunk in which these runs lie, or all of it; nothing where many were replaced and all
-    /// its runs are short, since what moves elsewhere leaves a long one.
+    /// its runs are short: hardly anything moved out of it then (docs/decisions.md).
     pub(super) fn keep(&self, number: u32, bytes: &[u8], differences: &[Run]) {
         if self.kept_of == KeptOf::Blocks && differences.iter().all(|run| run.length < SOUGHT) {
             return;

@@ -17,6 +17,8 @@ use std::path::Path;
 use super::gc::{Collection, Rewriting, StoredAnew};
 use super::retention::{self, Rules};
 use crate::disk::durable;
+use crate::disk::stat::FileKind;
+use crate::disk::target::{TargetEntry, TargetRoot};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SourceRecord};
 use crate::id::Stamp;
@@ -44,6 +46,8 @@ pub struct CleanupReport {
     pub deleted: Vec<Stamp>,
     /// Directories whose name is no stamp.
     pub unparseable: Vec<String>,
+    /// What an operator should know of the decision.
+    pub warnings: Vec<CleanupWarning>,
     /// What went wrong, each beginning with the snapshot or pack concerned.
     pub errors: Vec<String>,
     /// Bytes by which the repository shrank or would, its index not counted.
@@ -52,6 +56,28 @@ pub struct CleanupReport {
     pub rewritten_bytes: u64,
     /// Bytes of these that are records on other bases than before, or whole, because a base goes.
     pub rebased_bytes: u64,
+}
+
+/// What an operator should know of what goes and what stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanupWarning {
+    /// No rule keeps this snapshot, but it is the newest with a sound database and none that the rules keep has one.
+    KeptForItsDatabase(Stamp),
+    /// This snapshot goes, and none that stays holds Chroma.
+    LastWithChroma(Stamp),
+}
+
+impl CleanupWarning {
+    fn tell(&self) {
+        match self {
+            Self::KeptForItsDatabase(stamp) => {
+                tracing::warn!(snapshot = %stamp, "this snapshot stays although no rule keeps it: it is the newest with a sound database, and none that the rules keep has one");
+            }
+            Self::LastWithChroma(stamp) => {
+                tracing::warn!(snapshot = %stamp, "this is the last snapshot that holds Chroma, and the rules do not keep it; take another with `vecsnap create --chroma`");
+            }
+        }
+    }
 }
 
 impl CleanupReport {
@@ -74,6 +100,7 @@ pub fn cleanup(
     progress: &dyn Progress,
 ) -> Result<CleanupReport> {
     let mut report = attempt(root, rules, mode, wait, progress)?;
+    report.report.warnings.iter().for_each(CleanupWarning::tell);
     if report.rewriting == Rewriting::NoRoom {
         tracing::info!("there was no room to rewrite packs; now that dead ones are gone it is tried again");
         let again = attempt(root, rules, mode, wait, progress)?;
@@ -120,6 +147,7 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
         kept: 0,
         deleted: Vec::new(),
         unparseable: Vec::new(),
+        warnings: Vec::new(),
         errors: Vec::new(),
         freed_bytes: 0,
         rewritten_bytes: 0,
@@ -140,6 +168,7 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
     let decision = decide(&repository, rules)?;
     done.report.kept = (decision.keep.len() + decision.unreadable.len()) as u64;
     done.report.unparseable = decision.unparseable.clone();
+    done.report.warnings = decision.warnings.clone();
     done.report.errors = decision.unreadable.clone();
     let mut collection = Collection::begin(&repository, progress)?;
     done.report.errors.extend(mark(&repository, &mut collection, &decision.keep, progress)?);
@@ -181,6 +210,7 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
 }
 
 /// Which snapshots stay and which go.
+#[derive(Default)]
 struct Decision {
     /// The manifests that stay, those in directories of other names included.
     keep: Vec<Manifest>,
@@ -189,11 +219,12 @@ struct Decision {
     unparseable: Vec<String>,
     /// Snapshots of which it cannot be known what they need, each with the cause. They stay, and shadow no other one.
     unreadable: Vec<String>,
+    warnings: Vec<CleanupWarning>,
 }
 
 fn decide(repository: &Repository, rules: &Rules) -> Result<Decision> {
     let mut readable = Vec::new();
-    let mut decision = Decision { keep: Vec::new(), drop: Vec::new(), unparseable: Vec::new(), unreadable: Vec::new() };
+    let mut decision = Decision::default();
     for listing in snapshots::list(repository.storage())? {
         match (listing.stamp(), listing.format) {
             (None, _) => decision.unparseable.push(listing.name),
@@ -207,12 +238,12 @@ fn decide(repository: &Repository, rules: &Rules) -> Result<Decision> {
     let stamps = readable.iter().filter_map(Manifest::stamp);
     decision.drop = retention::decide(stamps, rules).drop;
     if let Some(last) = last_sound_that_would_go(&readable, &decision.drop) {
-        tracing::warn!(snapshot = %last, "this snapshot stays although no rule keeps it: it is the newest with a sound database, and none that the rules keep has one");
+        decision.warnings.push(CleanupWarning::KeptForItsDatabase(last));
         decision.drop.retain(|stamp| *stamp != last);
     }
     let (drop, keep): (Vec<_>, Vec<_>) =
         readable.into_iter().partition(|manifest| manifest.stamp().is_some_and(|stamp| decision.drop.contains(&stamp)));
-    warn_of_last_chroma(&keep, &drop);
+    decision.warnings.extend(last_chroma_that_goes(&keep, &drop).map(CleanupWarning::LastWithChroma));
     decision.keep = keep;
     Ok(decision)
 }
@@ -233,15 +264,13 @@ fn unknowable(name: &str, cause: &str) -> String {
     )
 }
 
-fn warn_of_last_chroma(keep: &[Manifest], drop: &[Manifest]) {
-    let holds = |manifest: &&Manifest| manifest.source(CHROMA).is_some_and(|source| source.is_captured());
-    if let (None, Some(last)) = (keep.iter().find(holds), drop.iter().rev().find(holds)) {
-        let stamp = last.stamp().map(|stamp| stamp.to_string()).unwrap_or_default();
-        tracing::warn!(
-            snapshot = stamp,
-            "this is the last snapshot that holds Chroma, and the rules do not keep it; take another with `vecsnap create --chroma`"
-        );
+/// The newest snapshot that holds Chroma, if it goes and none that holds it stays.
+fn last_chroma_that_goes(keep: &[Manifest], drop: &[Manifest]) -> Option<Stamp> {
+    let holds = |manifest: &&Manifest| manifest.source(CHROMA).is_some_and(SourceRecord::is_captured);
+    if keep.iter().any(|manifest| holds(&manifest)) {
+        return None;
     }
+    drop.iter().rev().find(holds).and_then(Manifest::stamp)
 }
 
 /// Marks what these snapshots need, and what those need whose directories were given other names.
@@ -314,16 +343,29 @@ fn snapshot_bytes(repository: &Repository, stamp: Stamp) -> u64 {
     files.map(|file| file.len()).sum()
 }
 
-/// Removes what a cleanup without room for a scratch directory moved out of `snapshots/` and had no time to remove.
+/// Removes what a cleanup without room for a scratch directory moved out of `snapshots/` and had no time to remove: a
+/// directory with the name of a snapshot and nothing else than its files.
 fn remove_moved_out(root: &Path) {
-    let Ok(entries) = fs::read_dir(root.join(layout::TMP)) else { return };
-    for entry in entries.flatten() {
-        let is_stamp = entry.file_name().to_str().is_some_and(|name| name.parse::<Stamp>().is_ok());
-        if is_stamp && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let files = [layout::MANIFEST, layout::METADATA].map(|name| fs::remove_file(entry.path().join(name)));
-            let directory = fs::remove_dir(entry.path());
-            tracing::debug!(path = %entry.path().display(), ?files, ?directory, "a snapshot was moved out earlier");
+    let tmp = root.join(layout::TMP);
+    if !fs::symlink_metadata(&tmp).is_ok_and(|found| found.is_dir()) {
+        return;
+    }
+    let remove = || -> Result<()> {
+        let tmp = TargetRoot::open(&tmp)?;
+        let is_stamp = |name: &[u8]| str::from_utf8(name).is_ok_and(|name| name.parse::<Stamp>().is_ok());
+        let is_file = |entry: &TargetEntry| {
+            let names = [layout::MANIFEST, layout::METADATA];
+            entry.stat.kind == FileKind::File && names.iter().any(|name| entry.name == name.as_bytes())
+        };
+        for TargetEntry { name, stat } in tmp.list(b"")? {
+            if is_stamp(&name) && stat.kind == FileKind::Directory && tmp.list(&name)?.iter().all(is_file) {
+                tmp.remove_tree(&name)?;
+            }
         }
+        Ok(())
+    };
+    if let Err(error) = remove() {
+        tracing::debug!(path = %tmp.display(), %error, "snapshots that were moved out earlier stay for now");
     }
 }
 

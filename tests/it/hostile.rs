@@ -334,6 +334,9 @@ fn attack_places(tier: Tier) {
             let abandoned = hostile.path().join("outside/Abandoned123");
             fs::create_dir(&abandoned).unwrap();
             fs::write(abandoned.join("owner.lock"), "").unwrap();
+            let moved_out = hostile.path().join("outside").join(STAMP);
+            fs::create_dir(&moved_out).unwrap();
+            fs::write(moved_out.join("manifest"), "").unwrap();
             let path = hostile.root().join(place);
             if path.is_dir() {
                 fs::rename(&path, hostile.path().join("outside").join("moved")).unwrap();
