@@ -44,7 +44,7 @@ fn compress(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(FRAME as u64)).sample_size(10);
     for (name, frame) in [("vectors", vector_like(1, FRAME)), ("text", text_like(1, FRAME))] {
         group.bench_function(name, |bencher| {
-            bencher.iter(|| compress_frame(&frame, vecsnap::chunk::compress::Thoroughness::Bulk))
+            bencher.iter(|| compress_frame(frame.clone(), vecsnap::chunk::compress::Thoroughness::Bulk))
         });
     }
     group.finish();

@@ -6,8 +6,9 @@
 use std::cell::RefCell;
 
 use zstd::bulk::Decompressor;
+use zstd::zstd_safe::CParameter;
 
-use super::Malformed;
+use super::{Malformed, planes};
 
 /// How stored bytes relate to decoded bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +18,8 @@ pub enum Codec {
     Raw = 0,
     /// One zstd frame that states its content size, without a dictionary, window at most 8 MiB.
     Zstd = 1,
+    /// The same around the planes of the bytes: [`super::planes`].
+    ZstdOfPlanes = 2,
 }
 
 impl Codec {
@@ -28,6 +31,7 @@ impl Codec {
         match byte {
             0 => Ok(Self::Raw),
             1 => Ok(Self::Zstd),
+            2 => Ok(Self::ZstdOfPlanes),
             other => Err(Malformed::invalid(format!("codec {other} is unknown"))),
         }
     }
@@ -44,6 +48,10 @@ pub struct Compressed {
 
 /// The widest window that version 1 allows, as a power of two: format-spec.md §2.5.
 const WINDOW_LOG: u32 = 23;
+
+/// Places that are remembered of what has been seen in planes, as a power of two: there is next to nothing to find, and what a
+/// larger table finds is chance, which costs more than it saves.
+const PLANES_HASH_LOG: u32 = 8;
 
 thread_local! {
     /// Setting one up costs more than decompressing a small frame.
@@ -65,15 +73,34 @@ pub fn compress_far(raw: &[u8], level: i32) -> Compressed {
     smaller(raw, compressed)
 }
 
+/// Compresses the planes of the bytes with zstd at `level`, or keeps the bytes raw where that is not smaller.
+pub fn compress_planes(raw: Vec<u8>, level: i32) -> Compressed {
+    let mut planes = raw;
+    planes::split(&mut planes);
+    let compressed = zstd::bulk::Compressor::new(level).and_then(|mut compressor| {
+        compressor.set_parameter(CParameter::HashLog(PLANES_HASH_LOG))?;
+        compressor.compress(&planes)
+    });
+    match compressed {
+        Ok(bytes) if bytes.len() < planes.len() => zstd(Codec::ZstdOfPlanes, bytes),
+        _ => {
+            planes::join(&mut planes);
+            Compressed { codec: Codec::Raw, bytes: planes }
+        }
+    }
+}
+
 fn smaller(raw: &[u8], compressed: std::io::Result<Vec<u8>>) -> Compressed {
     match compressed {
-        Ok(mut bytes) if bytes.len() < raw.len() => {
-            // It was given room for what cannot be compressed, and waits for a while.
-            bytes.shrink_to_fit();
-            Compressed { codec: Codec::Zstd, bytes }
-        }
+        Ok(bytes) if bytes.len() < raw.len() => zstd(Codec::Zstd, bytes),
         _ => Compressed { codec: Codec::Raw, bytes: raw.to_vec() },
     }
+}
+
+/// What was given room for what cannot be compressed, and waits for a while.
+fn zstd(codec: Codec, mut bytes: Vec<u8>) -> Compressed {
+    bytes.shrink_to_fit();
+    Compressed { codec, bytes }
 }
 
 /// The bytes that were stored as `stored` with `codec`, which must be exactly `raw_length` many.
@@ -83,19 +110,11 @@ fn smaller(raw: &[u8], compressed: std::io::Result<Vec<u8>>) -> Compressed {
 pub fn decompress(codec: Codec, stored: &[u8], raw_length: usize) -> Result<Vec<u8>, Malformed> {
     let raw = match codec {
         Codec::Raw => stored.to_vec(),
-        Codec::Zstd => {
-            if zstd::zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
-                return Err(Malformed::invalid("it is not one whole zstd frame"));
-            }
-            if !matches!(zstd::zstd_safe::get_frame_content_size(stored), Ok(Some(size)) if size == raw_length as u64) {
-                return Err(Malformed::invalid("its zstd frame does not state the declared length"));
-            }
-            DECOMPRESSOR
-                .with_borrow_mut(|decompressor| match decompressor {
-                    Some(decompressor) => decompressor.decompress(stored, raw_length),
-                    None => zstd::bulk::decompress(stored, raw_length),
-                })
-                .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))?
+        Codec::Zstd => decompress_zstd(stored, raw_length)?,
+        Codec::ZstdOfPlanes => {
+            let mut planes = decompress_zstd(stored, raw_length)?;
+            planes::join(&mut planes);
+            planes
         }
     };
     if raw.len() == raw_length {
@@ -103,6 +122,21 @@ pub fn decompress(codec: Codec, stored: &[u8], raw_length: usize) -> Result<Vec<
     } else {
         Err(Malformed::invalid("its decoded length is not the declared one"))
     }
+}
+
+fn decompress_zstd(stored: &[u8], raw_length: usize) -> Result<Vec<u8>, Malformed> {
+    if zstd::zstd_safe::find_frame_compressed_size(stored) != Ok(stored.len()) {
+        return Err(Malformed::invalid("it is not one whole zstd frame"));
+    }
+    if !matches!(zstd::zstd_safe::get_frame_content_size(stored), Ok(Some(size)) if size == raw_length as u64) {
+        return Err(Malformed::invalid("its zstd frame does not state the declared length"));
+    }
+    DECOMPRESSOR
+        .with_borrow_mut(|decompressor| match decompressor {
+            Some(decompressor) => decompressor.decompress(stored, raw_length),
+            None => zstd::bulk::decompress(stored, raw_length),
+        })
+        .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))
 }
 
 #[cfg(test)]
@@ -129,6 +163,21 @@ mod tests {
 
     #[test]
     fn what_does_not_shrink_stays_raw() {
-        assert_eq!(compress(b"abc", 3), Compressed { codec: Codec::Raw, bytes: b"abc".to_vec() });
+        let raw = Compressed { codec: Codec::Raw, bytes: b"abc".to_vec() };
+        assert_eq!(compress(b"abc", 3), raw);
+        assert_eq!(compress_planes(b"abc".to_vec(), 1), raw);
+    }
+
+    #[test]
+    fn planes_of_numbers_are_fewer_bytes_and_come_back_at_the_declared_length_only() {
+        let mut numbers = vec![0; 1_000_003];
+        blake3::Hasher::new().finalize_xof().fill(&mut numbers);
+        numbers.iter_mut().skip(3).step_by(4).for_each(|exponent| *exponent = 0x3c | (*exponent & 3));
+        let planes = compress_planes(numbers.clone(), 1);
+        assert_eq!(planes.codec, Codec::ZstdOfPlanes);
+        assert!(planes.bytes.len() + 80_000 < compress(&numbers, 1).bytes.len());
+        assert_eq!(decompress(planes.codec, &planes.bytes, numbers.len()).unwrap(), numbers);
+        assert!(decompress(planes.codec, &planes.bytes, numbers.len() + 1).is_err());
+        assert_ne!(decompress(Codec::Zstd, &planes.bytes, numbers.len()).unwrap(), numbers);
     }
 }

@@ -17,6 +17,7 @@ pub mod malformed;
 pub mod manifest;
 pub mod metadata;
 pub mod pack;
+pub mod planes;
 #[cfg(test)]
 mod specification;
 pub mod table;

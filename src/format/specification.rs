@@ -16,7 +16,7 @@ use super::manifest::{Consistency, Extension, Manifest, SnapshotKind, SourceKind
 use super::metadata::SnapshotMetadata;
 use super::pack::{self, BlobKind, Encoding, Footer, FooterPlace, Frame, Record, Step};
 use super::table::{Capture, Entry, EntryDecoder, EntryKind, FileEntry, SourceStats, Stat, Time};
-use super::{codec, limits};
+use super::{codec, limits, planes};
 use crate::id::{BlobId, RepositoryId};
 
 const SPECIFICATION: &str = include_str!("../../format-spec.md");
@@ -138,6 +138,8 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         delta::push_number(&mut bytes, number);
         bytes
     });
+    let mut planes = b"ABCDABCDABCDef".to_vec();
+    planes::split(&mut planes);
     vec![
         ("integers", codec::encode(&(1_u8, 0x0102_u16, 65_536_u32, 5_u64, -2_i64)).unwrap()),
         ("sequence", codec::encode(&vec![1_u32, 2]).unwrap()),
@@ -145,6 +147,7 @@ fn examples() -> Vec<(&'static str, Vec<u8>)> {
         ("options", codec::encode(&(None::<u16>, Some(7_u16), false, true)).unwrap()),
         ("enumeration", codec::encode(&Verdict::Unknown("no such collation".into())).unwrap()),
         ("leb128", leb128),
+        ("planes", planes),
         ("chunk-id", encoded(BlobId::of_chunk(b"abc").as_bytes())),
         ("prefix", encoded(BlobId::of_chunk(b"abc").prefix().as_bytes())),
         ("envelope", envelope::seal(Kind::Manifest, b"abc", None)),

@@ -97,7 +97,7 @@ fn compress_all(queue: &Mutex<Receiver<Job>>) {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         let raw_hash = (job.hashing == Hashing::Frame).then(|| blake3::hash(&job.raw));
-        let frame = HashedFrame { compressed: compress_frame(&job.raw, job.thoroughness), raw_hash };
+        let frame = HashedFrame { compressed: compress_frame(job.raw, job.thoroughness), raw_hash };
         // Nobody waits for the frame any more if the writer was dropped.
         let _ = job.reply.send(frame);
     }

@@ -140,7 +140,7 @@ def decompress(codec, stored, raw_length):
     """§2.5"""
     if codec == 0:
         raw = stored
-    elif codec == 1:
+    elif codec in (1, 2):
         try:
             need(zstandard.frame_content_size(stored) == raw_length, "a zstd frame states another length")
             decoder = zstandard.ZstdDecompressor(max_window_size=8 << 20)
@@ -150,7 +150,18 @@ def decompress(codec, stored, raw_length):
     else:
         raise Damaged(f"codec {codec} is unknown")
     need(len(raw) == raw_length, "its decoded length is not the declared one")
-    return raw
+    return join_planes(raw) if codec == 2 else raw
+
+
+def join_planes(planes):
+    """§2.7"""
+    joined = bytearray(planes)
+    for start in range(0, len(planes), 524_288):
+        segment = planes[start : start + 524_288]
+        count = len(segment) // 4
+        for plane in range(4):
+            joined[start + plane : start + 4 * count : 4] = segment[plane * count : (plane + 1) * count]
+    return bytes(joined)
 
 
 # §3 Ids
@@ -259,7 +270,7 @@ class Pack:
         for number, frame in enumerate(self.frames):
             need(frame.offset == begin, "its frames do not follow each other without a gap")
             need(max(frame.raw_length, frame.stored_length) <= FRAME_BYTES, "a frame is above the limit")
-            need(frame.codec < 2 and frame.records > 0, "a frame is empty or has an unknown codec")
+            need(frame.codec < 3 and frame.records > 0, "a frame is empty or has an unknown codec")
             begin += frame.stored_length
             offset = 0
             for id, flag, length, payload_length in itertools.islice(columns, frame.records):

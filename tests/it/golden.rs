@@ -20,12 +20,13 @@ use vecsnap::format::pack::{self, END_BYTES, Encoding, Footer, FooterPlace, Step
 use vecsnap::id::PackId;
 
 /// Every fixture, with what it is there for.
-pub(crate) const FIXTURES: [(&str, &str); 6] = [
+pub(crate) const FIXTURES: [(&str, &str); 7] = [
     ("everything", "all sources, all kinds of entries, raw and zstd frames, several records a frame, whole list nodes"),
     ("deltas", "bases of two chunks, moved copies, a delta against a delta, list nodes against the id table"),
     ("holes", "a sparse file of depth 2 with a hole over a whole node, a file that is one hole, a hole at the end"),
     ("states", "absent, not requested and changing sources; a pre-restore snapshot with a database taken as bytes"),
     ("strides", "chains of chunks and of list nodes with the hint that a base is 32 versions back"),
+    ("planes", "frames of vectors in planes: one beyond a segment, lengths that four does not divide, a whole segment"),
     ("several-records", "blobs with several records, deltas in a circle, another record where one leads nowhere"),
 ];
 

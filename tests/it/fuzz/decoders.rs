@@ -278,7 +278,11 @@ fn frame(corpus: &Corpus, random: &mut Random) -> Answer {
         0 => chosen.raw_length,
         _ => usize::try_from(stated).unwrap_or(usize::MAX).min(FRAME_BYTES),
     };
-    let codec = if random.one_in(20) { Codec::Raw } else { Codec::Zstd };
+    let codec = match random.below(20) {
+        0 => Codec::Raw,
+        1..10 => Codec::ZstdOfPlanes,
+        _ => Codec::Zstd,
+    };
     let decoded = compression::decompress(codec, &stored, declared);
     if let Ok(raw) = &decoded {
         assert!(raw.len() == declared);

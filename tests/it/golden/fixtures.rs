@@ -18,13 +18,14 @@ const REGISTRY: &str = "{\n  \"projects\": [\"gr\\u00fcn\", \"drill\"]\n}\n";
 /// Writes the fixtures that do not exist yet.
 pub(super) fn write_missing() {
     type Write = fn(&mut HandmadeRepository);
-    let writers: [(&str, Write); 6] = [
+    let writers: [(&str, Write); 7] = [
         ("everything", everything),
         ("deltas", deltas),
         ("holes", holes),
         ("states", states),
         ("several-records", several_records),
         ("strides", strides),
+        ("planes", planes),
     ];
     for (name, write) in writers {
         let fixture = super::root().join(name);
@@ -43,6 +44,14 @@ fn text(seed: &str, length: usize) -> Vec<u8> {
         number += 1;
     }
     text.into_bytes()[..length].to_vec()
+}
+
+/// Numbers of 32 bits, `length` bytes of them; the last one may be cut short.
+fn vectors(length: usize) -> Vec<u8> {
+    let numbers = (0..length as u64).map(|number| (number * number % 1009) as f32 / 64.0);
+    let mut bytes: Vec<u8> = numbers.take(length.div_ceil(4)).flat_map(f32::to_le_bytes).collect();
+    bytes.truncate(length);
+    bytes
 }
 
 /// A database file that grows and changes between two looks at it.
@@ -185,6 +194,31 @@ fn holes(writer: &mut HandmadeRepository) {
     ]);
     let absent = Source::missing("registry", SourceKind::File, SourceState::Absent);
     writer.snapshot("20260406T180000Z", SnapshotKind::Ordinary, &[db(Database::new(1).image()), absent, tree]);
+}
+
+fn planes(writer: &mut HandmadeRepository) {
+    let vectors = vectors(9 * CHUNK_SIZE + 4_099);
+    for chunk in vectors.chunks(CHUNK_SIZE) {
+        writer.whole(BlobKind::Chunk, chunk);
+    }
+    writer.end_frame(Codec::ZstdOfPlanes);
+    let segment: Vec<u8> = vectors[..8 * CHUNK_SIZE].iter().rev().copied().collect();
+    for chunk in segment.chunks(CHUNK_SIZE) {
+        writer.whole(BlobKind::Chunk, chunk);
+    }
+    writer.end_frame(Codec::ZstdOfPlanes);
+    for few in [&b"abc"[..], b"abcd", b"abcde"] {
+        writer.whole(BlobKind::Chunk, few);
+        writer.end_frame(Codec::ZstdOfPlanes);
+    }
+    let tree = chroma(vec![
+        ("data_level0.bin", 0o644, Item::file(vectors)),
+        ("few-3.bin", 0o644, Item::file("abc")),
+        ("few-4.bin", 0o644, Item::file("abcd")),
+        ("few-5.bin", 0o644, Item::file("abcde")),
+        ("segment.bin", 0o644, Item::file(segment)),
+    ]);
+    writer.snapshot("20260406T180000Z", SnapshotKind::Ordinary, &[db(Database::new(1).image()), registry(), tree]);
 }
 
 fn states(writer: &mut HandmadeRepository) {

@@ -13,6 +13,7 @@ use vecsnap::format::limits::{CHUNK_SIZE, NODE_SLOTS};
 use vecsnap::format::list_node::ListNode;
 use vecsnap::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, Verdict};
 use vecsnap::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
+use vecsnap::format::planes;
 use vecsnap::format::table::{Capture, Entry, EntryKind, FileEntry, OrderCheck, SourceStats, Stat, Time};
 use vecsnap::id::{BlobId, PackId, RepositoryId, Stamp};
 
@@ -196,6 +197,11 @@ impl HandmadeRepository {
         let stored = match codec {
             Codec::Raw => raw.clone(),
             Codec::Zstd => zstd::bulk::compress(&raw, 19).unwrap(),
+            Codec::ZstdOfPlanes => {
+                let mut planes = raw.clone();
+                planes::split(&mut planes);
+                zstd::bulk::compress(&planes, 19).unwrap()
+            }
         };
         assert_eq!(compression::decompress(codec, &stored, raw.len()).unwrap(), raw);
         let place = self.pack.bytes.len() as u64;
