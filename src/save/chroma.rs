@@ -26,13 +26,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::capturing::Capturing;
-use super::database::{self, DatabaseRequest, HeldDatabase, Known};
+use super::database::{self, HeldDatabase, Known};
 use super::previous::Previous;
 use super::sources::CHROMA;
-use super::sqlite::DamagedSource;
 use super::tree::entry::{EntryRead, read_entry};
 use super::tree::look::{Cut, Look, is_sidecar, look, look_at_directory};
-use super::tree::{PAUSE, RETRIES, StoredTree, TreeOptions, TreeOutcome, TreeTable, kept_changing};
+use super::tree::{PAUSE, RETRIES, StoredTree, TreeOptions, TreeOutcome, TreeTable, in_tree, kept_changing};
 use super::walk::{Fingerprint, Found, walk_below, walk_top};
 use super::writers::Freeze;
 use crate::disk::sqlite::{DatabaseStats, WriteLock};
@@ -236,7 +235,7 @@ impl StoreCapture<'_> {
         previous.iter_mut().for_each(|previous| previous.rewind());
         for path in &look.databases {
             let source = self.absolute(path);
-            let request = self.request(&source, path);
+            let request = in_tree(&source, path, self.options.check);
             let outcome = match database::compare(capturing, previous.as_deref_mut(), &request) {
                 Ok(Known::Unchanged(stored)) => Ok(HeldDatabase::TakenOver(stored)),
                 Ok(Known::Changed { previous }) => {
@@ -429,7 +428,7 @@ impl StoreCapture<'_> {
         let mut stored = Vec::with_capacity(databases.len());
         for HeldPath { path, held } in databases {
             let source = self.absolute(&path);
-            stored.push(held.store(capturing, &self.request(&source, &path))?.checked(capturing));
+            stored.push(held.store(capturing, &in_tree(&source, &path, self.options.check))?.checked(capturing));
         }
         entries.extend(stored.iter().flat_map(|database| database.entries.iter().cloned()));
         entries.sort_by(|left, right| compare_paths(&left.path, &right.path));
@@ -440,10 +439,6 @@ impl StoreCapture<'_> {
         let mut tree = table.finish(capturing, &stored, consistency)?;
         tree.writer_blocked = tree.writer_blocked.max(self.writer_blocked);
         Ok(Attempt::Stored(tree))
-    }
-
-    fn request<'r>(&self, source: &'r Path, name: &'r [u8]) -> DatabaseRequest<'r> {
-        DatabaseRequest { source, name, damaged: DamagedSource::TakeRaw, check: self.options.check }
     }
 
     fn absolute(&self, path: &[u8]) -> PathBuf {

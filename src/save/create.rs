@@ -20,6 +20,7 @@ use super::sources::{self, CHROMA, DB, LiveSources};
 use super::sqlite::DamagedSource;
 use super::tree::{self, TreeOptions, TreeOutcome};
 use super::writers::{IngestLock, WriterPolicy};
+use crate::disk::sqlite::CopyMethod;
 use crate::disk::{FileLock, LockMode, stat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
@@ -175,7 +176,8 @@ pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions)
     };
     let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
     let mut previous = capturing.previous(DB)?;
-    let request = DatabaseRequest { source: path, name, damaged, check: CheckImage::Now };
+    let method = CopyMethod::BackupApi;
+    let request = DatabaseRequest { source: path, name, damaged, check: CheckImage::Now, method };
     let stored = database::store_or_take_over(capturing, previous.as_mut(), &request)?;
     fill_record(&mut record, &stored);
     let mut table = capturing.table(DB)?;

@@ -19,7 +19,7 @@ use super::sqlite::{CapturedDatabase, DamagedSource, DatabaseContent, ImageOptio
 use crate::disk::held::open_source;
 use crate::disk::scratch::delete_beside;
 use crate::disk::space;
-use crate::disk::sqlite::DatabaseStats;
+use crate::disk::sqlite::{CopyMethod, DatabaseStats};
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -169,7 +169,7 @@ pub(super) fn capture(
     previous: Option<Content>,
 ) -> Result<HeldDatabase> {
     let scratch = repository.scratch()?;
-    let options = ImageOptions { deadline: DEADLINE, max_block, damaged: request.damaged };
+    let options = ImageOptions { deadline: DEADLINE, max_block, damaged: request.damaged, method: request.method };
     let captured = Box::new(capture_image(request.source, scratch, options)?);
     Ok(HeldDatabase::Captured { captured, previous })
 }
@@ -203,6 +203,8 @@ pub(super) struct DatabaseRequest<'a> {
     pub(super) damaged: DamagedSource,
     /// Whether its image is checked.
     pub(super) check: CheckImage,
+    /// How its pages come into the image.
+    pub(super) method: CopyMethod,
 }
 
 fn source_stats(stats: &DatabaseStats) -> SourceStats {

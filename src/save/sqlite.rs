@@ -29,8 +29,8 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use tempfile::TempPath;
 
 use crate::disk::sqlite::{
-    Access, DatabaseStats, Frozen, HeaderMode, ImageCopy, PinnedSource, Sidecar, Sniffed, SourceTrouble, WriteLock,
-    is_wal_live, sniff,
+    Access, CopyMethod, CopyOptions, DatabaseStats, Frozen, HeaderMode, ImageCopy, PinnedSource, Sidecar, Sniffed,
+    SourceTrouble, WriteLock, is_wal_live, sniff,
 };
 use crate::error::{Error, Result};
 
@@ -44,6 +44,8 @@ pub struct ImageOptions {
     pub max_block: Option<Duration>,
     /// What to do about a source too damaged for SQLite.
     pub damaged: DamagedSource,
+    /// How the pages come into the image.
+    pub method: CopyMethod,
 }
 
 /// What to do about a source too damaged for SQLite.
@@ -115,7 +117,8 @@ impl From<Error> for Obstacle {
 /// SQLite file and that is not accepted; [`Error::Io`] if it is missing or unreadable.
 pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
     let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;
-    let deadline = Instant::now() + options.deadline;
+    let ImageOptions { deadline, max_block, method, .. } = options;
+    let copy = CopyOptions { method, deadline: Instant::now() + deadline, max_block };
     let stats = DatabaseStats::of(&source)?;
     let captured = match sniff(&source)? {
         Sniffed::Empty if options.damaged == DamagedSource::TakeRaw && stats.wal.is_some() => {
@@ -130,8 +133,8 @@ pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Re
         }
         Sniffed::Other(start) => Err(Obstacle::Damaged(not_sqlite(&source, &start))),
         // What SQLite holds here already is in use, so that reading it takes no more than one more reader.
-        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, scratch, deadline, options.max_block),
-        Sniffed::Sqlite(mode) => take_image(&source, mode, scratch, deadline, options.max_block),
+        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, scratch, copy),
+        Sniffed::Sqlite(mode) => take_image(&source, mode, scratch, copy),
     };
     match captured {
         Ok(captured) => Ok(captured),
@@ -147,15 +150,14 @@ fn take_image(
     source: &Path,
     mode: HeaderMode,
     scratch: &Path,
-    deadline: Instant,
-    max_block: Option<Duration>,
+    copy: CopyOptions,
 ) -> Result<CapturedDatabase, Obstacle> {
     let Some(access) = access_in_place(source, mode)? else {
-        return recovery::image_of_copy(source, scratch, deadline);
+        return recovery::image_of_copy(source, scratch, copy);
     };
-    match image_in_place(source, access, scratch, deadline, max_block) {
-        Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, scratch, deadline),
-        outcome => outcome.map_err(|trouble| obstacle(source, max_block, trouble)),
+    match image_in_place(source, access, scratch, copy) {
+        Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, scratch, copy),
+        outcome => outcome.map_err(|trouble| obstacle(source, copy.max_block, trouble)),
     }
 }
 
@@ -176,10 +178,9 @@ fn image_in_place(
     source: &Path,
     access: Access,
     scratch: &Path,
-    deadline: Instant,
-    max_block: Option<Duration>,
+    copy: CopyOptions,
 ) -> Result<CapturedDatabase, SourceTrouble> {
-    let captured = image_through(source, access, scratch, deadline, max_block)?;
+    let captured = image_through(source, access, scratch, copy)?;
     // Another mount of the same file may be writable, and an immutable read takes no lock.
     if access == Access::Immutable && DatabaseStats::of(source)? != captured.stats {
         return Err(SourceTrouble::NeedsWriting("it changed while it was read without locks".into()));
@@ -193,17 +194,16 @@ fn image_through(
     database: &Path,
     access: Access,
     scratch: &Path,
-    deadline: Instant,
-    max_block: Option<Duration>,
+    copy: CopyOptions,
 ) -> Result<CapturedDatabase, SourceTrouble> {
     let began = Instant::now();
-    let first = image_at_once(database, access, scratch, deadline, max_block);
+    let first = image_at_once(database, access, scratch, copy);
     let damage = match first {
         Err(SourceTrouble::Damaged(damage)) => damage,
         outcome => return outcome,
     };
-    let rest_of_block = max_block.map(|limit| limit.saturating_sub(began.elapsed()));
-    match image_at_once(database, access, scratch, deadline, rest_of_block) {
+    let rest_of_block = copy.max_block.map(|limit| limit.saturating_sub(began.elapsed()));
+    match image_at_once(database, access, scratch, CopyOptions { max_block: rest_of_block, ..copy }) {
         Err(SourceTrouble::Deadline | SourceTrouble::BlockedTooLong) => Err(SourceTrouble::Damaged(damage)),
         outcome => outcome,
     }
@@ -213,17 +213,16 @@ fn image_at_once(
     database: &Path,
     access: Access,
     scratch: &Path,
-    deadline: Instant,
-    max_block: Option<Duration>,
+    copy: CopyOptions,
 ) -> Result<CapturedDatabase, SourceTrouble> {
-    let pinned = PinnedSource::open(database, access, deadline)?;
+    let pinned = PinnedSource::open(database, access, copy.deadline)?;
     // The name alone is wanted here: the copy makes the file.
     let name = tempfile::Builder::new().prefix("image-").make_in(scratch, |path| {
         if path.symlink_metadata().is_ok() { Err(io::ErrorKind::AlreadyExists.into()) } else { Ok(()) }
     });
     let file = name.map_err(Error::io("create an image in", scratch))?.into_temp_path();
     let stats = pinned.stats();
-    let copy = pinned.copy_to(&file, deadline, max_block)?;
+    let copy = pinned.copy_to(&file, copy)?;
     Ok(CapturedDatabase { stats, content: DatabaseContent::Image(DatabaseImage { file, copy }) })
 }
 

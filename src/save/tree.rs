@@ -24,6 +24,7 @@ use super::sources::CHROMA;
 use super::sqlite::DamagedSource;
 use super::walk::walk;
 use super::writers::Freeze;
+use crate::disk::sqlite::CopyMethod;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::{Consistency, Verdict};
@@ -116,7 +117,7 @@ fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -
     previous.iter_mut().for_each(Previous::rewind);
     for path in &before.databases {
         let absolute = root.join(Path::new(OsStr::from_bytes(path)));
-        let request = DatabaseRequest { source: &absolute, name: path, damaged: DamagedSource::TakeRaw, check };
+        let request = in_tree(&absolute, path, check);
         match database::store_or_take_over(capturing, previous.as_mut(), &request) {
             Ok(stored) => databases.push(stored.checked(capturing)),
             Err(error) if error.is_not_found() => return Ok(None),
@@ -131,6 +132,11 @@ fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -
     let after = look_now(root, Cut::Whole, previous.as_mut())?;
     let stood_still = while_reading == before.parts && after.parts == before.parts;
     Ok((stood_still && before.databases == after.databases).then_some(stored))
+}
+
+/// What is asked for of a database in a tree.
+pub(super) fn in_tree<'r>(source: &'r Path, name: &'r [u8], check: CheckImage) -> DatabaseRequest<'r> {
+    DatabaseRequest { source, name, damaged: DamagedSource::TakeRaw, check, method: CopyMethod::Pages }
 }
 
 /// The SQLite files of a tree.

@@ -1,30 +1,44 @@
-//! A consistent image of a database that may be in use: the online backup API under a pinned read transaction.
+//! A consistent image of a database that may be in use, copied under a pinned read transaction.
 //!
-//! Without the pin every commit of the service restarts the copy in WAL mode, and in rollback mode it never ends. With it
-//! the image is the state of one moment, and in rollback mode the service's writers wait for the copy, which is therefore
-//! bounded by a deadline. The image depends on the content of the source alone: equal content gives equal bytes.
-//! <https://www.sqlite.org/backup.html>
+//! Without the pin every commit of the service restarts the backup API in WAL mode, and in rollback mode it never ends. With
+//! it the image is the state of one moment, and in rollback mode the service's writers wait for the copy, which is
+//! therefore bounded by a deadline. The image depends on the pinned state alone, however often it is taken.
 
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, ErrorCode, ffi};
+use rusqlite::{Connection, ErrorCode};
 
 use super::super::durable::FILE_MODE;
 use super::connection::{Access, Database, check_length, open};
-use super::{DatabaseStats, HeaderMode};
+use super::{DatabaseStats, HeaderMode, backup, pages};
 use crate::error::{Error, Result};
-
-/// Pages copied between two looks at the clock.
-const PAGES_PER_STEP: i32 = 512;
 
 /// How long to sleep when the database is locked.
 const POLL: Duration = Duration::from_millis(5);
+
+/// How the pages come into an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyMethod {
+    /// Through the online backup API, as operators were promised for the database of the service.
+    BackupApi,
+    /// Read by SQLite, written in bulk; through the backup API where that cannot be done.
+    Pages,
+}
+
+/// How a copy is made.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    /// How the pages come into the image.
+    pub method: CopyMethod,
+    /// When it must be done, waiting for locks included.
+    pub deadline: Instant,
+    /// How long writers may be held off, where the copy does that; `None` for no limit but the deadline.
+    pub max_block: Option<Duration>,
+}
 
 /// Why a source could not be read through SQLite with the access tried.
 #[derive(Debug)]
@@ -42,7 +56,7 @@ pub enum SourceTrouble {
 }
 
 impl SourceTrouble {
-    fn of(error: rusqlite::Error, action: &'static str, path: &Path) -> Self {
+    pub(super) fn of(error: rusqlite::Error, action: &'static str, path: &Path) -> Self {
         match error.sqlite_error_code() {
             Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => Self::NeedsWriting(error.to_string()),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
@@ -55,6 +69,13 @@ impl From<Error> for SourceTrouble {
     fn from(error: Error) -> Self {
         Self::Other(error)
     }
+}
+
+/// How much was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ImageSize {
+    pub(super) page_size: u32,
+    pub(super) pages: u32,
 }
 
 /// What was copied.
@@ -108,24 +129,20 @@ impl PinnedSource {
         self.stats
     }
 
-    /// Copies the pinned state into the new file `image`, then lets the source go. Where writers wait meanwhile, they do
-    /// so for `max_block` at most.
+    /// Copies the pinned state into the new file `image`, then lets the source go.
     ///
     /// The image is not synced; after an error the file may be there, incomplete.
-    pub fn copy_to(
-        self,
-        image: &Path,
-        deadline: Instant,
-        max_block: Option<Duration>,
-    ) -> Result<ImageCopy, SourceTrouble> {
+    pub fn copy_to(self, image: &Path, options: CopyOptions) -> Result<ImageCopy, SourceTrouble> {
         let others_wait = self.mode == HeaderMode::Rollback && self.access != Access::Immutable;
-        let limit = max_block.filter(|_| others_wait).map(|limit| self.pinned_at + limit);
-        let within = limit.map_or(deadline, |limit| limit.min(deadline));
-        let copied = copy(self.database.connection(), &self.path, image, within);
+        let limit = options.max_block.filter(|_| others_wait).map(|limit| self.pinned_at + limit);
+        let within = limit.map_or(options.deadline, |limit| limit.min(options.deadline));
+        let copied = copy(self.database.connection(), &self.path, image, options.method, within);
         let pinned_at = self.pinned_at;
         self.let_go();
-        let (page_size, pages) = copied.map_err(|trouble| match trouble {
-            SourceTrouble::Deadline if limit.is_some_and(|limit| limit < deadline) => SourceTrouble::BlockedTooLong,
+        let ImageSize { page_size, pages } = copied.map_err(|trouble| match trouble {
+            SourceTrouble::Deadline if limit.is_some_and(|limit| limit < options.deadline) => {
+                SourceTrouble::BlockedTooLong
+            }
             other => other,
         })?;
         Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| pinned_at.elapsed()) })
@@ -182,41 +199,22 @@ fn pin(connection: &Connection) -> rusqlite::Result<bool> {
     }
 }
 
-fn copy(source: &Connection, path: &Path, image: &Path, deadline: Instant) -> Result<(u32, u32), SourceTrouble> {
-    let trouble = |error: rusqlite::Error| match error.sqlite_error_code() {
-        // The image is what finds no room, not the source.
-        Some(ErrorCode::DiskFull) => Error::io("write", image)(ErrorKind::StorageFull.into()).into(),
-        // Nor is the source ever written.
-        _ if is_of_writing(&error) => Error::sqlite("write", image)(error).into(),
-        _ => SourceTrouble::of(error, "copy", path),
-    };
+fn copy(
+    source: &Connection,
+    path: &Path,
+    image: &Path,
+    method: CopyMethod,
+    deadline: Instant,
+) -> Result<ImageSize, SourceTrouble> {
     let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(image);
-    drop(made.map_err(Error::io("create", image))?);
-    let mut destination = open(image, Access::ReadWrite).map_err(Error::sqlite("create", image))?;
-    destination
-        .execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;")
-        .map_err(Error::sqlite("prepare", image))?;
-    let backup = Backup::new(source, &mut destination).map_err(trouble)?;
-    loop {
-        match backup.step(PAGES_PER_STEP).map_err(trouble)? {
-            StepResult::Done => break,
-            StepResult::Busy | StepResult::Locked => thread::sleep(POLL),
-            _ => {}
-        }
-        if Instant::now() >= deadline {
-            return Err(SourceTrouble::Deadline);
+    let made = made.map_err(Error::io("create", image))?;
+    match if method == CopyMethod::Pages { pages::of(source) } else { None } {
+        Some(pages) => pages::copy(pages, path, image, made, deadline),
+        None => {
+            drop(made);
+            backup::copy(source, path, image, deadline)
         }
     }
-    let pages = u32::try_from(backup.progress().pagecount).unwrap_or_default();
-    drop(backup);
-    let page_size = destination.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(trouble)?;
-    destination.close().map_err(|(_, error)| Error::sqlite("finish", image)(error))?;
-    Ok((page_size, pages))
-}
-
-fn is_of_writing(error: &rusqlite::Error) -> bool {
-    let writing = [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_IOERR_TRUNCATE, ffi::SQLITE_IOERR_FSYNC];
-    error.sqlite_error().is_some_and(|error| writing.contains(&error.extended_code))
 }
 
 fn journal_mode(connection: &Connection) -> rusqlite::Result<HeaderMode> {

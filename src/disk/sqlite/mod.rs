@@ -4,11 +4,13 @@
 //! targets; and a private image is opened so that no sidecar ever appears beside it. The bundled SQLite is used
 //! throughout, since older ones can corrupt a database under a concurrent checkpoint (the WAL-reset bug, fixed in 3.51.3).
 
+mod backup;
 mod check;
 mod connection;
 mod fold;
 mod freeze;
 mod image;
+mod pages;
 mod sidecar;
 mod sniff;
 
@@ -16,7 +18,7 @@ pub use check::{Verdict, integrity_check};
 pub use connection::Access;
 pub use fold::{Folded, fold_sidecars};
 pub use freeze::{Frozen, WriteLock};
-pub use image::{ImageCopy, PinnedSource, SourceTrouble, read_image};
+pub use image::{CopyMethod, CopyOptions, ImageCopy, PinnedSource, SourceTrouble, read_image};
 pub use sidecar::{DatabaseStats, Sidecar, is_wal_live};
 pub use sniff::{HeaderMode, Sniffed, is_sqlite, sniff};
 

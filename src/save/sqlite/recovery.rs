@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{CapturedDatabase, DatabaseContent, Obstacle, image_through, obstacle};
 use crate::disk::durable::FILE_MODE;
 use crate::disk::held::{Opened, open_source};
-use crate::disk::sqlite::{Access, DatabaseStats, Sidecar};
+use crate::disk::sqlite::{Access, CopyOptions, DatabaseStats, Sidecar};
 use crate::disk::stat::FileStat;
 use crate::error::{Error, Result};
 
@@ -26,15 +26,16 @@ const TRIES: usize = 3;
 const SETTLED: Duration = Duration::from_millis(100);
 
 /// Copies the database with its sidecars into `scratch`, lets SQLite recover the copy, and takes an image of that.
-pub(super) fn image_of_copy(source: &Path, scratch: &Path, deadline: Instant) -> Result<CapturedDatabase, Obstacle> {
+pub(super) fn image_of_copy(source: &Path, scratch: &Path, options: CopyOptions) -> Result<CapturedDatabase, Obstacle> {
     let directory = tempfile::Builder::new()
         .prefix("recovery-")
         .tempdir_in(scratch)
         .map_err(Error::io("create a directory in", scratch))?;
     let copy = directory.path().join("copy.db");
-    let stats = copy_settled(source, &copy, deadline)?;
-    let mut captured = image_through(&copy, Access::ReadWrite, scratch, deadline, None)
-        .map_err(|trouble| obstacle(source, None, trouble))?;
+    let stats = copy_settled(source, &copy, options.deadline)?;
+    let options = CopyOptions { max_block: None, ..options };
+    let mut captured =
+        image_through(&copy, Access::ReadWrite, scratch, options).map_err(|trouble| obstacle(source, None, trouble))?;
     captured.stats = stats;
     if let DatabaseContent::Image(image) = &mut captured.content {
         // Nobody waits for a private copy.

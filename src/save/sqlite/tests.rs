@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,8 +17,17 @@ use crate::disk::held::{Opened, open_source};
 use crate::disk::sqlite::{Verdict, integrity_check};
 use crate::disk::stat::{FileStat, lstat};
 
-const OPTIONS: ImageOptions =
-    ImageOptions { deadline: Duration::from_secs(20), max_block: None, damaged: DamagedSource::TakeDatabaseRaw };
+const OPTIONS: ImageOptions = ImageOptions {
+    deadline: Duration::from_secs(20),
+    max_block: None,
+    damaged: DamagedSource::TakeDatabaseRaw,
+    method: CopyMethod::Pages,
+};
+
+/// Counters in the header of a database: <https://www.sqlite.org/fileformat.html#the_database_header>.
+const CHANGES: Range<usize> = 24..28;
+const SCHEMA_CHANGES: Range<usize> = 40..44;
+const VALID_FOR: Range<usize> = 92..96;
 
 /// A directory for sources and one for scratch files.
 struct Place {
@@ -47,8 +57,24 @@ impl Place {
         captured
     }
 
+    /// The image, which is the same both ways but for the counters in its header.
     fn image(&self, name: &str) -> DatabaseImage {
-        match self.capture(name, OPTIONS).unwrap().content {
+        let backup = self.image_by(CopyMethod::BackupApi, name);
+        let mut expected = fs::read(&backup.file).unwrap();
+        let copy = backup.copy;
+        drop(backup);
+        let image = self.image_by(CopyMethod::Pages, name);
+        let bytes = fs::read(&image.file).unwrap();
+        for counter in [CHANGES, SCHEMA_CHANGES, VALID_FOR] {
+            expected[counter.clone()].copy_from_slice(&bytes[counter]);
+        }
+        assert!(bytes == expected, "{name}: the two ways give different images");
+        assert_eq!((image.copy.page_size, image.copy.pages), (copy.page_size, copy.pages));
+        image
+    }
+
+    fn image_by(&self, method: CopyMethod, name: &str) -> DatabaseImage {
+        match self.capture(name, ImageOptions { method, ..OPTIONS }).unwrap().content {
             DatabaseContent::Image(image) => image,
             other => panic!("{other:?}"),
         }
@@ -117,6 +143,7 @@ fn every_page_size_and_journal_mode_gives_an_equal_and_repeatable_image() {
             assert_eq!(bytes.len() as u64, u64::from(first.copy.pages) * u64::from(page_size));
             assert_eq!(first.copy.writer_blocked.is_some(), mode == "delete");
             assert_eq!(total(&first.file), TOTAL);
+            assert!(fs::read(place.path("a.db")).unwrap() == bytes, "{mode}: the log is empty, and the file another");
             drop(first);
             assert!(
                 fs::read(&place.image("a.db").file).unwrap() == bytes,
