@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::effort::Effort;
 use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
+use crate::disk::sqlite::BlockLimit;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::progress::Progress;
@@ -63,19 +64,18 @@ impl<'a> Capturing<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct Patience<'a> {
     progress: &'a dyn Progress,
-    /// How long writers may be held off; `None` for no limit.
-    pub(super) max_block: Option<Duration>,
-    let_go: Option<Instant>,
+    /// For how long writers may be held off.
+    pub(super) block: BlockLimit,
 }
 
 impl<'a> Patience<'a> {
     pub(super) fn new(progress: &'a dyn Progress, max_block: Option<Duration>) -> Self {
-        Self { progress, max_block, let_go: None }
+        Self { progress, block: BlockLimit { most: max_block, since: None } }
     }
 
     /// Since this moment writers are held off; `None` once they are not.
     pub(super) fn hold_writers(&mut self, since: Option<Instant>) {
-        self.let_go = since.and_then(|since| Some(since + self.max_block?));
+        self.block.since = since;
     }
 
     /// Gives up, where the operator asked to stop or writers have been held off for as long as they may.
@@ -84,11 +84,11 @@ impl<'a> Patience<'a> {
     /// [`Error::Interrupted`]; [`Error::Changing`] with advice.
     pub(super) fn check(&self) -> Result<()> {
         self.progress.check()?;
-        match self.let_go {
+        match self.block.since.and_then(|since| self.block.end(since)) {
             Some(let_go) if Instant::now() >= let_go => Err(Error::Changing(format!(
                 "reading its files would have held its writers off for longer than {} s; take one snapshot without \
                  --freeze first, so that the next one reads only what changed since, or raise --max-block",
-                self.max_block.unwrap_or_default().as_secs_f64()
+                self.block.most.unwrap_or_default().as_secs_f64()
             ))),
             _ => Ok(()),
         }

@@ -53,7 +53,8 @@ const LARGE: u64 = 16 * 1024 * 1024;
 /// Stores the Chroma store at `root`, which is a real path; `None` if the tree there is none.
 ///
 /// # Errors
-/// [`Error::Changing`] where locks could not be had, or would have been held for too long.
+/// I/O errors and those of the repository. A store that kept changing, or whose locks could not be had or would have been
+/// held for too long, is left out.
 pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOptions) -> Result<Option<TreeOutcome>> {
     let database = root.join(OsStr::from_bytes(DATABASE));
     if stat::lstat(&database)?.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
@@ -72,15 +73,17 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     };
     let mut retries = RETRIES;
     loop {
-        match capture.attempt(capturing)? {
-            Attempt::Stored(stored) => return Ok(Some(TreeOutcome::Stored(stored))),
-            Attempt::NoStore => return Ok(None),
-            Attempt::ToBeExamined => {}
-            Attempt::Moved(part) if retries == 0 => {
+        match capture.attempt(capturing) {
+            Err(Error::Changing(reason)) => return Ok(Some(capture.left_out(reason))),
+            Err(error) => return Err(error),
+            Ok(Attempt::Stored(stored)) => return Ok(Some(TreeOutcome::Stored(stored))),
+            Ok(Attempt::NoStore) => return Ok(None),
+            Ok(Attempt::ToBeExamined) => {}
+            Ok(Attempt::Moved(part)) if retries == 0 => {
                 tracing::debug!(part, "moved once more");
-                return Ok(Some(TreeOutcome::LeftOut(kept_changing(root))));
+                return Ok(Some(capture.left_out(kept_changing(root))));
             }
-            Attempt::Moved(part) => {
+            Ok(Attempt::Moved(part)) => {
                 tracing::debug!(path = %root.display(), part, retries, "a part of the store changed while it was read");
                 retries -= 1;
                 thread::sleep(PAUSE);
@@ -170,6 +173,10 @@ impl StoreCapture<'_> {
         }
     }
 
+    fn left_out(&self, reason: String) -> TreeOutcome {
+        TreeOutcome::LeftOut { reason, writer_blocked: self.writer_blocked }
+    }
+
     /// Takes the images, then reads and proves part after part.
     fn read(&mut self, capturing: &mut Capturing<'_>) -> Result<Result<Reading, Attempt>> {
         let mut previous = capturing.previous(CHROMA)?;
@@ -239,8 +246,8 @@ impl StoreCapture<'_> {
             let outcome = match database::compare(capturing, previous.as_deref_mut(), &request) {
                 Ok(Known::Unchanged(stored)) => Ok(HeldDatabase::TakenOver(stored)),
                 Ok(Known::Changed { previous }) => {
-                    let (repository, max_block) = (capturing.repository, capturing.patience.max_block);
-                    let copy = || database::capture(repository, &request, max_block, previous);
+                    let (repository, block) = (capturing.repository, capturing.patience.block);
+                    let copy = || database::capture(repository, &request, block, previous);
                     if path == DATABASE {
                         reading.before = match self.database.live(records::watermarks)? {
                             Answer::Store(watermarks) => Some(watermarks),
@@ -264,6 +271,7 @@ impl StoreCapture<'_> {
                 }
                 Err(error) => return Err(error),
             };
+            self.writer_blocked = self.writer_blocked.max(held.writer_blocked());
             if path == DATABASE {
                 let ask_live = if self.examine { AskLive::Yes } else { AskLive::No };
                 reading.records = self.database.ask(&held, ask_live, records::records)?;

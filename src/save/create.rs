@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
@@ -195,7 +195,7 @@ fn fill_record(record: &mut SourceRecord, stored: &StoredDatabase) {
         Some(_) => record.state = SourceState::CapturedRaw,
     }
     record.verdict = stored.verdict.clone();
-    record.writer_blocked_microseconds = u64::try_from(stored.writer_blocked.as_micros()).unwrap_or(u64::MAX);
+    record.writer_blocked_microseconds = microseconds(stored.writer_blocked);
     for entry in &stored.entries {
         if let EntryKind::File(file) = &entry.kind {
             record.files += 1;
@@ -227,10 +227,11 @@ pub(super) fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOpti
     }
     let check = if options.check_trees { CheckImage::Now } else { CheckImage::Later };
     match tree::store(capturing, path, TreeOptions { check, freeze: options.writers.freeze })? {
-        TreeOutcome::LeftOut(reason) => {
+        TreeOutcome::LeftOut { reason, writer_blocked } => {
             tracing::warn!(path = %path.display(), %reason, "the Chroma directory is not in this snapshot");
             record.state = SourceState::Changing;
             record.consistency = Consistency::Suspect(vec![reason]);
+            record.writer_blocked_microseconds = microseconds(writer_blocked);
         }
         TreeOutcome::Stored(stored) => {
             if !stored.raw.is_empty() {
@@ -241,10 +242,14 @@ pub(super) fn capture_chroma(capturing: &mut Capturing<'_>, options: &CreateOpti
             record.bytes = stored.bytes;
             record.verdict = stored.verdict;
             record.consistency = stored.consistency;
-            record.writer_blocked_microseconds = u64::try_from(stored.writer_blocked.as_micros()).unwrap_or(u64::MAX);
+            record.writer_blocked_microseconds = microseconds(stored.writer_blocked);
         }
     }
     Ok(record)
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn files(manifest: &Manifest, root: &Path, stamp: Stamp) -> Result<SnapshotFiles> {

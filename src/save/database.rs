@@ -19,7 +19,7 @@ use super::sqlite::{CapturedDatabase, DamagedSource, DatabaseContent, ImageOptio
 use crate::disk::held::open_source;
 use crate::disk::scratch::delete_beside;
 use crate::disk::space;
-use crate::disk::sqlite::{CopyMethod, DatabaseStats};
+use crate::disk::sqlite::{BlockLimit, CopyMethod, DatabaseStats};
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -108,6 +108,17 @@ pub(super) enum HeldDatabase {
 }
 
 impl HeldDatabase {
+    /// For how long its writers had to wait.
+    pub(super) fn writer_blocked(&self) -> Duration {
+        match self {
+            Self::Captured { captured, .. } => match &captured.content {
+                DatabaseContent::Image(image) => image.copy.writer_blocked.unwrap_or_default(),
+                DatabaseContent::Empty | DatabaseContent::Raw(_) => Duration::ZERO,
+            },
+            Self::TakenOver(_) => Duration::ZERO,
+        }
+    }
+
     /// Stores it.
     ///
     /// # Errors
@@ -165,11 +176,11 @@ pub(super) fn compare(
 pub(super) fn capture(
     repository: &Repository,
     request: &DatabaseRequest<'_>,
-    max_block: Option<Duration>,
+    block: BlockLimit,
     previous: Option<Content>,
 ) -> Result<HeldDatabase> {
     let scratch = repository.scratch()?;
-    let options = ImageOptions { deadline: DEADLINE, max_block, damaged: request.damaged, method: request.method };
+    let options = ImageOptions { deadline: DEADLINE, block, damaged: request.damaged, method: request.method };
     let captured = Box::new(capture_image(request.source, scratch, options)?);
     Ok(HeldDatabase::Captured { captured, previous })
 }
@@ -187,8 +198,7 @@ pub(super) fn store_or_take_over(
     match compare(capturing, previous, request)? {
         Known::Unchanged(stored) => Ok(stored),
         Known::Changed { previous } => {
-            let max_block = capturing.patience.max_block;
-            capture(capturing.repository, request, max_block, previous)?.store(capturing, request)
+            capture(capturing.repository, request, capturing.patience.block, previous)?.store(capturing, request)
         }
     }
 }

@@ -29,8 +29,8 @@ use rustix::fs::{StatVfsMountFlags, statvfs};
 use tempfile::TempPath;
 
 use crate::disk::sqlite::{
-    Access, CopyMethod, CopyOptions, DatabaseStats, Frozen, HeaderMode, ImageCopy, PinnedSource, Sidecar, Sniffed,
-    SourceTrouble, WriteLock, is_wal_live, sniff,
+    Access, BlockLimit, CopyMethod, CopyOptions, DatabaseStats, Frozen, HeaderMode, ImageCopy, PinnedSource, Sidecar,
+    Sniffed, SourceTrouble, WriteLock, is_wal_live, sniff,
 };
 use crate::error::{Error, Result};
 
@@ -40,8 +40,8 @@ pub struct ImageOptions {
     /// How long the whole capture may take, waiting for locks included. In rollback mode the service's writers wait
     /// meanwhile.
     pub deadline: Duration,
-    /// How long writers may be held off, where the copy does that; `None` for no limit but the deadline.
-    pub max_block: Option<Duration>,
+    /// For how long writers may be held off.
+    pub block: BlockLimit,
     /// What to do about a source too damaged for SQLite.
     pub damaged: DamagedSource,
     /// How the pages come into the image.
@@ -117,8 +117,8 @@ impl From<Error> for Obstacle {
 /// SQLite file and that is not accepted; [`Error::Io`] if it is missing or unreadable.
 pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
     let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;
-    let ImageOptions { deadline, max_block, method, .. } = options;
-    let copy = CopyOptions { method, deadline: Instant::now() + deadline, max_block };
+    let ImageOptions { deadline, block, method, .. } = options;
+    let copy = CopyOptions { method, deadline: Instant::now() + deadline, block };
     let stats = DatabaseStats::of(&source)?;
     let captured = match sniff(&source)? {
         Sniffed::Empty if options.damaged == DamagedSource::TakeRaw && stats.wal.is_some() => {
@@ -157,7 +157,7 @@ fn take_image(
     };
     match image_in_place(source, access, scratch, copy) {
         Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, scratch, copy),
-        outcome => outcome.map_err(|trouble| obstacle(source, copy.max_block, trouble)),
+        outcome => outcome.map_err(|trouble| obstacle(source, copy.block, trouble)),
     }
 }
 
@@ -202,8 +202,8 @@ fn image_through(
         Err(SourceTrouble::Damaged(damage)) => damage,
         outcome => return outcome,
     };
-    let rest_of_block = copy.max_block.map(|limit| limit.saturating_sub(began.elapsed()));
-    match image_at_once(database, access, scratch, CopyOptions { max_block: rest_of_block, ..copy }) {
+    let rest = CopyOptions { block: copy.block.after(began.elapsed()), ..copy };
+    match image_at_once(database, access, scratch, rest) {
         Err(SourceTrouble::Deadline | SourceTrouble::BlockedTooLong) => Err(SourceTrouble::Damaged(damage)),
         outcome => outcome,
     }
@@ -226,13 +226,16 @@ fn image_at_once(
     Ok(CapturedDatabase { stats, content: DatabaseContent::Image(DatabaseImage { file, copy }) })
 }
 
-fn obstacle(source: &Path, max_block: Option<Duration>, trouble: SourceTrouble) -> Obstacle {
+fn obstacle(source: &Path, block: BlockLimit, trouble: SourceTrouble) -> Obstacle {
     match trouble {
         SourceTrouble::BlockedTooLong => Obstacle::Failed(Error::Changing(format!(
-            "copying the database {} would have held its writers off for longer than {} s; \
-             raise --max-block, or put the database into WAL mode, where nobody waits",
+            "copying the database {} would have held its writers off for longer than {} s; raise --max-block, or {}",
             source.display(),
-            max_block.unwrap_or_default().as_secs_f64()
+            block.most.unwrap_or_default().as_secs_f64(),
+            match block.since {
+                Some(_) => "take the snapshot without --freeze",
+                None => "put the database into WAL mode, where nobody waits",
+            }
         ))),
         SourceTrouble::Deadline => Obstacle::Failed(Error::Changing(format!(
             "the database {} stayed in use by a writer until the time for its capture was up; \
@@ -267,7 +270,7 @@ pub fn read_live<T>(
     match pinned.and_then(|pinned| pinned.read(read)) {
         Ok(value) => Ok(Some(value)),
         Err(SourceTrouble::NeedsWriting(_) | SourceTrouble::Damaged(_)) => Ok(None),
-        Err(trouble) => match obstacle(source, None, trouble) {
+        Err(trouble) => match obstacle(source, BlockLimit::default(), trouble) {
             Obstacle::Failed(error) => Err(error),
             Obstacle::Damaged(_) => Ok(None),
         },

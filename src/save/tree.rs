@@ -62,8 +62,13 @@ pub struct StoredTree {
 pub enum TreeOutcome {
     /// It was captured.
     Stored(StoredTree),
-    /// It was left out, for this reason.
-    LeftOut(String),
+    /// It was left out.
+    LeftOut {
+        /// Why.
+        reason: String,
+        /// For how long writers had to wait all the same.
+        writer_blocked: Duration,
+    },
 }
 
 /// How a tree is captured.
@@ -84,7 +89,7 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
         Err(error) => Err(error),
     };
     match outcome {
-        Err(Error::Changing(reason)) => Ok(TreeOutcome::LeftOut(reason)),
+        Err(Error::Changing(reason)) => Ok(TreeOutcome::LeftOut { reason, writer_blocked: Duration::ZERO }),
         outcome => outcome,
     }
 }
@@ -107,7 +112,7 @@ fn store_whole(capturing: &mut Capturing<'_>, root: &Path, options: TreeOptions)
             return Ok(TreeOutcome::Stored(stored));
         }
     }
-    Ok(TreeOutcome::LeftOut(kept_changing(root)))
+    Ok(TreeOutcome::LeftOut { reason: kept_changing(root), writer_blocked: Duration::ZERO })
 }
 
 fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -> Result<Option<StoredTree>> {

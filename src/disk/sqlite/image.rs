@@ -29,6 +29,30 @@ pub enum CopyMethod {
     Pages,
 }
 
+/// For how long writers may be held off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BlockLimit {
+    /// At most; `None` for no limit.
+    pub most: Option<Duration>,
+    /// Since when they are held off already, by a lock of our own.
+    pub since: Option<Instant>,
+}
+
+impl BlockLimit {
+    /// When they must be let go if they are held off since this moment, or longer already.
+    pub fn end(&self, since: Instant) -> Option<Instant> {
+        Some(self.since.unwrap_or(since) + self.most?)
+    }
+
+    /// What is left once the copy itself has held them off for so long.
+    pub fn after(self, blocked: Duration) -> Self {
+        match self.since {
+            Some(_) => self,
+            None => Self { most: self.most.map(|most| most.saturating_sub(blocked)), since: None },
+        }
+    }
+}
+
 /// How a copy is made.
 #[derive(Clone, Copy, Debug)]
 pub struct CopyOptions {
@@ -36,8 +60,8 @@ pub struct CopyOptions {
     pub method: CopyMethod,
     /// When it must be done, waiting for locks included.
     pub deadline: Instant,
-    /// How long writers may be held off, where the copy does that; `None` for no limit but the deadline.
-    pub max_block: Option<Duration>,
+    /// For how long writers may be held off.
+    pub block: BlockLimit,
 }
 
 /// Why a source could not be read through SQLite with the access tried.
@@ -134,7 +158,7 @@ impl PinnedSource {
     /// The image is not synced; after an error the file may be there, incomplete.
     pub fn copy_to(self, image: &Path, options: CopyOptions) -> Result<ImageCopy, SourceTrouble> {
         let others_wait = self.mode == HeaderMode::Rollback && self.access != Access::Immutable;
-        let limit = options.max_block.filter(|_| others_wait).map(|limit| self.pinned_at + limit);
+        let limit = options.block.end(self.pinned_at).filter(|_| others_wait || options.block.since.is_some());
         let within = limit.map_or(options.deadline, |limit| limit.min(options.deadline));
         let copied = copy(self.database.connection(), &self.path, image, options.method, within);
         let pinned_at = self.pinned_at;

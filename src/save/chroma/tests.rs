@@ -311,6 +311,7 @@ fn a_freeze_that_would_take_too_long_leaves_the_store_out_with_advice() {
         chroma(&report).state == SourceState::Changing && note.contains("--freeze") && note.contains("--max-block"),
         "{note}"
     );
+    assert!(chroma(&report).writer_blocked_microseconds > 0, "writers waited all the same");
     assert_eq!(service.frozen(None).left_out(), None);
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::{CapturedDatabase, DatabaseContent, Obstacle, image_through, obstacle};
 use crate::disk::durable::FILE_MODE;
 use crate::disk::held::{Opened, open_source};
-use crate::disk::sqlite::{Access, CopyOptions, DatabaseStats, Sidecar};
+use crate::disk::sqlite::{Access, BlockLimit, CopyOptions, DatabaseStats, Sidecar};
 use crate::disk::stat::FileStat;
 use crate::error::{Error, Result};
 
@@ -33,9 +33,9 @@ pub(super) fn image_of_copy(source: &Path, scratch: &Path, options: CopyOptions)
         .map_err(Error::io("create a directory in", scratch))?;
     let copy = directory.path().join("copy.db");
     let stats = copy_settled(source, &copy, options.deadline)?;
-    let options = CopyOptions { max_block: None, ..options };
-    let mut captured =
-        image_through(&copy, Access::ReadWrite, scratch, options).map_err(|trouble| obstacle(source, None, trouble))?;
+    let options = CopyOptions { block: BlockLimit::default(), ..options };
+    let mut captured = image_through(&copy, Access::ReadWrite, scratch, options)
+        .map_err(|trouble| obstacle(source, BlockLimit::default(), trouble))?;
     captured.stats = stats;
     if let DatabaseContent::Image(image) = &mut captured.content {
         // Nobody waits for a private copy.

@@ -19,7 +19,7 @@ use crate::disk::stat::{FileStat, lstat};
 
 const OPTIONS: ImageOptions = ImageOptions {
     deadline: Duration::from_secs(20),
-    max_block: None,
+    block: BlockLimit { most: None, since: None },
     damaged: DamagedSource::TakeDatabaseRaw,
     method: CopyMethod::Pages,
 };
@@ -234,16 +234,25 @@ fn a_damaged_header_behind_the_right_magic_is_taken_raw() {
 }
 
 #[test]
-fn a_copy_that_would_hold_writers_off_for_too_long_is_given_up_with_advice_in_rollback_mode_alone() {
-    for (mode, refused) in [("delete", true), ("wal", false)] {
+fn a_copy_that_would_hold_writers_off_for_too_long_is_given_up_with_advice_in_rollback_mode_or_under_a_lock_of_ours() {
+    let at_once = BlockLimit { most: Some(Duration::ZERO), since: None };
+    let frozen = BlockLimit { since: Some(Instant::now()), ..at_once };
+    for (mode, block, advice) in [
+        ("delete", at_once, Some("WAL mode")),
+        ("wal", at_once, None),
+        ("delete", frozen, Some("without --freeze")),
+        ("wal", frozen, Some("without --freeze")),
+    ] {
         let place = Place::new();
         let service = make(&place.path("a.db"), &format!("PRAGMA journal_mode={mode};"));
         service.execute_batch("CREATE TABLE many(x); INSERT INTO many VALUES(zeroblob(5000000))").unwrap();
-        let options = ImageOptions { max_block: Some(Duration::ZERO), ..OPTIONS };
+        let options = ImageOptions { block, ..OPTIONS };
         let outcome = capture_image(&place.path("a.db"), place.scratch.path(), options);
-        match (outcome, refused) {
-            (Err(Error::Changing(message)), true) => assert!(message.contains("--max-block"), "{message}"),
-            (Ok(captured), false) => assert!(matches!(captured.content, DatabaseContent::Image(_))),
+        match (outcome, advice) {
+            (Err(Error::Changing(message)), Some(advice)) => {
+                assert!(message.contains("--max-block") && message.contains(advice), "{message}");
+            }
+            (Ok(captured), None) => assert!(matches!(captured.content, DatabaseContent::Image(_))),
             other => panic!("{mode}: {other:?}"),
         }
         drop(service);

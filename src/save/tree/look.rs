@@ -60,7 +60,11 @@ pub(in crate::save) struct PartPrints {
 impl PartPrints {
     /// Takes the next thing of the walk.
     pub(in crate::save) fn add(&mut self, part: &[u8], found: &Found) {
-        self.youngest_change = self.youngest_change.max(found.changed());
+        let changed = found.changed();
+        // Times beyond that are of a clock that was set back; no change to come will have them.
+        if changed < now().saturating_add(SETTLED.as_nanos() as i128) {
+            self.youngest_change = self.youngest_change.max(changed);
+        }
         if part.is_empty() {
             return self.beside.add(found);
         }
@@ -88,17 +92,21 @@ pub(in crate::save) struct Look {
     pub(in crate::save) parts: Parts,
     /// The table paths of the SQLite files, ascending.
     pub(in crate::save) databases: Vec<Vec<u8>>,
-    /// The latest ctime, in nanoseconds since 1970.
+    /// The latest ctime that is not in the future, in nanoseconds since 1970.
     youngest_change: i128,
 }
 
 impl Look {
-    /// How long ago something changed last; zero for a time in the future.
+    /// How long ago something changed last.
     pub(in crate::save) fn age(&self) -> Duration {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128);
-        let age = u64::try_from(now.saturating_sub(self.youngest_change).max(0)).unwrap_or(u64::MAX);
+        let age = u64::try_from(now().saturating_sub(self.youngest_change).max(0)).unwrap_or(u64::MAX);
         Duration::from_nanos(age)
     }
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i128 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128)
 }
 
 /// Looks at every file, as soon as the youngest change is old enough to be told from a later one; `None` if that does not
@@ -217,5 +225,26 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("young"), b"1").unwrap();
         assert!(look(root.path(), Cut::Whole, None).unwrap().unwrap().age() >= SETTLED);
+    }
+
+    #[test]
+    fn times_of_before_a_clock_was_set_back_neither_keep_a_look_waiting_nor_hide_a_young_change() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("file"), b"1").unwrap();
+        let found = |ctime: i128| {
+            let mut found =
+                walk(root.path()).map(Result::unwrap).find(|found| found.stat.kind == FileKind::File).unwrap();
+            found.stat.ctime = ctime;
+            found
+        };
+        let youngest = |changes: &[i128]| {
+            let mut prints = PartPrints::default();
+            changes.iter().for_each(|change| prints.add(b"", &found(*change)));
+            prints.youngest_change
+        };
+        let (hour, just_now) = (3_600_000_000_000, now());
+        assert_eq!(youngest(&[now() + hour, just_now, now() + hour]), just_now);
+        assert_eq!(youngest(&[now() + hour, hour]), hour);
+        assert!(youngest(&[now() + 50_000_000]) > just_now, "clocks of file systems may be a little ahead");
     }
 }
