@@ -9,6 +9,7 @@
 //! (dropped collections) and segments without a directory (never persisted) are normal.
 //! Memory: an entry for each file, of which a segment has five.
 
+mod databases;
 mod judgement;
 mod pickle;
 mod records;
@@ -26,7 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::capturing::Capturing;
-use super::database::{self, HeldDatabase, Known};
+use super::database::HeldDatabase;
 use super::previous::Previous;
 use super::sources::CHROMA;
 use super::tree::entry::{EntryRead, read_entry};
@@ -41,14 +42,11 @@ use crate::format::manifest::Consistency;
 use crate::format::table::{Entry, EntryKind, compare_paths};
 use records::{Records, Watermarks};
 use segment::SegmentFiles;
-use store_database::{Answer, AskLive, StoreDatabase};
+use store_database::StoreDatabase;
 pub use suspicion::is_loss;
 
 /// The database of a store, in its root.
 const DATABASE: &[u8] = b"chroma.sqlite3";
-
-/// Bytes from which a file keeps all cores busy.
-const LARGE: u64 = 16 * 1024 * 1024;
 
 /// Stores the Chroma store at `root`, which is a real path; `None` if the tree there is none.
 ///
@@ -220,101 +218,6 @@ impl StoreCapture<'_> {
             None => Ok(reading),
             Some(part) => Err(Attempt::Moved(part)),
         })
-    }
-
-    /// Captures all databases, with the watermarks of that of the store before and in its image.
-    fn capture_databases(
-        &mut self,
-        capturing: &mut Capturing<'_>,
-        mut previous: Option<&mut Previous<'_>>,
-        look: &Look,
-    ) -> Result<Result<Reading, Attempt>> {
-        let mut reading = Reading {
-            databases: Vec::new(),
-            entries: Vec::new(),
-            any_read: false,
-            records: None,
-            before: None,
-            after: None,
-            files: BTreeMap::new(),
-        };
-        let mut is_store = false;
-        previous.iter_mut().for_each(|previous| previous.rewind());
-        for path in &look.databases {
-            let source = self.absolute(path);
-            let request = in_tree(&source, path, self.options.check);
-            let outcome = match database::compare(capturing, previous.as_deref_mut(), &request) {
-                Ok(Known::Unchanged(stored)) => Ok(HeldDatabase::TakenOver(stored)),
-                Ok(Known::Changed { previous }) => {
-                    let (repository, block) = (capturing.repository, capturing.patience.block);
-                    let copy = || database::capture(repository, &request, block, previous);
-                    if path == DATABASE {
-                        reading.before = match self.database.live(records::watermarks)? {
-                            Answer::Store(watermarks) => Some(watermarks),
-                            Answer::NoStore => return Ok(Err(Attempt::NoStore)),
-                            Answer::None => None,
-                        };
-                    }
-                    // Without watermarks this may be no store, whose files would then be read twice.
-                    if path == DATABASE && reading.before.is_some() {
-                        self.read_ahead_during(copy, capturing, look)?
-                    } else {
-                        copy()
-                    }
-                }
-                Err(error) => Err(error),
-            };
-            let held = match outcome {
-                Ok(held) => held,
-                Err(error) if error.is_not_found() => {
-                    return Ok(Err(Attempt::Moved(String::from_utf8_lossy(path).into_owned())));
-                }
-                Err(error) => return Err(error),
-            };
-            self.writer_blocked = self.writer_blocked.max(held.writer_blocked());
-            if path == DATABASE {
-                let ask_live = if self.examine { AskLive::Yes } else { AskLive::No };
-                reading.records = self.database.ask(&held, ask_live, records::records)?;
-                is_store = reading.records.is_some()
-                    || (matches!(held, HeldDatabase::TakenOver(_)) && self.judged.is_some() && !self.examine);
-            }
-            reading.databases.push(HeldPath { path: path.clone(), held });
-        }
-        Ok(if is_store { Ok(reading) } else { Err(Attempt::NoStore) })
-    }
-
-    /// Reads the segments while their database is copied, which keeps one core busy. Whatever has other stats when its turn
-    /// comes after the image is read again then; the same stats mean that it was at that moment what was read.
-    fn read_ahead_during<T: Send>(
-        &mut self,
-        copy: impl FnOnce() -> Result<T> + Send,
-        capturing: &mut Capturing<'_>,
-        look: &Look,
-    ) -> Result<Result<T>> {
-        let stopped = |_| Error::Failed("copying a database stopped unexpectedly; try again".into());
-        thread::scope(|scope| {
-            let copying = scope.spawn(copy);
-            self.read_ahead(capturing, look)?;
-            copying.join().map_err(stopped)
-        })
-    }
-
-    /// Small files come first: they keep no more than the one core busy that the copy leaves.
-    fn read_ahead(&mut self, capturing: &mut Capturing<'_>, look: &Look) -> Result<()> {
-        let mut previous = capturing.previous(CHROMA)?;
-        for sizes in [0..LARGE, LARGE..u64::MAX] {
-            previous.iter_mut().for_each(Previous::rewind);
-            for directory in look.parts.keys().filter(|part| !part.is_empty()) {
-                for found in walk_below(self.root, directory) {
-                    let found = found?;
-                    let is_due = found.stat.kind == FileKind::File && sizes.contains(&found.stat.size);
-                    if is_due && !is_captured_by_sqlite(self.root, &found, &look.databases)? {
-                        self.read_once(capturing, previous.as_mut(), &found)?;
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Reads one directory and proves that it stood still, and its segment with it, since before the image.

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::records::tests::SCHEMA;
 use super::segment::tests::write;
+use super::store_database::Answer;
 use super::*;
 use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState};
 use crate::progress::{Phase, Progress, Silent};
