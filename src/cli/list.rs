@@ -16,6 +16,7 @@ use super::session::Session;
 use super::text;
 use crate::disk::LocalStorage;
 use crate::error::Result;
+use crate::format::manifest::{CHROMA, DB, REGISTRY};
 use crate::store::snapshots::{self, MetadataState};
 use crate::store::{SnapshotFormat, SnapshotListing};
 
@@ -135,8 +136,7 @@ fn holds(listing: &SnapshotListing) -> String {
         MetadataState::Parsed(_) => {}
     }
     let held = |path: &str| metadata_field(listing, path).and_then(Value::as_str).is_some_and(|path| !path.is_empty());
-    let sources =
-        [("db", "db_snapshot_path"), ("registry", "registry_snapshot_path"), ("chroma", "chroma_snapshot_path")];
+    let sources = [(DB, "db_snapshot_path"), (REGISTRY, "registry_snapshot_path"), (CHROMA, "chroma_snapshot_path")];
     let names: Vec<_> = sources.into_iter().filter(|(_, path)| held(path)).map(|(name, _)| name).collect();
     let suspect = metadata_field(listing, "chroma_consistency").and_then(Value::as_str) == Some("suspect");
     names.join(", ") + if suspect { " (suspect)" } else { "" }

@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::session::Session;
 use super::validate_all;
 use crate::error::Result;
+use crate::format::manifest::{CHROMA, DB, REGISTRY};
 use crate::restore::verify::{Depth, VerifyOptions};
 use crate::store::verdicts::Recheck;
 use crate::store::{Access, Repository};
@@ -52,7 +53,7 @@ pub(super) fn options(arguments: &ValidateArguments) -> VerifyOptions {
 pub(super) fn document(validation: &Validation) -> Value {
     // Where the sources were not looked at, the reference says `false` of the database.
     let db_ok = match validation.sources {
-        Some(_) => json!(validation.source_ok("db")),
+        Some(_) => json!(validation.source_ok(DB)),
         None => json!(false),
     };
     let mut document = Map::new();
@@ -61,8 +62,8 @@ pub(super) fn document(validation: &Validation) -> Value {
     field("path", json!(validation.path.display().to_string()));
     field("exists", json!(validation.exists));
     field("db_ok", db_ok);
-    field("registry_ok", json!(validation.source_ok("registry")));
-    field("chroma_ok", json!(validation.source_ok("chroma")));
+    field("registry_ok", json!(validation.source_ok(REGISTRY)));
+    field("chroma_ok", json!(validation.source_ok(CHROMA)));
     field("errors", json!(validation.errors));
     if let Some(metadata) = &validation.metadata {
         field("metadata", metadata.clone());

@@ -15,6 +15,13 @@ use super::limits::{EXTENSIONS, MANIFEST_BYTES, PATH_BYTES, SOURCES};
 use super::table::{self, Time};
 use crate::id::Stamp;
 
+/// The source that is the service's SQLite database.
+pub const DB: &str = "db";
+/// The source that is the service's registry file.
+pub const REGISTRY: &str = "registry";
+/// The source that is the service's Chroma vector store.
+pub const CHROMA: &str = "chroma";
+
 /// A field of a later version that readers of this one pass over.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Extension {
@@ -102,7 +109,7 @@ pub enum Consistency {
 /// One source of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct SourceRecord {
-    /// `db`, `registry` or `chroma`.
+    /// [`DB`], [`REGISTRY`] or [`CHROMA`].
     pub name: String,
     /// What it is.
     pub kind: SourceKind,

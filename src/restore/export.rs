@@ -15,13 +15,12 @@ use std::time::{Duration, Instant};
 use crate::disk::durable;
 use crate::disk::target::TargetRoot;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SourceKind, SourceRecord, bytes_of};
+use crate::format::manifest::{CHROMA, DB, Manifest, REGISTRY, SourceKind, SourceRecord, bytes_of};
 use crate::format::metadata::SnapshotMetadata;
 use crate::format::table::{Entry, EntryKind, FileEntry};
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::save::report;
-use crate::save::sources::{CHROMA, DB, REGISTRY};
 use crate::store::file_table::TableReader;
 use crate::store::{BlobReader, BulkReader, Repository, Room, StagedBlobs, layout};
 

@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use crate::disk::Storage;
 use crate::error::{Error, Result};
-use crate::format::manifest::Manifest;
+use crate::format::manifest::{CHROMA, Manifest};
 use crate::id::{BlobId, Stamp};
 use crate::progress::Progress;
 use crate::save::chroma::is_loss as is_loss_of_vectors;
-use crate::save::sources::CHROMA;
 use crate::store::snapshots::{self, ManifestFault, SnapshotFormat};
 use crate::store::verdicts::Recheck;
 use crate::store::{Repository, StagedBlobs, layout};

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::intent::{Intent, IntentTarget};
-use crate::format::manifest::{Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::manifest::{CHROMA, DB, Manifest, REGISTRY, SnapshotKind, SourceKind, SourceRecord, SourceState};
 use crate::id::Stamp;
 use crate::save::LiveSources;
-use crate::save::sources::{CHROMA, DB, REGISTRY};
 use crate::store::{Repository, intents, snapshots};
 
 use super::gate;

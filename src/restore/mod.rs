@@ -38,10 +38,9 @@ use crate::disk::{LockMode, mount, sqlite};
 use crate::error::{Error, Result};
 use crate::format::intent::Intent;
 use crate::format::limits::FORMAT_VERSION;
-use crate::format::manifest::{SnapshotKind, SourceKind, SourceState, bytes_of};
+use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceKind, SourceState, bytes_of};
 use crate::id::{BlobId, Stamp};
 use crate::progress::{Phase, Progress};
-use crate::save::sources::{CHROMA, DB, REGISTRY};
 use crate::save::{self, CreateOptions, Effort, LiveSources, Reading, WriterPolicy};
 use crate::store::{BlobReader, Repository, StagedBlobs, intents};
 

@@ -21,7 +21,9 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::content::Content;
-use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, bytes_of};
+use crate::format::manifest::{
+    Consistency, DB, Manifest, REGISTRY, SnapshotKind, SourceKind, SourceRecord, SourceState, bytes_of,
+};
 use crate::format::table::EntryKind;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::{Phase, Progress};
@@ -34,10 +36,6 @@ pub use finding::{FileRange, Finding, file_name};
 use images::{CheckedImage, ImageFiles, MOST_IMAGES};
 pub use walk::{Descent, Step, walk};
 
-/// The source that every ordinary snapshot holds.
-const DATABASE: &str = "db";
-/// The source that must be JSON.
-const REGISTRY: &str = "registry";
 /// Lost places named for each source; the rest is counted.
 const MOST_PLACES: usize = 1000;
 /// Chunks remembered that are read again.
@@ -213,9 +211,9 @@ fn judge(
         let (name, captured) = (source.name.clone(), source.is_captured());
         verification.sources.push(SourceVerification { name, captured, findings });
     }
-    if manifest.source(DATABASE).is_none() {
-        let findings = vec![Finding::SnapshotMissing { source: DATABASE.into() }];
-        verification.sources.insert(0, SourceVerification { name: DATABASE.into(), captured: false, findings });
+    if manifest.source(DB).is_none() {
+        let findings = vec![Finding::SnapshotMissing { source: DB.into() }];
+        verification.sources.insert(0, SourceVerification { name: DB.into(), captured: false, findings });
     }
     Ok(verification)
 }
@@ -280,7 +278,7 @@ fn is_missing(manifest: &Manifest, source: &SourceRecord, survey: &Survey) -> bo
     };
     match source.is_captured() {
         true => !has_content && !survey.hidden,
-        false => source.name == DATABASE && manifest.kind == SnapshotKind::Ordinary,
+        false => source.name == DB && manifest.kind == SnapshotKind::Ordinary,
     }
 }
 

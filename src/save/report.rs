@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat};
 
-use super::sources::{CHROMA, DB, REGISTRY};
 use crate::format::limits::FORMAT_VERSION;
-use crate::format::manifest::{Consistency, Manifest, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of};
+use crate::format::manifest::{
+    CHROMA, Consistency, DB, Manifest, REGISTRY, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of,
+};
 use crate::format::metadata::{FORMAT_NAME, SnapshotMetadata};
 use crate::id::Stamp;
 use crate::store::json::JsonVerdict;

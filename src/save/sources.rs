@@ -15,13 +15,6 @@ use crate::format::content::Content;
 use crate::format::manifest::{Consistency, SourceKind, SourceRecord, SourceState, Verdict};
 use crate::format::table::{Stat, Time};
 
-/// The SQLite database of the service.
-pub const DB: &str = "db";
-/// The registry file of the service.
-pub const REGISTRY: &str = "registry";
-/// The Chroma vector store of the service.
-pub const CHROMA: &str = "chroma";
-
 /// Where the live sources are: absolute paths, each of which may be a symlink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveSources {

@@ -20,10 +20,9 @@ use crate::disk::durable;
 use crate::disk::stat::FileKind;
 use crate::disk::target::{TargetEntry, TargetRoot};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SourceRecord};
+use crate::format::manifest::{CHROMA, DB, Manifest, SourceRecord};
 use crate::id::Stamp;
 use crate::progress::Progress;
-use crate::save::sources::{CHROMA, DB};
 use crate::store::{Access, BlobReader, LockWait, Repository, SnapshotFormat, intents, layout, snapshots};
 
 /// Whether anything is deleted.

@@ -17,13 +17,12 @@ use tempfile::TempDir;
 use super::records;
 use crate::disk::space;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SnapshotKind};
+use crate::format::manifest::{CHROMA, Manifest, SnapshotKind};
 use crate::id::Stamp;
 use crate::progress::Progress;
 use crate::restore::{InvalidPolicy, OwnerPolicy, export, gate};
 use crate::store::{Repository, layout, snapshots};
 
-const CHROMA: &str = "chroma";
 /// Bytes of directories and of the description, generously.
 const OVERHEAD: u64 = 16 * 1024 * 1024;
 

@@ -18,10 +18,11 @@ use crate::disk::stat::{self, FileKind};
 use crate::disk::{LocalStorage, Storage, space};
 use crate::error::Result;
 use crate::format::intent::Intent;
-use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of};
+use crate::format::manifest::{
+    CHROMA, DB, Manifest, REGISTRY, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of,
+};
 use crate::id::Stamp;
 use crate::save::LiveSources;
-use crate::save::sources::{CHROMA, DB, REGISTRY};
 use crate::store::damaged::{self, Aside};
 use crate::store::snapshots::{self, ManifestResult};
 use crate::store::{intents, layout, repository};

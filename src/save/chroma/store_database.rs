@@ -10,9 +10,9 @@ use rusqlite::Connection;
 
 use crate::disk::sqlite::{WriteLock, read_image};
 use crate::error::{Error, Result};
+use crate::format::manifest::CHROMA;
 use crate::save::capturing::Capturing;
 use crate::save::database::HeldDatabase;
-use crate::save::sources::CHROMA;
 use crate::save::sqlite::{self, DatabaseContent};
 use crate::save::tree::PAUSE;
 use crate::save::tree::look::{Cut, SETTLED, look_now};

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::disk::sqlite::{self, Verdict};
 use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
-use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord, SourceState, bytes_of};
+use crate::format::manifest::{Manifest, REGISTRY, SnapshotKind, SourceRecord, SourceState, bytes_of};
 use crate::format::table::{Capture, Entry, EntryKind};
 use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
@@ -27,8 +27,6 @@ use crate::store::json::{self, JsonVerdict};
 use crate::store::{BlobReader, Repository, verdicts};
 
 use super::shown;
-
-const REGISTRY: &str = "registry";
 
 /// Compares the copy in `directory` with the snapshot and returns every difference.
 pub(super) fn prove(
