@@ -155,6 +155,14 @@ impl SourceRecord {
         self.state == SourceState::Captured && !matches!(self.verdict, Verdict::Failed(_) | Verdict::OpenFailed(_))
     }
 
+    /// Reasons for doubt whether the captured files go with one another.
+    pub fn doubts(&self) -> &[String] {
+        match &self.consistency {
+            Consistency::Suspect(reasons) if self.is_captured() => reasons,
+            _ => &[],
+        }
+    }
+
     /// Whether the snapshot holds the source.
     pub fn is_captured(&self) -> bool {
         matches!(self.state, SourceState::Captured | SourceState::CapturedRaw)
@@ -226,6 +234,13 @@ impl Manifest {
     /// The record of the source with this name.
     pub fn source(&self, name: &str) -> Option<&SourceRecord> {
         self.sources.iter().find(|source| source.name == name)
+    }
+
+    /// What is wrong with a source of it that was captured as raw bytes. Before a restore, those are the way back and nothing
+    /// is wrong.
+    pub fn fault_of_raw(&self, source: &SourceRecord) -> Option<&'static str> {
+        (source.state == SourceState::CapturedRaw && self.kind == SnapshotKind::Ordinary)
+            .then_some("it was captured as raw bytes, since SQLite cannot read it")
     }
 
     /// The bytes of the manifest file.

@@ -42,6 +42,12 @@ pub struct SnapshotMetadata {
     /// `proven`, `suspect` or `unproven`; none where the tree was not captured.
     #[serde(default)]
     pub chroma_consistency: Option<String>,
+    /// Whether the create found nothing wrong with it; none where that is not told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validated: Option<bool>,
+    /// What the create found wrong, in the words of `validate`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_errors: Option<Vec<String>>,
 }
 
 /// Whether a parsed `backup-metadata.json` was written by vecsnap and not by the tool that it replaced.

@@ -21,9 +21,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::format::content::Content;
-use crate::format::manifest::{
-    Consistency, DB, Manifest, REGISTRY, SnapshotKind, SourceKind, SourceRecord, SourceState, bytes_of,
-};
+use crate::format::manifest::{DB, Manifest, REGISTRY, SnapshotKind, SourceKind, SourceRecord, bytes_of};
 use crate::format::table::EntryKind;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::{Phase, Progress};
@@ -282,19 +280,12 @@ fn is_missing(manifest: &Manifest, source: &SourceRecord, survey: &Survey) -> bo
     }
 }
 
-/// What the capture itself said against a source. Before a restore, raw bytes are the way back and nothing is wrong.
+/// What the capture itself said against a source.
 fn inconsistencies(manifest: &Manifest, source: &SourceRecord) -> Vec<Finding> {
     let suspect = |reason: &String| Finding::Suspect { source: source.name.clone(), reason: reason.clone() };
-    match (&source.consistency, source.state) {
-        (Consistency::Suspect(reasons), state) if state != SourceState::Changing => {
-            reasons.iter().map(suspect).collect()
-        }
-        (_, SourceState::CapturedRaw) if manifest.kind == SnapshotKind::Ordinary => vec![Finding::Inconsistent {
-            source: source.name.clone(),
-            detail: "it was captured as raw bytes, since SQLite cannot read it".into(),
-        }],
-        _ => Vec::new(),
-    }
+    let raw = manifest.fault_of_raw(source);
+    let raw = raw.map(|fault| Finding::Inconsistent { source: source.name.clone(), detail: fault.into() });
+    source.doubts().iter().map(suspect).chain(raw).collect()
 }
 
 /// Names every place of a source whose bytes are lost; neighbours with one cause are one place.

@@ -24,6 +24,7 @@ use crate::disk::sqlite::CopyMethod;
 use crate::disk::{FileLock, LockMode, stat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{CHROMA, Consistency, DB, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::metadata::SnapshotMetadata;
 use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
@@ -87,14 +88,16 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     let written = writer.finish()?;
     progress.check()?;
     let validation_errors = report::validation_errors(&manifest, sources.registry);
-    let stamp = snapshots::publish(repository, first_stamp, |stamp| files(&manifest, repository.root(), stamp))?;
+    let stamp = snapshots::publish(repository, first_stamp, |stamp| {
+        files(&manifest, &validation_errors, repository.root(), stamp)
+    })?;
     progress.finish();
 
-    let published = files_size(&files(&manifest, repository.root(), stamp)?);
+    let published = files_size(&files(&manifest, &validation_errors, repository.root(), stamp)?);
     manifest.set_stamp(stamp);
     let report = CreateReport {
         stamp,
-        metadata: report::metadata(&manifest, repository.root(), stamp),
+        metadata: metadata(&manifest, &validation_errors, repository.root(), stamp),
         manifest,
         validated: validation_errors.is_empty(),
         validation_errors,
@@ -252,11 +255,16 @@ fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn files(manifest: &Manifest, root: &Path, stamp: Stamp) -> Result<SnapshotFiles> {
+fn metadata(manifest: &Manifest, errors: &[String], root: &Path, stamp: Stamp) -> SnapshotMetadata {
+    let (validated, validation_errors) = (Some(errors.is_empty()), Some(errors.to_vec()));
+    SnapshotMetadata { validated, validation_errors, ..report::metadata(manifest, root, stamp) }
+}
+
+fn files(manifest: &Manifest, errors: &[String], root: &Path, stamp: Stamp) -> Result<SnapshotFiles> {
     let mut manifest = manifest.clone();
     manifest.set_stamp(stamp);
     let unwritable = |fault: String| Error::Failed(format!("the snapshot {stamp} cannot be written: {fault}"));
-    let metadata = report::metadata(&manifest, root, stamp);
+    let metadata = metadata(&manifest, errors, root, stamp);
     let mut metadata = serde_json::to_vec_pretty(&metadata).map_err(|fault| unwritable(fault.to_string()))?;
     metadata.push(b'\n');
     Ok(SnapshotFiles { manifest: manifest.encode().map_err(|fault| unwritable(fault.to_string()))?, metadata })

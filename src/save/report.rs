@@ -57,6 +57,20 @@ impl CreateReport {
 
 /// What is wrong with what was just captured, in the words of `validate`.
 pub(super) fn validation_errors(manifest: &Manifest, registry: JsonVerdict) -> Vec<String> {
+    for source in &manifest.sources {
+        if let Verdict::Unknown(cause) = &source.verdict {
+            tracing::warn!(source = source.name, %cause, "db_integrity_unknown: the integrity check could not run");
+        }
+    }
+    let mut errors = capture_errors(manifest);
+    if let JsonVerdict::Invalid(cause) = registry {
+        errors.push(format!("registry_invalid_json: {cause}"));
+    }
+    errors
+}
+
+/// What a manifest holds against its own snapshot, in the words of `validate`.
+pub fn capture_errors(manifest: &Manifest) -> Vec<String> {
     let mut errors = Vec::new();
     for source in &manifest.sources {
         match &source.verdict {
@@ -65,23 +79,10 @@ pub(super) fn validation_errors(manifest: &Manifest, registry: JsonVerdict) -> V
             Verdict::Failed(cause) | Verdict::OpenFailed(cause) => {
                 errors.push(format!("chroma_inconsistent: {cause}"));
             }
-            Verdict::Unknown(cause) => {
-                tracing::warn!(source = source.name, %cause, "db_integrity_unknown: the integrity check could not run");
-            }
-            Verdict::Ok | Verdict::Unchecked => {}
+            Verdict::Ok | Verdict::Unchecked | Verdict::Unknown(_) => {}
         }
-        if let (Consistency::Suspect(reasons), true) = (&source.consistency, source.is_captured()) {
-            errors.extend(reasons.iter().map(|reason| format!("{}_inconsistent: {reason}", source.name)));
-        }
-        if source.state == SourceState::CapturedRaw && manifest.kind == SnapshotKind::Ordinary {
-            errors.push(format!(
-                "{}_inconsistent: it was captured as raw bytes, since SQLite cannot read it",
-                source.name
-            ));
-        }
-    }
-    if let JsonVerdict::Invalid(cause) = registry {
-        errors.push(format!("registry_invalid_json: {cause}"));
+        let reasons = source.doubts().iter().map(String::as_str).chain(manifest.fault_of_raw(source));
+        errors.extend(reasons.map(|reason| format!("{}_inconsistent: {reason}", source.name)));
     }
     errors
 }
@@ -121,6 +122,8 @@ pub fn metadata(manifest: &Manifest, root: &Path, stamp: Stamp) -> SnapshotMetad
             Consistency::Proven => "proven".into(),
             Consistency::Suspect(_) => "suspect".into(),
         }),
+        validated: None,
+        validation_errors: None,
     }
 }
 

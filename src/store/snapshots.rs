@@ -54,6 +54,15 @@ impl MetadataState {
             Self::Parsed(_) => None,
         }
     }
+
+    /// What the create found wrong with the snapshot, as far as it is told there.
+    pub fn validation_errors(&self) -> impl Iterator<Item = &str> {
+        let errors = match self {
+            Self::Parsed(metadata) => metadata.get("validation_errors").and_then(serde_json::Value::as_array),
+            Self::Missing | Self::Invalid(_) => None,
+        };
+        errors.into_iter().flatten().filter_map(serde_json::Value::as_str)
+    }
 }
 
 /// A directory under `snapshots/`.
@@ -101,13 +110,7 @@ pub fn find(storage: &dyn Storage, name: &str) -> Result<Option<SnapshotListing>
 fn look_at(storage: &dyn Storage, name: String) -> Result<SnapshotListing> {
     let directory = format!("{}/{name}", layout::SNAPSHOTS);
     let path = layout::snapshot_directory(storage.root(), &name);
-    let metadata = match storage.read(&format!("{directory}/{}", layout::METADATA), METADATA_LIMIT) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_or_else(|cause| MetadataState::Invalid(cause.to_string()), MetadataState::Parsed),
-        Err(error) if error.is_not_found() => MetadataState::Missing,
-        Err(Error::Damaged { detail, .. }) => MetadataState::Invalid(detail),
-        Err(error) => return Err(error),
-    };
+    let metadata = metadata_in(storage, &name)?;
     let objects = storage.list(&directory)?;
     let has = |name: &str| objects.iter().any(|object| object.name == name);
     let ours = matches!(&metadata, MetadataState::Parsed(value) if metadata::is_vecsnap(value));
@@ -119,6 +122,20 @@ fn look_at(storage: &dyn Storage, name: String) -> Result<SnapshotListing> {
         SnapshotFormat::Unknown
     };
     Ok(SnapshotListing { name, path, format, metadata })
+}
+
+/// Reads the description in the directory `name` under `snapshots/`.
+///
+/// # Errors
+/// I/O errors; one that is missing or no JSON is no error.
+pub fn metadata_in(storage: &dyn Storage, name: &str) -> Result<MetadataState> {
+    match storage.read(&format!("{}/{name}/{}", layout::SNAPSHOTS, layout::METADATA), METADATA_LIMIT) {
+        Ok(bytes) => Ok(serde_json::from_slice(&bytes)
+            .map_or_else(|cause| MetadataState::Invalid(cause.to_string()), MetadataState::Parsed)),
+        Err(error) if error.is_not_found() => Ok(MetadataState::Missing),
+        Err(Error::Damaged { detail, .. }) => Ok(MetadataState::Invalid(detail)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Why a snapshot has no usable manifest; the text is that of `validate`.

@@ -3,7 +3,8 @@
 //!
 //! It reads directories, manifests and records alone: no lock, no index, nothing written, so a cron job may ask at any time,
 //! also of a repository that cannot be written or does not exist. Invariant: a snapshot counts as sound only if its manifest
-//! can be read, nothing in it was found damaged, and the last validation and the last drill of it, if any, were good.
+//! and description can be read, its create found nothing wrong, and the last validation and the last drill of it, if any,
+//! were good.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,11 +19,9 @@ use crate::disk::stat::{self, FileKind};
 use crate::disk::{LocalStorage, Storage, space};
 use crate::error::Result;
 use crate::format::intent::Intent;
-use crate::format::manifest::{
-    CHROMA, DB, Manifest, REGISTRY, SnapshotKind, SourceRecord, SourceState, Verdict, bytes_of,
-};
+use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceRecord, bytes_of};
 use crate::id::Stamp;
-use crate::save::LiveSources;
+use crate::save::{LiveSources, report};
 use crate::store::damaged::{self, Aside};
 use crate::store::snapshots::{self, ManifestResult};
 use crate::store::{intents, layout, repository};
@@ -150,11 +149,15 @@ fn look_at(status: &Status, storage: &dyn Storage, stamp: Stamp) -> Result<Optio
     let manifest = snapshots::peek_manifest(storage, stamp)?;
     let mut errors = match &manifest {
         Ok(manifest) if manifest.kind == SnapshotKind::PreRestore => return Ok(None),
-        Ok(manifest) => verdicts(manifest),
+        Ok(manifest) => report::capture_errors(manifest),
         Err(_) if !snapshots::is_ours(storage, stamp)? => return Ok(None),
         Err(fault) => vec![fault.to_string()],
     };
     let name = stamp.to_string();
+    let metadata = snapshots::metadata_in(storage, &name)?;
+    errors.extend(metadata.fault());
+    let told: Vec<_> = metadata.validation_errors().filter(|told| !errors.iter().any(|known| known == told)).collect();
+    errors.extend(told.into_iter().map(str::to_owned));
     if let Some(last) = status.validation.as_ref().filter(|last| last.stamp.as_ref() == Some(&name) && !last.ok) {
         errors.push(format!("validate found at {}: {}", last.at, last.errors.join(", ")));
     }
@@ -162,17 +165,6 @@ fn look_at(status: &Status, storage: &dyn Storage, stamp: Stamp) -> Result<Optio
         errors.push(format!("drill found at {}: {}", last.at, last.errors.join(", ")));
     }
     Ok(Some(KnownSnapshot { stamp, manifest, errors }))
-}
-
-/// What the capture itself found wrong.
-fn verdicts(manifest: &Manifest) -> Vec<String> {
-    let of_source = |source: &SourceRecord| match (&source.verdict, source.state) {
-        (Verdict::Failed(cause), _) => Some(format!("{}_integrity_check_failed: {cause}", source.name)),
-        (Verdict::OpenFailed(cause), _) => Some(format!("{}_open_failed: {cause}", source.name)),
-        (_, SourceState::CapturedRaw) => Some(format!("{}_inconsistent: it was captured as raw bytes", source.name)),
-        _ => None,
-    };
-    manifest.sources.iter().filter_map(of_source).collect()
 }
 
 /// The newest record of each source, and where the source is.

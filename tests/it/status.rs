@@ -101,6 +101,32 @@ fn what_is_not_sound_does_not_keep_the_check_quiet() {
 }
 
 #[test]
+fn what_create_found_wrong_does_not_keep_the_check_quiet() {
+    let runtime = Runtime::new();
+    let sound = runtime.create(&[]);
+    fs::write(runtime.registry(), "{").unwrap();
+    let no_json = runtime.vecsnap(&["create", "--json"]).run().exits(3).json();
+    let told = runtime.vecsnap(&["status", "--json"]).json();
+    let last = &told["last_snapshot"];
+    assert_eq!((&last["stamp"], &last["sound"]), (&no_json["stamp"], &false.into()), "{told:#}");
+    assert_eq!(last["errors"], no_json["validation_errors"]);
+    assert!(last["errors"][0].as_str().unwrap().starts_with("registry_invalid_json: "), "{told:#}");
+    assert_eq!(told["last_sound_stamp"], sound.as_str());
+
+    runtime.write_registry("p01");
+    runtime.store().write_header(299);
+    let suspect = runtime.vecsnap(&["create", "--chroma", "--json"]).run().exits(3).json();
+    let told = runtime.vecsnap(&["status", "--json"]).json();
+    assert_eq!(told["last_snapshot"]["stamp"], suspect["stamp"]);
+    assert_eq!(told["last_snapshot"]["errors"], suspect["validation_errors"]);
+    assert_eq!(told["last_sound_stamp"], sound.as_str());
+
+    // A restore refuses a snapshot without its description.
+    fs::remove_file(runtime.snapshot(&sound).join("backup-metadata.json")).unwrap();
+    runtime.vecsnap(&["status", "--max-age", "1h"]).run().exits(1).says(&["no sound snapshot"]);
+}
+
+#[test]
 fn old_and_future_snapshots_do_not_keep_the_check_quiet() {
     let runtime = Runtime::new();
     let stamp = runtime.create(&[]);

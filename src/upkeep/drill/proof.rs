@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::disk::sqlite::{self, Verdict};
 use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
-use crate::format::manifest::{Manifest, REGISTRY, SnapshotKind, SourceRecord, SourceState, bytes_of};
+use crate::format::manifest::{Manifest, REGISTRY, SourceRecord, bytes_of};
 use crate::format::table::{Capture, Entry, EntryKind};
 use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
@@ -48,12 +48,8 @@ pub(super) fn prove(
     }
     progress.phase(Phase::CheckingDatabases, None);
     for source in captured() {
-        if source.state == SourceState::CapturedRaw && manifest.kind == SnapshotKind::Ordinary {
-            faults.push(format!(
-                "{}_inconsistent: it was captured as raw bytes, since SQLite cannot read it",
-                source.name
-            ));
-        }
+        let raw = manifest.fault_of_raw(source);
+        faults.extend(raw.map(|fault| format!("{}_inconsistent: {fault}", source.name)));
         faults.extend(check_files(source, directory, &mut reader, progress)?);
     }
     Ok(faults)
