@@ -12,6 +12,7 @@ use super::session::Session;
 use super::show;
 use crate::error::Result;
 use crate::format::intent::Intent;
+use crate::id::Stamp;
 use crate::store::intents;
 use crate::upkeep::status::{KnownSnapshot, Purpose, Room, Status, status};
 
@@ -71,7 +72,7 @@ fn document(root: &Path, status: &Status, max_age: Option<Duration>, now: DateTi
     json!({
         "repository": root.display().to_string(),
         "exists": status.exists,
-        "attention": attention(root, status),
+        "attention": attention(root, status, now),
         "last_snapshot": status.last.as_ref().map(|last| snapshot(last, now)),
         "last_sound_stamp": status.last_sound.as_ref().map(|sound| sound.stamp.to_string()),
         "last_sound_age_s": status.last_sound.as_ref().map(|sound| age(sound, now)),
@@ -89,7 +90,7 @@ fn document(root: &Path, status: &Status, max_age: Option<Duration>, now: DateTi
 }
 
 /// Everything that somebody should look after, a sentence each.
-fn attention(root: &Path, status: &Status) -> Vec<String> {
+fn attention(root: &Path, status: &Status, now: DateTime<Utc>) -> Vec<String> {
     let mut sentences = Vec::new();
     if !status.exists {
         let root = root.display();
@@ -103,6 +104,9 @@ fn attention(root: &Path, status: &Status) -> Vec<String> {
     }
     if let Some(last) = status.last.as_ref().filter(|last| !last.is_sound()) {
         sentences.push(format!("the last snapshot, {}, is not sound; see `vecsnap validate {0}`", last.stamp));
+    }
+    if let Some(stamp) = status.chroma_left_out {
+        sentences.push(left_out(stamp, status.last_chroma.as_ref(), now));
     }
     if let Some(last) = status.validation.as_ref().filter(|last| !last.ok) {
         let of = last.stamp.as_deref().unwrap_or("--all");
@@ -126,6 +130,18 @@ fn attention(root: &Path, status: &Status) -> Vec<String> {
         sentences.push(format!("{purpose} may not fit on the file system of {}; make room", room.path.display()));
     }
     sentences
+}
+
+/// That Chroma is missing from the last snapshots that asked for it, and since when.
+fn left_out(stamp: Stamp, holder: Option<&KnownSnapshot>, now: DateTime<Utc>) -> String {
+    let since = match holder {
+        Some(last) => {
+            let age = humantime::format_duration(Duration::from_secs(age(last, now)));
+            format!("the last one that holds it, {}, is {age} old", last.stamp)
+        }
+        None => "no snapshot holds it".into(),
+    };
+    format!("Chroma kept changing and is not in the snapshot {stamp}; {since}; try `vecsnap create --chroma --freeze`")
 }
 
 fn ways_on(intent: &Intent) -> &'static str {

@@ -19,7 +19,7 @@ use crate::disk::stat::{self, FileKind};
 use crate::disk::{LocalStorage, Storage, space};
 use crate::error::Result;
 use crate::format::intent::Intent;
-use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceRecord, bytes_of};
+use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceRecord, SourceState, bytes_of};
 use crate::id::Stamp;
 use crate::save::{LiveSources, report};
 use crate::store::damaged::{self, Aside};
@@ -42,6 +42,8 @@ pub struct Status {
     pub last_sound: Option<KnownSnapshot>,
     /// The newest of them that holds Chroma.
     pub last_chroma: Option<KnownSnapshot>,
+    /// The newest of those after it from which Chroma was left out, since it kept changing.
+    pub chroma_left_out: Option<Stamp>,
     /// Snapshots whose stamps are in the future.
     pub in_future: u64,
     /// The restore that was interrupted.
@@ -71,6 +73,12 @@ impl KnownSnapshot {
     /// Whether nothing is known that is wrong with it.
     pub fn is_sound(&self) -> bool {
         self.errors.is_empty()
+    }
+
+    /// Whether Chroma was asked for and left out.
+    fn lost_chroma(&self) -> bool {
+        let chroma = self.manifest.as_ref().ok().and_then(|manifest| manifest.source(CHROMA));
+        chroma.is_some_and(|chroma| chroma.state == SourceState::Changing)
     }
 
     fn source(&self, name: &str) -> Option<&SourceRecord> {
@@ -133,6 +141,9 @@ fn find_snapshots(status: &mut Status, storage: &dyn Storage, now: DateTime<Utc>
         }
         if status.last_chroma.is_none() && snapshot.source(CHROMA).is_some() {
             status.last_chroma = Some(snapshot.clone());
+        }
+        if status.last_chroma.is_none() && status.chroma_left_out.is_none() && snapshot.lost_chroma() {
+            status.chroma_left_out = Some(stamp);
         }
         if status.last_sound.is_none() && snapshot.is_sound() {
             status.last_sound = Some(snapshot);

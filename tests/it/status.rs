@@ -127,6 +127,23 @@ fn what_create_found_wrong_does_not_keep_the_check_quiet() {
 }
 
 #[test]
+fn a_vector_store_that_was_left_out_is_told_until_one_is_captured() {
+    let runtime = Runtime::new();
+    let holder = runtime.create(&["--chroma"]);
+    let large = "CREATE TABLE large(x); INSERT INTO large VALUES(zeroblob(8000000))";
+    rusqlite::Connection::open(runtime.store().database()).unwrap().execute_batch(large).unwrap();
+    let created = runtime.vecsnap(&["create", "--chroma", "--max-block", "0", "--json"]).run().exits(4).json();
+    let left_out = created["stamp"].as_str().unwrap();
+    // It is still missing from a snapshot that does not ask for it.
+    runtime.create(&[]);
+    let told = runtime.vecsnap(&["status", "--json"]).json();
+    let sentence = told["attention"][0].as_str().unwrap();
+    assert!(sentence.contains(left_out) && sentence.contains(&holder) && sentence.contains(" old"), "{sentence}");
+    runtime.create(&["--chroma"]);
+    assert_eq!(runtime.vecsnap(&["status", "--json"]).json()["attention"], serde_json::json!([]));
+}
+
+#[test]
 fn old_and_future_snapshots_do_not_keep_the_check_quiet() {
     let runtime = Runtime::new();
     let stamp = runtime.create(&[]);
