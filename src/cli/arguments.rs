@@ -323,7 +323,7 @@ pub struct RestoreArguments {
     #[arg(long, conflicts_with = "undo")]
     pub resume: bool,
 
-    /// Put the state before the last restore back
+    /// Put the state before the last restore back, if that restore kept it
     #[arg(long)]
     pub undo: bool,
 }

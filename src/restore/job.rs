@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::intent::{Intent, IntentTarget};
-use crate::format::manifest::{CHROMA, DB, Manifest, REGISTRY, SnapshotKind, SourceKind, SourceRecord, SourceState};
+use crate::format::manifest::{CHROMA, DB, Manifest, REGISTRY, SourceKind, SourceRecord, SourceState};
 use crate::id::Stamp;
 use crate::save::LiveSources;
 use crate::store::{Repository, intents, snapshots};
 
-use super::gate;
 use super::target::{self, Target};
+use super::{gate, history};
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,14 +161,7 @@ fn aim(repository: &Repository, goal: Goal, pending: Option<&Intent>) -> Result<
         },
         (Goal::Undo, None) => {
             let manifests = snapshots::manifests(repository)?;
-            let newest = manifests.iter().rfind(|manifest| manifest.kind == SnapshotKind::PreRestore);
-            let stamp = newest.and_then(Manifest::stamp).ok_or_else(|| {
-                Error::Refused(format!(
-                    "there is nothing to undo: {} holds no pre-restore snapshot",
-                    repository.root().display()
-                ))
-            })?;
-            Ok((stamp, Direction::Back))
+            Ok((history::state_before(repository, &manifests)?, Direction::Back))
         }
     }
 }

@@ -14,6 +14,7 @@ mod export;
 mod fold;
 pub mod gate;
 mod guard;
+mod history;
 mod job;
 mod losses;
 mod permission;
@@ -127,7 +128,11 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
         .and_then(|()| fold(repository, &job, options, plans, progress))
         .map_err(|error| withdrawn(repository, &job, error, way_back))?;
     let applied = overwrite(repository, &job, options, &plans, staged, &mut settled, progress)
-        .and_then(|applied| intents::clear(repository).map(|()| applied))
+        .and_then(|applied| {
+            // Before the intent goes, so that no restore is finished without its record.
+            history::keep(repository, job.stamp, way_back);
+            intents::clear(repository).map(|()| applied)
+        })
         .map_err(|error| unfinished(error, way_back))?;
 
     let integrity = check_database(&job, &plans, progress);

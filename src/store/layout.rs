@@ -20,6 +20,8 @@ pub const UNDO_INTENT: &str = "intents/undo.json";
 pub const DRILLS: &str = "drills.jsonl";
 /// The outcomes of validations, one JSON object a line.
 pub const VALIDATIONS: &str = "validations.jsonl";
+/// The restores that came to their end, one JSON object a line.
+pub const RESTORES: &str = "restores.jsonl";
 /// Packs that were found damaged and set aside.
 pub const DAMAGED: &str = "damaged";
 /// The derived index.
@@ -38,8 +40,21 @@ pub const MANIFEST: &str = "manifest";
 pub const METADATA: &str = "backup-metadata.json";
 
 /// What a repository has at its top. The index has sidecars beside it, but only once there is a repository.
-pub const AT_THE_TOP: [&str; 12] =
-    [REPOSITORY, PACKS, SNAPSHOTS, INTENTS, DRILLS, VALIDATIONS, DAMAGED, INDEX, TMP, LOCK, LIVE_LOCK, CLEANUP_LOCK];
+pub const AT_THE_TOP: [&str; 13] = [
+    REPOSITORY,
+    PACKS,
+    SNAPSHOTS,
+    INTENTS,
+    DRILLS,
+    VALIDATIONS,
+    RESTORES,
+    DAMAGED,
+    INDEX,
+    TMP,
+    LOCK,
+    LIVE_LOCK,
+    CLEANUP_LOCK,
+];
 
 /// The name of a pack's file.
 pub fn pack(id: &PackId) -> String {

@@ -23,6 +23,7 @@ pub mod layout;
 mod metadata_frame;
 mod pack_builder;
 pub mod packs;
+pub mod records;
 pub mod repository;
 pub mod snapshots;
 mod spill;

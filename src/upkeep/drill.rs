@@ -14,14 +14,13 @@ use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
-use super::records;
 use crate::disk::space;
 use crate::error::{Error, Result};
 use crate::format::manifest::{CHROMA, Manifest, SnapshotKind};
 use crate::id::Stamp;
 use crate::progress::Progress;
 use crate::restore::{InvalidPolicy, OwnerPolicy, export, gate};
-use crate::store::{Repository, layout, snapshots};
+use crate::store::{Repository, layout, records, snapshots};
 
 /// Bytes of directories and of the description, generously.
 const OVERHEAD: u64 = 16 * 1024 * 1024;

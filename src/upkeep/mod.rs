@@ -5,7 +5,6 @@ pub mod drill;
 mod gc;
 pub mod impact;
 mod ledger;
-mod records;
 pub mod repair;
 pub mod retention;
 pub mod stats;

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::drill::Drill;
-use super::records;
 use super::validate::record::ValidationRecord;
 use crate::disk::stat::{self, FileKind};
 use crate::disk::{LocalStorage, Storage, space};
@@ -24,7 +23,7 @@ use crate::id::Stamp;
 use crate::save::{LiveSources, report};
 use crate::store::damaged::{self, Aside};
 use crate::store::snapshots::{self, ManifestResult};
-use crate::store::{intents, layout, repository};
+use crate::store::{intents, layout, records, repository};
 
 /// Clocks of two machines may differ by so much before a stamp counts as being in the future.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);

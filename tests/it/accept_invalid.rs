@@ -238,7 +238,7 @@ fn a_way_back_that_rotted_is_taken_as_far_as_it_goes() {
     kept.restore(&[]).exits(0);
     kept.runtime.vecsnap(&undo).run().exits(0);
     let today = contents(&kept.runtime);
-    kept.restore(&["--no-pre-snapshot"]).exits(0);
+    kept.restore(&[]).exits(0);
     let chunk = today[&kept.links()].chunks(CHUNK_SIZE).nth(4).unwrap();
     assert!(wound_blob(&kept.runtime.repo(), BlobId::of_chunk(chunk)) > 0);
     kept.runtime.vecsnap(&undo).run().exits(3).prints_nothing().says(&["--accept-invalid"]);

@@ -87,7 +87,9 @@ fn check_not_synced(what: &str, outcome: &Outcome, number: usize, calls: &[Call]
     let call = &calls[number - 1];
     // A cleanup without room gives up its new packs, deletes what nothing needs, and tries again.
     let starts_over = what.contains("Cleanup with Error(ENOSPC)");
-    assert!(outcome.code != Some(0) || starts_over, "{what}: {outcome}");
+    // A record is information: a restore that could not keep it says so.
+    let warned = outcome.stderr.contains("restores.jsonl");
+    assert!(outcome.code != Some(0) || starts_over || warned, "{what}: {outcome}");
     let is_directory = call.path.is_dir();
     let again = calls[number..].iter().filter(|later| later.path == call.path && later.name == call.name).count();
     assert!(is_directory || again == 0, "{what}: synced again: {outcome}");

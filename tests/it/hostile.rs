@@ -319,6 +319,7 @@ fn attack_places(tier: Tier) {
         "index.sqlite",
         "drills.jsonl",
         "validations.jsonl",
+        "restores.jsonl",
         "damaged",
     ];
     for place in places {

@@ -72,7 +72,7 @@ fn stake(place: &Place, wound: Wound) -> Stake {
             Stake::Everything
         }
         class if class.starts_with("index") && wound == Wound::Directory => Stake::Everything,
-        "lock file" | "drills.jsonl" | "validations.jsonl" => Stake::Nothing,
+        "lock file" | "drills.jsonl" | "validations.jsonl" | "restores.jsonl" => Stake::Nothing,
         class if class.starts_with("index") => Stake::Nothing,
         _ => Stake::Snapshots,
     }

@@ -5,8 +5,7 @@ use std::time::Instant;
 use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Repository, layout};
-use crate::upkeep::records;
+use crate::store::{Repository, layout, records};
 
 /// Errors that a record keeps; there may be one for every chunk.
 const MOST_ERRORS: usize = 5;

@@ -11,9 +11,9 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Repository;
 use crate::disk::{Storage, durable};
 use crate::error::{Error, Result};
-use crate::store::Repository;
 
 /// How much of a file's end is read to find its last record.
 const TAIL: u64 = 256 * 1024;
@@ -22,7 +22,7 @@ const TAIL: u64 = 256 * 1024;
 ///
 /// # Errors
 /// I/O errors; [`is_read_only`] tells those of a repository that cannot be written.
-pub(super) fn append(repository: &Repository, name: &str, record: &impl Serialize) -> Result<()> {
+pub fn append(repository: &Repository, name: &str, record: &impl Serialize) -> Result<()> {
     let path = repository.root().join(name);
     let line = serde_json::to_vec(record)
         .map_err(|error| Error::Failed(format!("an outcome for {} cannot be told as JSON: {error}", path.display())))?;
@@ -47,7 +47,7 @@ fn is_torn(file: &File) -> std::io::Result<bool> {
 }
 
 /// Whether an error of [`append`] only says that the repository cannot be written.
-pub(super) fn is_read_only(error: &Error) -> bool {
+pub fn is_read_only(error: &Error) -> bool {
     let kinds = [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem];
     matches!(error, Error::Io { source, .. } if kinds.contains(&source.kind()))
 }
@@ -56,7 +56,7 @@ pub(super) fn is_read_only(error: &Error) -> bool {
 ///
 /// # Errors
 /// I/O errors.
-pub(super) fn last<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Result<Option<T>> {
+pub fn last<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Result<Option<T>> {
     let Some(size) = storage.size(name)? else { return Ok(None) };
     let from = size.saturating_sub(TAIL);
     let tail = storage.read_range(name, from, usize::try_from(size - from).unwrap_or_default())?;
@@ -65,9 +65,16 @@ pub(super) fn last<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Re
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
     use super::*;
-    use crate::restore::verify::fixture::create;
+    use crate::store::LockWait;
     use serde_json::{Value, json};
+
+    fn create(root: &Path) -> Repository {
+        Repository::open_or_create(root, LockWait(Duration::ZERO)).unwrap()
+    }
 
     #[test]
     fn nothing_is_appended_through_a_link() {
