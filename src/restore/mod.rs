@@ -116,13 +116,13 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     let job = job::decide(repository, options.goal, &options.targets, options.chroma)?;
     guard::check(&job, options.others)?;
     let mut settled = Settled::before_verification(&job)?;
-    let Prepared { plans, passed: Passed { staged, accepted } } = prepare(repository, &job, options, progress)?;
+    let Prepared { plans, passed: Passed { mut staged, accepted } } = prepare(repository, &job, options, progress)?;
+    room::check_targets(&job, &plans, &mut staged)?;
     for (task, plan) in job.tasks.iter().zip(&plans) {
-        room::check_target(task, plan)?;
         task.target.open()?.map_or(Ok(()), |root| permission::check(&root, plan))?;
     }
 
-    let way_back = keep_present_state(repository, &job, options, &plans, progress)?;
+    let way_back = keep_present_state(repository, &job, options, &plans, &mut staged, progress)?;
     let _locks = guard::lock_out(&job, &plans, options.others)?;
     let plans = publish_intent(repository, &job, way_back)
         .and_then(|()| fold(repository, &job, options, plans, progress))
@@ -249,6 +249,7 @@ fn keep_present_state(
     job: &Job,
     options: &RestoreOptions,
     plans: &[Plan],
+    staged: &mut Option<Arc<StagedBlobs>>,
     progress: &dyn Progress,
 ) -> Result<Option<Stamp>> {
     if job.direction == Direction::Back {
@@ -287,6 +288,7 @@ fn keep_present_state(
     if !report.validated {
         tracing::warn!(event = "restore_pre_checkpoint_failed", stamp = %report.stamp, errors = ?report.validation_errors, "the snapshot of the present state is not valid; the restore goes on");
     }
+    room::check_beside(report.stamp, repository.root(), job, plans, staged)?;
     Ok(Some(report.stamp))
 }
 

@@ -142,6 +142,8 @@ pub struct Totals {
     pub bytes_added: u64,
     /// Bytes that removed names give back, at most.
     pub bytes_freed: u64,
+    /// Bytes that files give back that become shorter, at most.
+    pub bytes_cut: u64,
     /// Bytes of the present state that the snapshot does not hold, at most.
     pub bytes_replaced: u64,
     /// Bytes of the largest database that is there.
@@ -313,6 +315,8 @@ impl Planner {
             totals.bytes_added = totals
                 .bytes_added
                 .saturating_add(difference.bytes().min(file.content.length.saturating_sub(stat.size)));
+            let cut = stat.size.saturating_sub(file.content.length).min(stat.allocated);
+            totals.bytes_cut = totals.bytes_cut.saturating_add(cut);
             // What lies behind the wanted end is lost too.
             totals.bytes_replaced = totals
                 .bytes_replaced

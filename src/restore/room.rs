@@ -1,40 +1,123 @@
 //! Room on the medium, asked before anything is written.
 //!
 //! Only what is certain is refused on an estimate: the image that the pre-restore snapshot of a database needs in the
-//! repository, and what a target must grow by. How much of the present state the repository already holds shows only
-//! while it is stored; running out of room then is an error that leaves the targets untouched.
+//! repository, and what the targets must grow by. How much of the present state the repository already holds shows only
+//! while it is stored; running out of room then is an error that leaves the targets untouched, and what they must grow by
+//! is asked once more when it is done.
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::{fmt, io};
 
-use crate::disk::space;
+use crate::disk::{space, stat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
+use crate::id::Stamp;
 use crate::progress::Progress;
-use crate::store::BlobReader;
 use crate::store::content::{Piece, Pieces};
+use crate::store::{BlobReader, StagedBlobs, layout};
 
-use super::job::Task;
-use super::plan::Plan;
+use super::job::Job;
+use super::plan::{Plan, Totals};
+
+/// Verified blobs in a temporary file in the repository.
+type Staged = Option<Arc<StagedBlobs>>;
 
 /// Allowed for tables, list nodes and the manifest, in bytes.
 const MARGIN: u64 = 1024 * 1024;
 
-/// Refuses targets that cannot hold what they shall.
+/// Refuses targets that cannot hold what they shall, those on one file system together.
 ///
 /// # Errors
 /// [`Error::Failed`] naming the bytes.
-pub(super) fn check_target(task: &Task, plan: &Plan) -> Result<()> {
-    let (needed, free) = (plan.totals.bytes_added, available(&task.target.directory)?);
-    if needed <= free.saturating_add(plan.totals.bytes_freed) {
-        return Ok(());
+pub(super) fn check_targets(job: &Job, plans: &[Plan], staged: &mut Staged) -> Result<()> {
+    match shortage(job, plans, staged)? {
+        None => Ok(()),
+        Some(shortage) => Err(Error::Failed(format!("{shortage}; make room and try again (nothing was changed)"))),
     }
-    Err(Error::Failed(format!(
-        "{} needs {needed} more bytes but only {free} are free there; make room and try again (nothing was changed)",
-        task.target.path().display()
-    )))
+}
+
+/// As [`check_targets`], once the pre-restore snapshot was taken: it may lie on the file system of a target.
+///
+/// # Errors
+/// [`Error::Failed`] naming the bytes and the ways on.
+pub(super) fn check_beside(
+    way_back: Stamp,
+    repository: &Path,
+    job: &Job,
+    plans: &[Plan],
+    staged: &mut Staged,
+) -> Result<()> {
+    match shortage(job, plans, staged)? {
+        None => Ok(()),
+        Some(shortage) => Err(Error::Failed(format!(
+            "beside the pre-restore snapshot {way_back}, {shortage}; make room and try again, or remove {}, run \
+             `vecsnap cleanup --confirm` and repeat with --no-pre-snapshot and without a way back (nothing was changed)",
+            layout::snapshot_directory(repository, &way_back.to_string()).display()
+        ))),
+    }
+}
+
+/// A file system that cannot hold what is restored to it.
+struct Shortage {
+    /// The first target on it.
+    path: PathBuf,
+    needed: u64,
+    free: u64,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, needed, free } = self;
+        write!(f, "the file system of {} needs {needed} more bytes but has only {free} free", path.display())
+    }
+}
+
+/// What is written to one file system.
+struct Medium {
+    device: u64,
+    path: PathBuf,
+    needed: u64,
+    free: u64,
+    /// What is left once the targets so far are written. Each removes what is too much before it writes, and is written
+    /// before the next one.
+    left: Option<u64>,
+}
+
+/// The file system that is too small, if there is one; what is staged only saves time, and gives way.
+fn shortage(job: &Job, plans: &[Plan], staged: &mut Staged) -> Result<Option<Shortage>> {
+    match find_shortage(job, plans)? {
+        Some(_) if staged.take().is_some() => find_shortage(job, plans),
+        found => Ok(found),
+    }
+}
+
+fn find_shortage(job: &Job, plans: &[Plan]) -> Result<Option<Shortage>> {
+    let mut media: Vec<Medium> = Vec::new();
+    for (task, plan) in job.tasks.iter().zip(plans) {
+        let path = task.target.path();
+        let there = existing(&path);
+        let device = stat::stat(there)?.map_or(0, |stat| stat.device);
+        let Totals { bytes_added, bytes_freed, bytes_cut, .. } = plan.totals;
+        let beyond = |left: u64| {
+            let left = left.saturating_add(bytes_freed).checked_sub(bytes_added)?;
+            Some(left.saturating_add(bytes_cut))
+        };
+        match media.iter_mut().find(|medium| medium.device == device) {
+            Some(medium) => {
+                medium.needed = medium.needed.saturating_add(bytes_added);
+                medium.left = medium.left.and_then(beyond);
+            }
+            None => {
+                let free = space::available(there)?;
+                media.push(Medium { device, needed: bytes_added, free, left: beyond(free), path });
+            }
+        }
+    }
+    let short = media.into_iter().find(|medium| medium.left.is_none());
+    Ok(short.map(|Medium { path, needed, free, .. }| Shortage { path, needed, free }))
 }
 
 /// Refuses a file with more bytes than the whole file system of the target, before anyone walks all of it: a few kilobytes

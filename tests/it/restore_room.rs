@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::support::Runtime;
 use crate::support::command::binary;
 use crate::support::mount::{namespace, succeed};
+use crate::support::{Runtime, noise};
 
 #[test]
 fn without_room_for_the_way_back_nothing_is_touched_and_the_way_on_is_named() {
@@ -34,6 +34,63 @@ fn without_room_for_the_way_back_nothing_is_touched_and_the_way_on_is_named() {
     let said = fs::read_to_string(out.join("stderr")).unwrap();
     assert!(said.contains("--no-pre-snapshot") && said.contains(" bytes "), "{said}");
     assert_eq!(runtime.registered(), "p01");
+}
+
+#[test]
+fn room_that_the_way_back_takes_is_missed_before_anything_is_changed() {
+    let runtime = Runtime::new();
+    let vectors = runtime.chroma().join("large.bin");
+    let replaced = runtime.chroma().join("replaced.bin");
+    fs::write(&vectors, noise::bytes("large", 12_000_000)).unwrap();
+    fs::write(&replaced, noise::bytes("old", 3_000_000)).unwrap();
+    let stamp = runtime.create(&["--chroma"]);
+    fs::remove_file(&vectors).unwrap();
+    fs::write(&replaced, noise::bytes("new", 3_000_000)).unwrap();
+    let text = "mkdir \"$OUT/medium\"; mount -t tmpfs -o size=64m tmpfs \"$OUT/medium\"; cd \"$OUT/medium\"\n\
+        cp -a \"$DATA\" data; cp -a \"$REPO\" backup; cp -a data \"$OUT/before\"\n\
+        export ATOCORE_DATA_DIR=\"$PWD/data\" ATOCORE_BACKUP_DIR=\"$PWD/backup\"\n\
+        free=$(df --output=avail -k . | tail -n 1)\n\
+        dd if=/dev/zero of=ballast bs=1k count=$((free - 13400)) 2>/dev/null\n\
+        code=0; \"$VECSNAP\" restore \"$STAMP\" --confirm-service-stopped --json 2>\"$OUT/stderr\" || code=$?\n\
+        test $code = 1 || { echo \"exit $code\" >&2; cat \"$OUT/stderr\" >&2; exit 1; }\n\
+        diff -r data \"$OUT/before\"; test -z \"$(ls backup/intents)\"; test \"$(ls backup/snapshots | wc -l)\" = 2\n\
+        rm -r \"backup/snapshots/$(ls backup/snapshots | tail -n 1)\"; \"$VECSNAP\" cleanup --confirm --quiet\n\
+        \"$VECSNAP\" restore \"$STAMP\" --confirm-service-stopped --no-pre-snapshot --json; cp -a data \"$OUT/after\"";
+    let Some(mut command) = namespace() else { return };
+    let out = runtime.path().join("out");
+    fs::create_dir(&out).unwrap();
+    command.args(["sh", "-euc", text]).env("VECSNAP", binary()).env("OUT", &out).env("STAMP", &stamp);
+    command.env("DATA", runtime.data()).env("REPO", runtime.repo());
+    command.env("ATOCORE_PROJECT_REGISTRY_PATH", runtime.registry());
+    let printed = succeed(&mut command);
+    assert!(printed.contains("\"restored_integrity_ok\": true"), "{printed}");
+    let said = fs::read_to_string(out.join("stderr")).unwrap();
+    let told = ["beside the pre-restore snapshot", "more bytes", "--no-pre-snapshot", "nothing was changed"];
+    assert!(told.iter().all(|words| said.contains(words)), "{said}");
+    assert_eq!(fs::read(out.join("after/chroma/large.bin")).unwrap(), noise::bytes("large", 12_000_000));
+}
+
+#[test]
+fn targets_on_one_file_system_need_room_together() {
+    let runtime = Runtime::new();
+    fs::write(runtime.chroma().join("large.bin"), noise::bytes("large", 3_000_000)).unwrap();
+    let rows = noise::bytes("rows", 3_000_000);
+    runtime.connect().execute("INSERT INTO memories(project, content) VALUES ('p01', ?)", [rows]).unwrap();
+    let stamp = runtime.create(&["--chroma"]);
+    let text = "mkdir \"$OUT/medium\"; mount -t tmpfs -o size=5m tmpfs \"$OUT/medium\"\n\
+        code=0; \"$VECSNAP\" restore \"$STAMP\" --confirm-service-stopped --json 2>\"$OUT/stderr\" || code=$?\n\
+        test $code = 1 || { echo \"exit $code\" >&2; cat \"$OUT/stderr\" >&2; exit 1; }\n\
+        test -z \"$(ls \"$OUT/medium\")\"";
+    let Some(mut command) = namespace() else { return };
+    let out = runtime.path().join("out");
+    fs::create_dir(&out).unwrap();
+    command.args(["sh", "-euc", text]).env("VECSNAP", binary()).env("OUT", &out).env("STAMP", &stamp);
+    command.env("ATOCORE_BACKUP_DIR", runtime.repo()).env("ATOCORE_DATA_DIR", out.join("medium/data"));
+    command.env("ATOCORE_PROJECT_REGISTRY_PATH", runtime.registry());
+    succeed(&mut command);
+    let said = fs::read_to_string(out.join("stderr")).unwrap();
+    assert!(said.contains("more bytes but has only") && said.contains("make room"), "{said}");
+    assert_eq!(runtime.snapshots(), [stamp]);
 }
 
 #[test]

@@ -189,4 +189,5 @@ fn room_is_counted_as_growth_and_what_is_lost_as_what_differs() {
     );
     let totals = plan([shrunk]).totals;
     assert_eq!((totals.bytes_to_write_at_most, totals.bytes_added, totals.bytes_replaced), (0, 0, 69_900));
+    assert_eq!((totals.bytes_freed, totals.bytes_cut), (0, 69_900));
 }
