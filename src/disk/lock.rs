@@ -73,28 +73,32 @@ impl FileLock {
             Some(file) => file,
             None => return Ok(Acquired::ReadOnly(path.to_path_buf())),
         };
-        Self::wait_for(file, path, mode, wait, what).map(Acquired::Held)
+        let held = Self::wait_for(file, path, mode, wait)?.map(Acquired::Held);
+        held.ok_or_else(|| busy(path, mode, wait, what, "try again or raise --lock-wait"))
     }
 
-    /// Takes the lock that a directory itself can have, exclusively, waiting up to `wait`.
+    /// Takes the lock that a directory itself can have, exclusively, waiting up to `wait`, which is not for the operator to
+    /// choose.
     ///
     /// # Errors
     /// As those of [`FileLock::acquire`]; I/O errors.
     pub fn acquire_directory(path: &Path, wait: Duration, what: &str) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        Self::wait_for(file, path, LockMode::Exclusive, wait, what)
+        let held = Self::wait_for(file, path, LockMode::Exclusive, wait)?;
+        held.ok_or_else(|| busy(path, LockMode::Exclusive, wait, what, "the next command tries again"))
     }
 
-    fn wait_for(file: File, path: &Path, mode: LockMode, wait: Duration, what: &str) -> Result<Self> {
+    /// `None` if another process still holds it after `wait`.
+    fn wait_for(file: File, path: &Path, mode: LockMode, wait: Duration) -> Result<Option<Self>> {
         let give_up = Instant::now() + wait;
         while !lock_now(&file, path, mode)? {
             let left = give_up.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(busy(path, mode, wait, what));
+                return Ok(None);
             }
             thread::sleep(POLL.min(left));
         }
-        Ok(Self { _file: file, path: path.to_path_buf() })
+        Ok(Some(Self { _file: file, path: path.to_path_buf() }))
     }
 
     /// Takes the lock if it is free at this moment; `None` if another process holds it.
@@ -164,13 +168,13 @@ fn lock_now(file: &File, path: &Path, mode: LockMode) -> Result<bool> {
     }
 }
 
-fn busy(path: &Path, mode: LockMode, wait: Duration, what: &str) -> Error {
+fn busy(path: &Path, mode: LockMode, wait: Duration, what: &str, advice: &str) -> Error {
     let holder = match mode {
         LockMode::Shared => "another process holds it alone",
         LockMode::Exclusive => "other processes are using it",
     };
     Error::Busy(format!(
-        "{what} is busy: {holder} (lock file {}, waited {} s); try again or raise --lock-wait",
+        "{what} is busy: {holder} (lock file {}, waited {} s); {advice}",
         path.display(),
         wait.as_secs()
     ))

@@ -2,7 +2,7 @@
 //!
 //! Invariant: whoever has a [`Repository`] holds its lock shared, so no pack vanishes meanwhile, and its index knows
 //! every pack that exists. A repository that cannot be written is read with a private index and leaves no trace.
-//! Order (design §6): lock, packs, index; only then is anything deduplicated against it.
+//! Order (docs/architecture.md): lock, packs, index; only then is anything deduplicated against it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -197,7 +197,13 @@ impl Repository {
     /// [`Error::Busy`] while another cleanup runs.
     pub fn lock_cleanup(&self) -> Result<FileLock> {
         let path = self.root.join(layout::CLEANUP_LOCK);
-        FileLock::acquire(&path, LockMode::Exclusive, Duration::ZERO, "cleanup")?.or_refuse()
+        match FileLock::try_acquire(&path, LockMode::Exclusive)? {
+            Some(acquired) => acquired.or_refuse(),
+            None => Err(Error::Busy(format!(
+                "another cleanup or repair is at work (lock file {}); try again when it is done",
+                path.display()
+            ))),
+        }
     }
 
     /// Gives the shared lock up and takes it exclusively: nobody reads or writes blobs from now on. Other processes may
@@ -373,27 +379,32 @@ fn read_header(storage: &dyn Storage) -> Result<Option<RepositoryHeader>> {
 fn open_index(storage: &LocalStorage, header: &RepositoryHeader, access: Access) -> Result<Index> {
     let existing = packs::list(storage)?;
     let path = storage.root().join(layout::INDEX);
-    let writable = access == Access::Write || is_writable(storage.root());
-    if writable {
-        let opened = Index::open(&path).and_then(|index| {
-            let vanished = index.vanished(&existing)?;
-            let unknown = index.reconcile(&existing)?;
-            adopt(&index, storage, header, &unknown, access)?;
-            let doubtful = if vanished.is_empty() { &unknown } else { &existing };
-            unfounded::distrust(&index, storage, header, doubtful)?;
-            if !vanished.is_empty() {
-                index.forget(&vanished)?;
-            }
-            Ok(index)
-        });
+    if access == Access::Write || is_writable(storage.root()) {
+        let opened = Index::open(&path).and_then(|index| brought_up_to_date(index, storage, header, &existing, access));
         match opened {
             Ok(index) => return Ok(index),
             Err(cause) => tracing::warn!(%cause, "the index cannot be used; a temporary one takes its place"),
         }
     }
-    let index = Index::open_private()?;
-    let unknown = index.reconcile(&existing)?;
+    brought_up_to_date(Index::open_private()?, storage, header, &existing, access)
+}
+
+/// The index, knowing every pack that exists and distrusting what lacks bases.
+fn brought_up_to_date(
+    index: Index,
+    storage: &LocalStorage,
+    header: &RepositoryHeader,
+    existing: &[PackFile],
+    access: Access,
+) -> Result<Index> {
+    let vanished = index.vanished(existing)?;
+    let unknown = index.reconcile(existing)?;
     adopt(&index, storage, header, &unknown, access)?;
+    let doubtful = if vanished.is_empty() { unknown.as_slice() } else { existing };
+    unfounded::distrust(&index, storage, header, doubtful)?;
+    if !vanished.is_empty() {
+        index.forget(&vanished)?;
+    }
     Ok(index)
 }
 

@@ -22,7 +22,8 @@ fn who_finds_the_repository_or_the_live_files_busy_waits_and_is_then_told() {
         lock.lock().unwrap();
         for call in calls {
             let began = Instant::now();
-            runtime.vecsnap(call).run().exits(6).prints_nothing();
+            let told = runtime.vecsnap(call).run().exits(6).prints_nothing();
+            assert_eq!(told.stderr.contains("--lock-wait"), name != "cleanup.lock", "what would help: {told}");
             let waited = began.elapsed() >= Duration::from_millis(900);
             assert_eq!(waited, call.contains(&"--lock-wait"), "{name}: {call:?} after {:?}", began.elapsed());
         }

@@ -173,11 +173,15 @@ fn repaired(pristine: &Pristine, runtime: &Runtime, sound: &BTreeSet<&str>, what
 fn what_builds_on_a_lost_pack_is_stored_again_even_where_no_table_tells_of_it() {
     let pristine = pristine();
     for pack in crate::support::damage::packs(&pristine.runtime.repo()) {
-        for keeps_index in [true, false] {
+        for index in ["kept", "lost", "unusable"] {
             let runtime = copy_of(&pristine.runtime);
             fs::remove_file(runtime.repo().join(pack.strip_prefix(pristine.runtime.repo()).unwrap())).unwrap();
-            if !keeps_index {
-                fs::remove_file(runtime.repo().join("index.sqlite")).unwrap();
+            let path = runtime.repo().join("index.sqlite");
+            if index != "kept" {
+                fs::remove_file(&path).unwrap();
+            }
+            if index == "unusable" {
+                fs::create_dir(&path).unwrap();
             }
             let live = runtime.live_state().without_directory_times();
             let stamp = runtime.create(&["--chroma"]);
