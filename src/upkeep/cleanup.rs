@@ -1,6 +1,6 @@
 //! Cleanup: old snapshots go, and the space that only they needed comes back.
 //!
-//! The protocol (design §6): one cleanup at a time; the repository shared while it is found out what can go and while
+//! The protocol (docs/architecture.md): one cleanup at a time; the repository shared while it is found out what can go and while
 //! what survives in mostly dead packs is stored elsewhere; the repository alone only for the deletions, after a look
 //! at what others published meanwhile. Invariants: a snapshot's directory is gone durably before the first pack is removed;
 //! where it cannot be known what a snapshot needs, nothing at all is deleted; a crash leaves at worst packs that nobody
@@ -14,7 +14,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::gc::{Collection, Rewriting, StoredAnew};
+use super::gc::{Collection, Rewriting, StoredAnew, Swept};
 use super::retention::{self, Rules};
 use crate::disk::durable;
 use crate::disk::stat::FileKind;
@@ -102,14 +102,12 @@ pub fn cleanup(
     report.report.warnings.iter().for_each(CleanupWarning::tell);
     if report.rewriting == Rewriting::NoRoom {
         tracing::info!("there was no room to rewrite packs; now that dead ones are gone it is tried again");
-        let again = attempt(root, rules, mode, wait, progress)?;
-        if again.rewriting == Rewriting::NoRoom {
-            tracing::warn!("there is no room to rewrite mostly dead packs; free some space and run cleanup again");
+        match attempt(root, rules, mode, wait, progress) {
+            Ok(again) => report.add_second(again),
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            // What is gone must be told of all the same.
+            Err(cause) => report.report.errors.push(format!("{}: {cause}", layout::PACKS)),
         }
-        report.report.freed_bytes += again.report.freed_bytes;
-        report.report.rewritten_bytes += again.report.rewritten_bytes;
-        report.report.rebased_bytes += again.report.rebased_bytes;
-        report.report.errors.extend(again.report.errors);
     }
     let CleanupReport { kept, deleted, freed_bytes, rewritten_bytes, rebased_bytes, errors, .. } = &report.report;
     tracing::info!(
@@ -138,6 +136,18 @@ pub fn preview(root: &Path, rules: &Rules, wait: LockWait, progress: &dyn Progre
 struct Attempt {
     report: CleanupReport,
     rewriting: Rewriting,
+}
+
+impl Attempt {
+    fn add_second(&mut self, again: Self) {
+        if again.rewriting == Rewriting::NoRoom {
+            tracing::warn!("there is no room to rewrite mostly dead packs; free some space and run cleanup again");
+        }
+        self.report.freed_bytes += again.report.freed_bytes;
+        self.report.rewritten_bytes += again.report.rewritten_bytes;
+        self.report.rebased_bytes += again.report.rebased_bytes;
+        self.report.errors.extend(again.report.errors);
+    }
 }
 
 fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progress: &dyn Progress) -> Result<Attempt> {
@@ -197,14 +207,16 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
         done.report.kept += decision.drop.len() as u64;
         return Ok(done);
     }
-    let removal = remove_snapshots(&repository, &decision.drop)?;
-    done.report.kept += removal.errors.len() as u64;
+    let dead = collection.dead()?;
+    // From here on nothing may end without the report: it tells what is gone.
+    let removal = remove_snapshots(&repository, &decision.drop);
+    done.report.kept += removal.left;
     done.report.deleted = removal.removed;
-    // What a snapshot needs that is still there must stay.
-    if removal.errors.is_empty() {
-        done.report.freed_bytes = removal.bytes + collection.sweep(&repository)?;
-    }
+    // What a snapshot needs that is still there, or may come back, must stay.
+    let swept = if removal.errors.is_empty() { collection.sweep(&repository, &dead) } else { Swept::default() };
+    done.report.freed_bytes = (removal.bytes + swept.bytes).saturating_sub(collection.stored_anew().bytes);
     done.report.errors.extend(removal.errors);
+    done.report.errors.extend(swept.errors);
     Ok(done)
 }
 
@@ -332,6 +344,8 @@ struct Removal {
     removed: Vec<Stamp>,
     /// Of their files.
     bytes: u64,
+    /// Snapshots that could not be removed.
+    left: u64,
     errors: Vec<String>,
 }
 
@@ -370,7 +384,7 @@ fn remove_moved_out(root: &Path) {
 
 /// Moves the directories of snapshots out of `snapshots/`, durably, and only then removes what is in them: one that is cut
 /// short is left to the next command, in a scratch directory without an owner, or to the next cleanup.
-fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal> {
+fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Removal {
     let aside = repository.scratch().map_or_else(|_| repository.root().join(layout::TMP), Path::to_path_buf);
     let mut removal = Removal::default();
     let mut moved = Vec::new();
@@ -386,14 +400,20 @@ fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Result<Removal
             }
             // The old clean-up job, or the operator, was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => removal.errors.push(format!("{stamp}: {}", Error::io("remove", &directory)(error))),
+            Err(error) => {
+                removal.left += 1;
+                removal.errors.push(format!("{stamp}: {}", Error::io("remove", &directory)(error)));
+            }
         }
     }
-    durable::sync_directory(&repository.root().join(layout::SNAPSHOTS))?;
+    if let Err(cause) = durable::sync_directory(&repository.root().join(layout::SNAPSHOTS)) {
+        removal.errors.push(format!("{}: {cause}", layout::SNAPSHOTS));
+        return removal;
+    }
     for directory in moved {
         if let Err(cause) = fs::remove_dir_all(&directory) {
             tracing::debug!(path = %directory.display(), %cause, "a removed snapshot's directory stays for now");
         }
     }
-    Ok(removal)
+    removal
 }

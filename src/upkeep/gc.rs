@@ -54,6 +54,15 @@ pub(super) struct Estimate {
     pub(super) stored: StoredAnew,
 }
 
+/// What a sweep removed.
+#[derive(Debug, Default)]
+pub(super) struct Swept {
+    /// Of the packs that were there at the beginning.
+    pub(super) bytes: u64,
+    /// What could not be removed, or not durably, each with the cause.
+    pub(super) errors: Vec<String>,
+}
+
 /// How a rewriting ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rewriting {
@@ -271,23 +280,34 @@ impl Collection {
         if self.catalogue.is_surprised() || !new.is_empty() { self.settle() } else { Ok(()) }
     }
 
-    /// Removes the dead packs and returns by how many bytes the repository shrank. Nobody else may be using it.
-    pub(super) fn sweep(&mut self, repository: &Repository) -> Result<u64> {
-        let dead: Vec<_> = self.catalogue.packs(Fate::Dead)?.iter().map(|pack| pack.file).collect();
+    /// The packs that nobody needs any more.
+    pub(super) fn dead(&self) -> Result<Vec<PackFile>> {
+        Ok(self.catalogue.packs(Fate::Dead)?.iter().map(|pack| pack.file).collect())
+    }
+
+    /// Removes dead packs; one that cannot be removed stays for the next cleanup. Nobody else may be using the repository.
+    pub(super) fn sweep(&self, repository: &Repository, dead: &[PackFile]) -> Swept {
         let ids: Vec<_> = dead.iter().map(|pack| pack.id).collect();
         if let Err(cause) = repository.index().forget(&ids) {
             tracing::debug!(%cause, "rows of removed packs stay in the index and are passed over");
         }
+        let mut swept = Swept::default();
         let mut directories = BTreeSet::new();
-        for pack in &dead {
+        for pack in dead {
             let name = layout::pack(&pack.id);
-            repository.storage().delete(&name)?;
-            directories.extend(name.rsplit_once('/').map(|(directory, _)| directory.to_owned()));
+            match repository.storage().delete(&name) {
+                Ok(()) => {
+                    swept.bytes += if self.found.contains(pack) { pack.size } else { 0 };
+                    directories.extend(name.rsplit_once('/').map(|(directory, _)| directory.to_owned()));
+                }
+                Err(cause) => swept.errors.push(format!("{name}: {cause}")),
+            }
         }
         for directory in &directories {
-            repository.storage().sync_directory(directory)?;
+            if let Err(cause) = repository.storage().sync_directory(directory) {
+                swept.errors.push(format!("{directory}: {cause}"));
+            }
         }
-        let freed: u64 = dead.iter().filter(|pack| self.found.contains(pack)).map(|pack| pack.size).sum();
-        Ok(freed.saturating_sub(self.stored.bytes))
+        swept
     }
 }

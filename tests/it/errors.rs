@@ -299,6 +299,40 @@ fn a_pack_that_a_cleanup_cannot_read_for_a_moment_keeps_the_bases_of_its_deltas(
     }
 }
 
+/// What is gone is told of, and whatever else can go goes.
+#[test]
+fn a_dead_pack_that_cannot_be_removed_is_named_and_the_others_go() {
+    let stage = Stage::new(Operation::MergingCleanup);
+    let whole = stage.run(Counted::Changes, None).0.exits(0).json();
+    let packs = || crate::support::damage::packs(&stage.runtime.repo()).len();
+    let left = packs();
+    let is_meant = |call: &Call| call.name.starts_with("unlink") && is_pack(call);
+    for number in 1..=3 {
+        let struck = stage.strike_among(Counted::Changes, &is_meant, number, Fault::Error(Errno::EPERM));
+        let told = struck.expect("there are so many dead packs").exits(1).json();
+        assert_eq!(packs(), left + 1, "{told}");
+        let errors = told["errors"].as_array().unwrap();
+        let (named, cause) = errors[0].as_str().unwrap().split_once(": ").unwrap();
+        assert!(errors.len() == 1 && cause.contains("Operation not permitted"), "{told}");
+        let stays = std::fs::metadata(stage.runtime.repo().join(named)).unwrap().len();
+        assert_eq!(told["freed_bytes"].as_u64().unwrap(), whole["freed_bytes"].as_u64().unwrap() - stays, "{told}");
+        assert_eq!(told["deleted"], whole["deleted"], "{told}");
+    }
+    stage.check_recovery("a dead pack stayed");
+}
+
+#[test]
+fn a_cleanup_whose_removals_may_not_be_durable_tells_what_is_gone() {
+    let stage = Stage::new(Operation::Cleanup);
+    let packs = || crate::support::damage::packs(&stage.runtime.repo()).len();
+    let of_snapshots = |call: &Call| call.name == "fsync" && call.path.ends_with("snapshots");
+    let told = stage.strike_first(Counted::Changes, &of_snapshots, Fault::Error(Errno::EIO)).exits(1).json();
+    assert_eq!((&told["deleted"], told["errors"].as_array().unwrap().len()), (&1.into(), 1), "{told}");
+    let before = packs();
+    assert_eq!(stage.run(Counted::Changes, None).0.exits(0).json()["deleted"], 1);
+    assert!(packs() < before, "packs went although what needs them may come back");
+}
+
 fn is_pack(call: &Call) -> bool {
     call.path.extension().is_some_and(|extension| extension == "pack")
 }
