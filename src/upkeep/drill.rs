@@ -2,9 +2,10 @@
 //!
 //! Invariant: a drill counts as passed only if every restored file was read again and has the snapshot's bytes, every
 //! database image passes the integrity check anew (kept verdicts do not count), and the registry parses. The live files are
-//! not touched, the scratch copy is removed whatever happens, and each outcome becomes one line of `drills.jsonl`
-//! (format-spec.md §14.2).
+//! not touched, each outcome becomes one line of `drills.jsonl` (format-spec.md §14.2), and only then, whatever happens, the
+//! scratch copy is removed.
 
+mod copy;
 mod proof;
 
 use std::path::{Path, PathBuf};
@@ -12,9 +13,7 @@ use std::time::Instant;
 
 use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 
-use crate::disk::space;
 use crate::error::{Error, Result};
 use crate::format::manifest::{CHROMA, Manifest, SnapshotKind};
 use crate::id::Stamp;
@@ -22,8 +21,7 @@ use crate::progress::Progress;
 use crate::restore::{InvalidPolicy, OwnerPolicy, export, gate};
 use crate::store::{Repository, layout, records, snapshots};
 
-/// Bytes of directories and of the description, generously.
-const OVERHEAD: u64 = 16 * 1024 * 1024;
+use copy::ScratchCopy;
 
 /// The outcome of one drill, as `drills.jsonl` keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,7 +44,8 @@ pub struct Drill {
 ///
 /// # Errors
 /// [`Error::NotValid`] if there is no snapshot; [`Error::Failed`] if `scratch` has too little room; I/O errors of the
-/// scratch directory. What is wrong with a snapshot is in its outcome.
+/// scratch directory; [`Error::Failed`] if a copy cannot be removed, once all outcomes are recorded. What is wrong with a
+/// snapshot is in its outcome.
 pub fn drill(
     repository: &Repository,
     named: Option<Stamp>,
@@ -58,14 +57,16 @@ pub fn drill(
         None => candidates(repository)?,
     };
     let mut drills = Vec::with_capacity(stamps.len());
+    let mut removed = Ok(());
     for stamp in stamps {
-        let drill = drill_one(repository, stamp, scratch, progress)?;
+        let (drill, copy) = drill_one(repository, stamp, scratch, progress)?;
         if let Err(cause) = records::append(repository, layout::DRILLS, &drill) {
             tracing::warn!(%cause, "the outcome of the drill could not be recorded");
         }
         drills.push(drill);
+        removed = removed.and(copy.map_or(Ok(()), ScratchCopy::remove));
     }
-    Ok(drills)
+    removed.map(|()| drills)
 }
 
 fn candidates(repository: &Repository) -> Result<Vec<Stamp>> {
@@ -81,40 +82,42 @@ fn candidates(repository: &Repository) -> Result<Vec<Stamp>> {
     Ok(std::iter::once(newest).chain(with_chroma).collect())
 }
 
-fn drill_one(repository: &Repository, stamp: Stamp, scratch: &Path, progress: &dyn Progress) -> Result<Drill> {
+/// The outcome, and the copy, which must outlive its record.
+fn drill_one(
+    repository: &Repository,
+    stamp: Stamp,
+    scratch: &Path,
+    progress: &dyn Progress,
+) -> Result<(Drill, Option<ScratchCopy>)> {
     let began = Instant::now();
     let at = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false);
-    let errors = match gate::read_manifest(repository, stamp) {
-        Ok(manifest) => restore_and_prove(repository, &manifest, stamp, scratch, progress)?,
-        Err(Error::NotValid(cause)) => vec![cause],
+    let (errors, copy) = match gate::read_manifest(repository, stamp) {
+        Ok(manifest) => {
+            let copy = ScratchCopy::make(&manifest, stamp, scratch)?;
+            (restore_and_prove(repository, &manifest, stamp, &copy.restored(), progress)?, Some(copy))
+        }
+        Err(Error::NotValid(cause)) => (vec![cause], None),
         Err(error) => return Err(error),
     };
     let duration_s = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
     let scratch = scratch.to_path_buf();
-    Ok(Drill { at, stamp: stamp.to_string(), ok: errors.is_empty(), scratch, errors, duration_s })
+    Ok((Drill { at, stamp: stamp.to_string(), ok: errors.is_empty(), scratch, errors, duration_s }, copy))
 }
 
-/// Restores the snapshot below `scratch` and returns what is wrong with the result.
+/// Restores the snapshot into `directory`, which is made, and returns what is wrong with the result.
 fn restore_and_prove(
     repository: &Repository,
     manifest: &Manifest,
     stamp: Stamp,
-    scratch: &Path,
+    directory: &Path,
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
-    let needed = manifest.sources.iter().map(|source| source.bytes).fold(OVERHEAD, u64::saturating_add);
-    let purpose = format!("a drill of {stamp}");
-    space::require(scratch, needed, &purpose, "name a directory with more room by --scratch")?;
-    let copy = tempfile::Builder::new().prefix("vecsnap-drill-").tempdir_in(scratch);
-    let copy: TempDir = copy.map_err(Error::io("create a directory in", scratch))?;
-    let directory = copy.path().join("restored");
-    let report = export(repository, stamp, &directory, OwnerPolicy::Skip, InvalidPolicy::Refuse, progress)?;
+    let report = export(repository, stamp, directory, OwnerPolicy::Skip, InvalidPolicy::Refuse, progress)?;
     let mut errors: Vec<String> =
-        report.unreadable.iter().map(|file| format!("{}: {}", shown(&file.path, &directory), file.cause)).collect();
+        report.unreadable.iter().map(|file| format!("{}: {}", shown(&file.path, directory), file.cause)).collect();
     if errors.is_empty() {
-        errors.extend(proof::prove(repository, manifest, &directory, progress)?);
+        errors.extend(proof::prove(repository, manifest, directory, progress)?);
     }
-    copy.close().map_err(Error::io("remove the copy in", scratch))?;
     Ok(errors)
 }
 
@@ -126,6 +129,8 @@ fn shown(path: &Path, directory: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use tempfile::TempDir;
 
     use super::*;
     use crate::progress::Silent;

@@ -7,10 +7,10 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde_json::Value;
 
-use crate::support::Outcome;
 use crate::support::seed::Seed;
 use crate::support::stage::{Operation, Stage};
-use crate::support::tracer::{Call, Counted, Fault};
+use crate::support::tracer::{Aim, Call, Counted, Fault};
+use crate::support::{Outcome, Runtime};
 
 /// What the system may say at any call.
 const ERRORS: [Errno; 4] = [Errno::EIO, Errno::ENOSPC, Errno::EACCES, Errno::EINTR];
@@ -331,6 +331,22 @@ fn a_cleanup_whose_removals_may_not_be_durable_tells_what_is_gone() {
     let before = packs();
     assert_eq!(stage.run(Counted::Changes, None).0.exits(0).json()["deleted"], 1);
     assert!(packs() < before, "packs went although what needs them may come back");
+}
+
+/// The record is made before the copy is removed.
+#[test]
+fn the_outcome_of_a_drill_is_kept_although_its_copy_cannot_be_removed() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    let of_copy = |call: &Call| call.name == "unlinkat" && call.path.to_str().unwrap().contains("vecsnap-drill-");
+    let strike = Some((1, Fault::Error(Errno::EPERM)));
+    let aim = Aim { below: runtime.path(), counted: Counted::Changes, only: Some(&of_copy), strike, before: None };
+    let drill = runtime.vecsnap(&["drill", "--scratch"]).arg(runtime.path());
+    let (outcome, calls) = drill.traced(&aim);
+    assert!(!calls.is_empty(), "nothing was removed");
+    outcome.exits(1).prints_nothing().says(&["cannot remove the copy", "vecsnap-drill-", "remove it by hand"]);
+    let record = std::fs::read_to_string(runtime.repo().join("drills.jsonl")).unwrap();
+    assert!(record.contains(&stamp) && record.contains("\"ok\":true"), "{record}");
 }
 
 fn is_pack(call: &Call) -> bool {

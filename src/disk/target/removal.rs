@@ -7,6 +7,9 @@ use super::super::stat::FileKind;
 use super::root::{Fault, TargetRoot};
 use crate::error::{Error, Result};
 
+/// What lets an owner list and change a directory.
+const OWNERS: u32 = 0o700;
+
 impl TargetRoot {
     /// Removes a file, symlink, pipe or socket (never what a link leads to); none there is success.
     pub fn remove_file(&self, name: &[u8]) -> Result<()> {
@@ -25,6 +28,16 @@ impl TargetRoot {
     pub fn remove_tree(&self, name: &[u8]) -> Result<()> {
         self.refuse_mounts(name)?;
         self.remove_below(name)
+    }
+
+    /// Lets the owner list and change all directories from this name on down, following no link: without that, an ordinary
+    /// user cannot remove what lies in read-only ones. For copies of our own, since modes are not put back.
+    pub fn make_removable(&self, name: &[u8]) -> Result<()> {
+        let Some(stat) = self.stat(name)?.filter(|stat| stat.kind == FileKind::Directory) else { return Ok(()) };
+        if stat.mode & OWNERS != OWNERS {
+            self.set_mode(name, stat.mode | OWNERS)?;
+        }
+        self.list(name)?.iter().try_for_each(|entry| self.make_removable(&join(name, &entry.name)))
     }
 
     fn refuse_mounts(&self, name: &[u8]) -> Result<()> {
