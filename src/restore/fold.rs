@@ -22,7 +22,7 @@ pub(super) enum FoldOutcome {
 /// Brings what lies beside the databases of a plan into them; they must be locked.
 ///
 /// # Errors
-/// I/O errors, and those of SQLite for lack of room.
+/// I/O errors, and those of SQLite that have another cause than the bytes.
 pub(super) fn fold_databases(root: &TargetRoot, plan: &Plan, progress: &dyn Progress) -> Result<FoldOutcome> {
     let mut outcome = FoldOutcome::NothingBeside;
     for step in plan.databases().filter(|step| step.change != Change::Create) {
