@@ -3,7 +3,10 @@
 //! Invariant: what comes out has been hashed and is what was asked for. A record is rebuilt from its bases along its
 //! chain, within the limits of format-spec.md §12; a blob's other records are tried before it is given up; and before a
 //! blob is called missing or corrupt, all footers are read once more, since the index may be an old copy.
-//! Memory: frames and blobs are kept in caches of fixed size.
+//! Memory: frames and blobs are kept in caches of fixed size. What is noted of them grows as long as the reader lives: 135 to
+//! 460 bytes for each blob that was rebuilt from a delta (its chain, and where it lies in the temporary file), which is 2 to
+//! 7 MB for each GB of them, and up to 300 bytes for each frame that was decoded. Who reads contents as a whole has a
+//! [`BulkReader`](super::BulkReader) rebuild them, whose plans are bounded.
 
 mod known;
 mod recorded_delta;
