@@ -6,6 +6,7 @@ Writes every captured source to OUT_DIR/<source name>/<path>, with modes, times,
 Prints a JSON summary; exits with 1 and one sentence if the snapshot cannot be read whole. Needs blake3 and zstandard.
 """
 
+import datetime
 import itertools
 import json
 import os
@@ -23,6 +24,8 @@ NODE_SLOTS, NODE_DEPTH = 128, 7
 FRAME_BYTES = 8 << 20
 PACK_BYTES, PACK_FRAMES, PACK_RECORDS, FOOTER_BYTES = 256 << 20, 65_536, 524_288, 64 << 20
 DELTA_BASES, CHAIN_DEPTH, CHAIN_RECORDS, BASE_COMBINATIONS = 64, 128, 1_024, 256
+WINDOW_BYTES = 8 << 20  # §2.5
+TRIES = 16_384  # §9.7
 MANIFEST_BYTES, SOURCES, EXTENSIONS, HEADER_BYTES = 1 << 20, 64, 64, 4_096
 TABLE_ENTRY_BYTES, PATH_BYTES, NAME_BYTES = 65_536, 4_096, 255
 
@@ -115,6 +118,7 @@ class Cursor:
 
     def time(self):
         seconds, nanoseconds = self.i64(), self.u32()
+        need(nanoseconds < 10**9, "a time has a second of nanoseconds")
         return seconds, nanoseconds
 
     def extensions(self):
@@ -143,8 +147,9 @@ def decompress(codec, stored, raw_length):
     elif codec in (1, 2):
         try:
             need(zstandard.frame_content_size(stored) == raw_length, "a zstd frame states another length")
-            decoder = zstandard.ZstdDecompressor(max_window_size=8 << 20)
-            raw = decoder.decompress(stored, max_output_size=raw_length, allow_extra_data=False)
+            parameters = zstandard.get_frame_parameters(stored)
+            need(parameters.window_size <= WINDOW_BYTES, "a zstd frame has a window above the limit")
+            raw = zstandard.ZstdDecompressor().decompress(stored, max_output_size=raw_length, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise Damaged(f"it cannot be decompressed ({error})") from None
     else:
@@ -198,14 +203,17 @@ def open_envelope(magic, data, limit):
 
 def read_repository_id(data):
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode("utf-8"))
     except ValueError as error:
         raise Damaged(f"it is not JSON ({error})") from None
     need(isinstance(document, dict) and document.get("format") == "vecsnap", "it is no vecsnap repository")
     version = document.get("format_version")
-    need(version == 1, f"it has the format version {version}")
+    need(type(version) is int and version == 1, f"it has the format version {version}")
     need(document.get("features") == [], f"it needs unknown features: {document.get('features')}")
-    need(document.get("chunking") == {"kind": "fixed", "size": CHUNK_SIZE}, "its chunking is unknown")
+    chunking = document.get("chunking")
+    size = chunking.get("size") if isinstance(chunking, dict) and chunking.get("kind") == "fixed" else None
+    need(type(size) is int and size == CHUNK_SIZE, "its chunking is unknown")
+    need(isinstance(document.get("created_at", ""), str), "it was made at no time")
     text = str(document.get("repository_id"))
     need(re.fullmatch("[0-9a-f]{32}", text), "its repository id is not 32 hexadecimal digits")
     return bytes.fromhex(text)
@@ -336,17 +344,22 @@ class Cache(OrderedDict):
         return value
 
 
+def entries(directory):
+    return sorted(os.scandir(directory), key=lambda entry: entry.name)
+
+
 class Repository:
     def __init__(self, root):
         self.root = root
         self.id = self._at("repository.json", read_repository_id, self._file("repository.json", 1 << 20))
         self.records, self.by_prefix = defaultdict(list), defaultdict(set)
         self.frames, self.blobs = Cache(16), Cache(1024)
+        self.tries, self.limits, self.vain = 0, 0, {}
         self._read_packs()
 
     def _file(self, name, limit):
         try:
-            with open(os.path.join(self.root, name), "rb") as file:
+            with open(os.open(os.path.join(self.root, name), os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 data = file.read(limit + 1)
         except OSError as error:
             raise Damaged(f"cannot read {os.path.join(self.root, name)}: {error.strerror}") from None
@@ -362,11 +375,14 @@ class Repository:
 
     def _read_packs(self):
         """§17.2"""
-        for folder in sorted(os.listdir(os.path.join(self.root, "packs"))):
-            for name in sorted(os.listdir(os.path.join(self.root, "packs", folder))):
-                if not re.fullmatch(r"[0-9a-f]{64}\.pack", name) or name[:2] != folder:
+        for folder in entries(os.path.join(self.root, "packs")):
+            if not re.fullmatch("[0-9a-f]{2}", folder.name) or not folder.is_dir(follow_symlinks=False):
+                continue
+            for file in entries(folder.path):
+                named = re.fullmatch(r"[0-9a-f]{64}\.pack", file.name) and file.name[:2] == folder.name
+                if not named or not file.is_file(follow_symlinks=False):
                     continue
-                path = os.path.join(self.root, "packs", folder, name)
+                path = file.path
                 try:
                     pack = Pack(path, self.id)
                 except (Damaged, OSError) as error:
@@ -381,6 +397,7 @@ class Repository:
             records.sort(key=lambda record: record.bases is not None)
 
     def blob(self, id, kind):
+        self.tries, self.limits, self.vain = 0, 0, {}
         return self._blob(id, kind, frozenset()).bytes
 
     def _blob(self, id, kind, above):
@@ -390,15 +407,34 @@ class Repository:
             self.blobs.move_to_end((id, kind))
             return found
         need(id not in above, f"the {kind} {id.hex()} would be rebuilt from itself")
-        need(len(above) <= CHAIN_DEPTH, f"the chain to the {kind} {id.hex()} is too deep")
+        need((id, kind) not in self.vain, self.vain.get((id, kind)))
         reason = f"the {kind} {id.hex()} is missing"
+        known, limits = len(self.vain), self.limits
         for record in self.records.get(id, ()):
             try:
                 need(record.kind == kind, f"the {kind} {id.hex()} is recorded as another kind of blob")
-                return self.blobs.keep((id, kind), self._rebuild(record, above | {id}))
+                self.tries += 1
+                self._limit(self.tries <= TRIES, "the search was given up after too many tries of records")
+                self._limit(len(above) <= CHAIN_DEPTH, "its chain is too deep")
+                blob = self._rebuild(record, above | {id})
+                self._forget_vain(known)
+                return self.blobs.keep((id, kind), blob)
             except Damaged as error:
                 reason = f"the {kind} {id.hex()} in {record.pack.path}: {error}"
+        # Nothing leads to it that avoids the blobs above; where one of them is found, or a limit counted, that says nothing.
+        if self.limits == limits:
+            self.vain[id, kind] = reason
+        else:
+            self._forget_vain(known)
         raise Damaged(reason)
+
+    def _limit(self, kept, sentence):
+        self.limits += not kept
+        need(kept, sentence)
+
+    def _forget_vain(self, known):
+        while len(self.vain) > known:
+            self.vain.popitem()
 
     def _rebuild(self, record, above):
         key = (record.pack.path, record.frame)
@@ -422,7 +458,7 @@ class Repository:
             if id_of(record.kind, content) == record.id:
                 depth = 1 + max((base.depth for base in bases), default=0)
                 records = own.union(*(base.records for base in bases))
-                need(depth <= CHAIN_DEPTH and len(records) <= CHAIN_RECORDS, "its chain is above the limit")
+                self._limit(depth <= CHAIN_DEPTH and len(records) <= CHAIN_RECORDS, "its chain is above the limit")
                 return Blob(content, depth, records)
         raise Damaged(reason)
 
@@ -551,7 +587,7 @@ def parse_entry(data):
     mode, uid, gid, modified = cursor.u32(), cursor.u32(), cursor.u32(), cursor.time()
     cursor.extensions()
     cursor.end()
-    need(mode <= 0o7777 and modified[1] < 10**9, "a mode or a time is not allowed")
+    need(mode <= 0o7777, "a mode is not allowed")
     check_path(path)
     need(path or kind == "directory", "an entry without a path is no directory")
     return Entry(path, kind, content, target, mode, uid, gid, modified)
@@ -573,21 +609,27 @@ class OrderCheck:
             self.directories.add(entry.path)
 
 
+def stamp_of(seconds):
+    """§1.2"""
+    cycle = 146_097 * 86_400  # 400 years, by which the calendar repeats; Python knows no year 0
+    try:
+        moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds + (cycle if seconds < 0 else 0))
+    except OverflowError:
+        raise Damaged("a stamp is no moment of the years 0 to 9999") from None
+    year = moment.year - (400 if seconds < 0 else 0)
+    need(year >= 0, "a stamp is no moment of the years 0 to 9999")
+    return f"{year:04}{moment:%m%dT%H%M%SZ}"
+
+
 def parse_manifest(data, stamp, repository_id):
     """§11"""
-    from datetime import datetime, timedelta, timezone
-
     payload, length = open_envelope(b"vecsnapM", data, MANIFEST_BYTES)
     need(length == len(data), "it has bytes after its end")
     cursor = Cursor(payload)
     take_header(cursor, repository_id)
-    try:
-        moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=cursor.i64())
-    except OverflowError:
-        raise Damaged("its stamp is no moment of the years 0 to 9999") from None
-    need(moment.strftime("%Y%m%dT%H%M%SZ").zfill(16) == stamp, "its stamp is not the name of its directory")
+    need(stamp_of(cursor.i64()) == stamp, "its stamp is not the name of its directory")
     cursor.enum(2)
-    cursor.i64(), cursor.string(), cursor.string(), cursor.option(cursor.i64)
+    cursor.i64(), cursor.string(), cursor.string(), cursor.option(lambda: stamp_of(cursor.i64()))
 
     def source():
         name, kind, state = cursor.string(), cursor.enum(3), cursor.enum(5)
