@@ -49,6 +49,9 @@ pub struct Compressed {
 /// The widest window that version 1 allows, as a power of two: format-spec.md §2.5.
 const WINDOW_LOG: u32 = 23;
 
+/// In the descriptor of a zstd frame: there is no window but the content.
+const SINGLE_SEGMENT: u8 = 0x20;
+
 /// Places that are remembered of what has been seen in planes, as a power of two: there is next to nothing to find, and what a
 /// larger table finds is chance, which costs more than it saves.
 const PLANES_HASH_LOG: u32 = 8;
@@ -131,12 +134,26 @@ fn decompress_zstd(stored: &[u8], raw_length: usize) -> Result<Vec<u8>, Malforme
     if !matches!(zstd::zstd_safe::get_frame_content_size(stored), Ok(Some(size)) if size == raw_length as u64) {
         return Err(Malformed::invalid("its zstd frame does not state the declared length"));
     }
+    let window = window(stored, raw_length as u64);
+    if window.ok_or_else(|| Malformed::invalid("it is no zstd frame of RFC 8878"))? > 1 << WINDOW_LOG {
+        return Err(Malformed::Limit("zstd window"));
+    }
     DECOMPRESSOR
         .with_borrow_mut(|decompressor| match decompressor {
             Some(decompressor) => decompressor.decompress(stored, raw_length),
             None => zstd::bulk::decompress(stored, raw_length),
         })
         .map_err(|error| Malformed::invalid(format!("it cannot be decompressed ({error})")))
+}
+
+/// The window that the header of a zstd frame asks for, in bytes: RFC 8878, section 3.1.1.1.
+fn window(frame: &[u8], content_size: u64) -> Option<u64> {
+    let [0x28, 0xb5, 0x2f, 0xfd, descriptor, window, ..] = frame else { return None };
+    if descriptor & SINGLE_SEGMENT != 0 {
+        return Some(content_size);
+    }
+    let base = 1_u64 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
 }
 
 #[cfg(test)]
@@ -159,6 +176,32 @@ mod tests {
         assert!(decompress(Codec::Zstd, &[one.clone(), one.clone()].concat(), 1000).is_err());
         assert!(decompress(Codec::Zstd, &trailing, 500).is_err());
         assert_eq!(decompress(Codec::Zstd, &one, 500).unwrap(), [7; 500]);
+    }
+
+    #[test]
+    fn windows_above_eight_mebibytes_are_refused() {
+        let frame = |window: u8| {
+            // A content size of two bytes, which counts from 256, and one last block of 300 bytes as they are.
+            let head = [0x28, 0xb5, 0x2f, 0xfd, 0x40, window, 44, 0, 0x61, 0x09, 0];
+            [head.as_slice(), &[7; 300]].concat()
+        };
+        assert_eq!(decompress(Codec::Zstd, &frame(13 << 3), 300).unwrap(), [7; 300]);
+        for window in [13 << 3 | 1, 14 << 3, 21 << 3] {
+            assert_eq!(decompress(Codec::Zstd, &frame(window), 300), Err(Malformed::Limit("zstd window")));
+        }
+    }
+
+    #[test]
+    fn what_is_larger_than_a_window_is_no_single_segment() {
+        let large = vec![7; 9 << 20];
+        for made in [compress(&large, 3), compress_far(&large, 12)] {
+            assert_eq!(decompress(made.codec, &made.bytes, large.len()).unwrap(), large);
+        }
+        let mut wide = zstd::bulk::Compressor::new(3).unwrap();
+        wide.window_log(24).unwrap();
+        let single = wide.compress(&large).unwrap();
+        assert_ne!(single[4] & SINGLE_SEGMENT, 0);
+        assert_eq!(decompress(Codec::Zstd, &single, large.len()), Err(Malformed::Limit("zstd window")));
     }
 
     #[test]
