@@ -268,6 +268,9 @@ impl<'a> BlobReader<'a> {
         if let Some(blob) = self.spilled_blob(id, kind) {
             return Ok(Resolved::Blob(blob));
         }
+        if search.is_vain(id) {
+            return Ok(Resolved::InVain);
+        }
         let mark = search.mark();
         let mut faults = Vec::new();
         let places = self.repository.index().places(id)?;
@@ -302,6 +305,7 @@ impl<'a> BlobReader<'a> {
         if !faults.is_empty() {
             search.blame(id.prefix(), faults.join("; "));
         }
+        search.tried_in_vain(id, mark);
         Ok(Resolved::InVain)
     }
 

@@ -1,4 +1,5 @@
-//! Chains of deltas made by hand: every depth and breadth that the format allows, one more, and circles.
+//! Chains of deltas made by hand: every depth and breadth that the format allows, one more, circles, and ways past what
+//! leads nowhere.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use vecsnap::format::delta::Instruction::{self, CopyFrom};
 use vecsnap::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
 use vecsnap::format::pack::BlobKind;
 use vecsnap::id::BlobId;
-use vecsnap::store::BlobReader;
+use vecsnap::store::{BlobFault, BlobReader};
 
 use crate::support::chained::{Made, PATIENCE, version, write_chain};
 use crate::support::handmade::HandmadeRepository;
@@ -129,10 +130,14 @@ fn write_circle(repository: &mut HandmadeRepository, pairs: &[[usize; 2]]) {
     repository.end_pack();
 }
 
+/// Each of so many blobs against each other one.
+fn everyone_against_everyone(many: usize) -> Vec<[usize; 2]> {
+    (0..many).flat_map(|new| (0..many).filter(move |base| *base != new).map(move |base| [new, base])).collect()
+}
+
 #[test]
 fn circles_are_damage_and_never_a_hang() {
-    let everyone_against_everyone: Vec<[usize; 2]> =
-        (0..14).flat_map(|new| (0..14).filter(move |base| *base != new).map(move |base| [new, base])).collect();
+    let everyone_against_everyone = everyone_against_everyone(14);
     // Each blob of a layer against each of the next; the last layer against the first.
     let layers: Vec<[usize; 2]> = (0..10_usize)
         .flat_map(|layer| {
@@ -177,4 +182,40 @@ fn a_way_out_of_a_circle_is_found() {
     made.run(&["cleanup", "--confirm"]).exits(0);
     made.run(&["validate", STAMPS[0]]).exits(0);
     assert_eq!(made.restored(STAMPS[0]), all);
+}
+
+#[test]
+fn a_way_past_all_that_lead_nowhere_is_found() {
+    // Each step of a ladder has two records, and what they lead to is damaged.
+    let ladder: Vec<[usize; 2]> = (0..40).flat_map(|step| [[step, step + 1]; 2]).collect();
+    for (pairs, ways_out) in [(ladder, vec![0]), (everyone_against_everyone(14), vec![0, 13])] {
+        for way_out in ways_out {
+            let mut made = Made::new();
+            for [new, base] in &pairs {
+                made.repository.delta_in_place(&version(*new), &version(*base));
+            }
+            made.repository.claimed_whole(BlobId::of_chunk(&version(40)), b"damaged");
+            made.repository.whole(BlobKind::Chunk, &version(99));
+            made.repository.delta_in_place(&version(way_out), &version(99));
+            made.repository.end_pack();
+            assert_eq!(made.read(&version(0)).unwrap(), version(0), "{} pairs, out at {way_out}", pairs.len());
+            made.snapshot(STAMPS[0], &version(0));
+            made.run(&["validate", STAMPS[0]]).exits(0);
+            made.run(&["validate", STAMPS[0], "--quick"]).exits(0);
+            assert_eq!(made.restored(STAMPS[0]), version(0));
+        }
+    }
+}
+
+#[test]
+fn a_search_that_is_given_up_is_said_to_be() {
+    let mut made = Made::new();
+    let wanted = version(0);
+    for _ in 0..=16 * CHAIN_RECORDS {
+        made.repository.claimed_whole(BlobId::of_chunk(&wanted), b"damaged");
+    }
+    made.repository.end_pack();
+    let Err(BlobFault::Corrupt(cause)) = made.read(&wanted) else { panic!("it was read") };
+    assert!(cause.contains("given up after 16384 tries"), "{cause}");
+    assert!(!cause.contains("the format allows") && cause.len() < 2000, "{cause}");
 }

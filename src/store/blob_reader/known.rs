@@ -42,6 +42,9 @@ impl BlobReader<'_> {
         if self.known.get(id).is_some() {
             return Ok(Recorded::Readable);
         }
+        if search.is_vain(id) {
+            return Ok(Recorded::InVain);
+        }
         let mark = search.mark();
         let mut recorded = Recorded::Nowhere;
         for place in self.repository.index().places(id)? {
@@ -68,6 +71,8 @@ impl BlobReader<'_> {
         }
         if recorded == Recorded::Nowhere {
             search.blame(id.prefix(), format!("blob {id}, which no pack holds"));
+        } else {
+            search.tried_in_vain(id, mark);
         }
         Ok(recorded)
     }

@@ -2,7 +2,9 @@
 //!
 //! Invariants: a search does a bounded amount of work whatever the packs hold; what a record tried in vain cost and met is
 //! forgotten when another record of the same blob leads on, so that blame falls only on blobs that stand in the way of
-//! the one that was asked for.
+//! the one that was asked for. A blob is vain as long as no chain leads to it that avoids the blobs which wait for a base.
+//! When one of these turns out to be vain too, those below it stay so: a chain to them through it would be one to it. When
+//! it is found, or a limit ends the search below it, they are forgotten.
 
 use std::collections::HashSet;
 
@@ -38,11 +40,14 @@ pub(super) enum DeadEnd {
     TooDeep,
     /// It needs more records than the format allows.
     TooWide,
+    /// So many records were tried that the search ends.
+    GivenUp,
 }
 
 impl DeadEnd {
     pub(super) fn text(self) -> &'static str {
         match self {
+            Self::GivenUp => "the search was given up after 16384 tries of records, and others may lead to it",
             Self::Circle => "its chain leads back to itself",
             Self::TooDeep => "its chain is deeper than the format allows",
             Self::TooWide => "its chain needs more records than the format allows",
@@ -55,6 +60,8 @@ impl DeadEnd {
 pub(super) struct Mark {
     records: usize,
     culprits: usize,
+    vain: usize,
+    limits: usize,
 }
 
 /// The search for one blob.
@@ -68,6 +75,11 @@ pub(super) struct Search {
     /// Records tried so far, those tried again included.
     attempts: usize,
     culprits: Vec<Culprit>,
+    /// The vain blobs, in the order in which they turned out to be.
+    vain: Vec<BlobId>,
+    known_vain: HashSet<BlobId>,
+    /// How often a limit was in the way.
+    limits: usize,
 }
 
 impl Search {
@@ -81,8 +93,15 @@ impl Search {
         if self.known.insert(place) {
             self.records.push(place);
         }
-        let many = self.records.len() > CHAIN_RECORDS || self.attempts > ATTEMPTS;
-        if many { Err(DeadEnd::TooWide) } else { Ok(()) }
+        if self.attempts > ATTEMPTS {
+            return Err(self.limit(DeadEnd::GivenUp));
+        }
+        if self.records.len() > CHAIN_RECORDS { Err(self.limit(DeadEnd::TooWide)) } else { Ok(()) }
+    }
+
+    fn limit(&mut self, end: DeadEnd) -> DeadEnd {
+        self.limits += 1;
+        end
     }
 
     /// Goes on to the bases of a delta of this blob.
@@ -91,7 +110,7 @@ impl Search {
             return Err(DeadEnd::Circle);
         }
         if self.path.len() >= CHAIN_DEPTH {
-            return Err(DeadEnd::TooDeep);
+            return Err(self.limit(DeadEnd::TooDeep));
         }
         self.path.push(*blob);
         Ok(())
@@ -103,7 +122,8 @@ impl Search {
     }
 
     pub(super) fn mark(&self) -> Mark {
-        Mark { records: self.records.len(), culprits: self.culprits.len() }
+        let (vain, limits) = (self.vain.len(), self.limits);
+        Mark { records: self.records.len(), culprits: self.culprits.len(), vain, limits }
     }
 
     /// Forgets the records met since, which led nowhere.
@@ -116,6 +136,27 @@ impl Search {
     /// Forgets what was in the way since, because there was another way.
     pub(super) fn forget_culprits(&mut self, mark: Mark) {
         self.culprits.truncate(mark.culprits);
+        self.forget_vain(mark);
+    }
+
+    /// Whether it is known that nothing leads to this blob from here; what is in its way was blamed then.
+    pub(super) fn is_vain(&self, blob: &BlobId) -> bool {
+        self.known_vain.contains(blob)
+    }
+
+    /// Notes that none of a blob's records led to it since.
+    pub(super) fn tried_in_vain(&mut self, blob: &BlobId, mark: Mark) {
+        if self.limits != mark.limits {
+            self.forget_vain(mark);
+        } else if self.known_vain.insert(*blob) {
+            self.vain.push(*blob);
+        }
+    }
+
+    fn forget_vain(&mut self, mark: Mark) {
+        for blob in self.vain.drain(mark.vain.min(self.vain.len())..) {
+            self.known_vain.remove(&blob);
+        }
     }
 
     /// Notes that a blob is in the way.
@@ -185,11 +226,29 @@ mod tests {
             }
             search.forget_records(mark);
         }
-        assert_eq!(search.try_record(place(0)), Err(DeadEnd::TooWide));
+        assert_eq!(search.try_record(place(0)), Err(DeadEnd::GivenUp));
+        assert!(DeadEnd::GivenUp.text().contains(&ATTEMPTS.to_string()));
         let mut search = Search::default();
         (0..CHAIN_RECORDS as u32).for_each(|number| search.try_record(place(number)).unwrap());
         assert_eq!(search.try_record(place(3)), Ok(()));
         assert_eq!(search.try_record(place(u32::MAX)), Err(DeadEnd::TooWide));
+    }
+
+    #[test]
+    fn vain_blobs_are_forgotten_with_a_blob_that_is_found_and_with_one_that_a_limit_ended() {
+        let mut search = Search::default();
+        search.tried_in_vain(&id(0), search.mark());
+        let mark = search.mark();
+        search.tried_in_vain(&id(1), mark);
+        search.tried_in_vain(&id(2), mark);
+        assert!([0, 1, 2].iter().all(|number| search.is_vain(&id(*number))));
+        search.forget_culprits(mark);
+        assert_eq!([0, 1, 2].map(|number| search.is_vain(&id(number))), [true, false, false]);
+        search.tried_in_vain(&id(1), mark);
+        (0..CHAIN_DEPTH as u32).for_each(|number| search.descend(&id(number)).unwrap());
+        assert_eq!(search.descend(&id(1000)), Err(DeadEnd::TooDeep));
+        search.tried_in_vain(&id(2), mark);
+        assert_eq!([0, 1, 2].map(|number| search.is_vain(&id(number))), [true, false, false]);
     }
 
     #[test]

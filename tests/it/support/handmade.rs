@@ -125,6 +125,12 @@ impl HandmadeRepository {
         self.push(kind, content, Encoding::Whole, content.to_vec())
     }
 
+    /// Adds a record that claims to hold this chunk whole, whatever its bytes are.
+    pub fn claimed_whole(&mut self, id: BlobId, bytes: &[u8]) {
+        let (length, payload) = (bytes.len(), bytes.to_vec());
+        self.pack.pending.push(Pending { kind: BlobKind::Chunk, id, length, encoding: Encoding::Whole, payload });
+    }
+
     /// Adds a chunk as a delta against these blobs.
     pub fn delta(&mut self, content: &[u8], bases: &[&[u8]], code: &[Instruction], literals: &[u8]) -> BlobId {
         self.delta_over(Step::One, content, bases, code, literals)
