@@ -42,8 +42,8 @@ const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
 const BLOB_SHARE: usize = 2;
 /// Blobs remembered as known.
 const KNOWN_CACHE: NonZero<usize> = NonZero::new(65_536).unwrap();
-/// Most blobs tried for one base prefix.
-const PREFIX_MATCHES: usize = 8;
+/// Most blobs tried for one base prefix, those that cannot be read included.
+const PREFIX_MATCHES: usize = BASE_COMBINATIONS;
 
 /// Why a blob cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -396,6 +396,8 @@ impl<'a> BlobReader<'a> {
     ) -> Result<Result<Rebuilt, RecordFault>> {
         let mut candidates: Vec<Vec<Arc<[u8]>>> = Vec::with_capacity(delta.prefixes.len() + 1);
         let mut facts = Vec::with_capacity(delta.prefixes.len());
+        // Of each base no more than combinations have use for, so that hostile prefixes cost bounded memory.
+        let mut useful = BASE_COMBINATIONS;
         for prefix in delta.prefixes {
             let mut blobs = Vec::new();
             let ids = self.repository.index().with_prefix(prefix, PREFIX_MATCHES)?;
@@ -407,10 +409,14 @@ impl<'a> BlobReader<'a> {
                     blobs.push(blob);
                     facts.extend((blobs.len() == 1).then(|| self.facts(&id)));
                 }
+                if blobs.len() == useful {
+                    break;
+                }
             }
             if blobs.is_empty() {
                 return Ok(Err(RecordFault::Blamed));
             }
+            useful = useful.div_ceil(blobs.len());
             candidates.push(blobs);
         }
         if delta.id_table {

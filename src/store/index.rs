@@ -418,8 +418,9 @@ impl Inner {
         let (mut low, mut high) = ([0; BlobId::LEN], [0xff; BlobId::LEN]);
         low.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
         high.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
-        let mut query =
-            self.connection.prepare_cached("SELECT DISTINCT id FROM blobs WHERE id BETWEEN ? AND ? LIMIT ?")?;
+        let mut query = self
+            .connection
+            .prepare_cached("SELECT DISTINCT id FROM blobs WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?")?;
         let rows = query.query_map(params![low, high, limit as i64], |row| Ok(BlobId::from_bytes(row.get(0)?)))?;
         rows.collect()
     }

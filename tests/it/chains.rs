@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 use vecsnap::format::delta::Instruction::{self, CopyFrom};
-use vecsnap::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
+use vecsnap::format::limits::{BASE_COMBINATIONS, CHAIN_DEPTH, CHAIN_RECORDS};
 use vecsnap::format::pack::BlobKind;
 use vecsnap::id::BlobId;
 use vecsnap::store::{BlobFault, BlobReader};
@@ -218,4 +218,22 @@ fn a_search_that_is_given_up_is_said_to_be() {
     let Err(BlobFault::Corrupt(cause)) = made.read(&wanted) else { panic!("it was read") };
     assert!(cause.contains("given up after 16384 tries"), "{cause}");
     assert!(!cause.contains("the format allows") && cause.len() < 2000, "{cause}");
+}
+
+#[test]
+fn a_base_is_found_among_as_many_of_its_prefix_as_a_reader_must_look_at() {
+    let (base, new) = (version(0), version(1));
+    for (others, found) in [(BASE_COMBINATIONS - 1, true), (BASE_COMBINATIONS, false)] {
+        let mut made = Made::new();
+        let mut id = [0; BlobId::LEN];
+        id[..8].copy_from_slice(BlobId::of_chunk(&base).prefix().as_bytes());
+        for other in 0..others as u64 {
+            id[24..].copy_from_slice(&other.to_be_bytes());
+            made.repository.claimed_whole(BlobId::from_bytes(id), b"another");
+        }
+        made.repository.whole(BlobKind::Chunk, &base);
+        made.repository.delta_in_place(&new, &base);
+        made.repository.end_pack();
+        assert_eq!(made.read(&new).is_ok(), found, "{others} others");
+    }
 }
