@@ -271,6 +271,19 @@ pub fn decode_header(bytes: &[u8]) -> Result<RepositoryHeader, Malformed> {
     Ok(header)
 }
 
+/// Refuses a pack, whose first bytes these are, if its frames do not begin where its header ends.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn check_begin(bytes: &[u8], footer: &Footer, place: FooterPlace) -> Result<(), Malformed> {
+    let header = envelope::open_prefix(Kind::PackHeader, bytes, HEADER_BYTES)?;
+    let begin = footer.frames.first().map_or(place.offset, |frame| frame.offset);
+    if begin == header.length as u64 {
+        return Ok(());
+    }
+    Err(Malformed::invalid("its frames do not begin where its header ends"))
+}
+
 fn check_frames(frames: &[Frame], end: u64) -> Result<(), Malformed> {
     if frames.len() > PACK_FRAMES {
         return Err(Malformed::Limit("number of frames"));
@@ -425,5 +438,20 @@ mod tests {
         let mut bytes = encode_header(&header).unwrap();
         bytes.extend_from_slice(b"frames follow");
         assert_eq!(decode_header(&bytes).unwrap(), header);
+    }
+
+    #[test]
+    fn frames_begin_where_the_header_ends() {
+        let header = RepositoryHeader::new(crate::id::RepositoryId::from_bytes([3; 16]));
+        let bytes = encode_header(&header).unwrap();
+        let end = bytes.len() as u64;
+        for (gap, fits) in [(0, true), (1, false)] {
+            let place = FooterPlace { offset: end + gap, length: 0 };
+            assert_eq!(check_begin(&bytes, &Footer::default(), place).is_ok(), fits, "no frames");
+            let frames = vec![Frame::new(end + gap, 9, 9, 1, Codec::Raw)];
+            let footer = Footer { frames, records: Vec::new() };
+            let place = FooterPlace { offset: end + gap + 9, length: 0 };
+            assert_eq!(check_begin(&bytes, &footer, place).is_ok(), fits);
+        }
     }
 }

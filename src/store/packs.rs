@@ -70,10 +70,12 @@ pub fn read_footer(storage: &dyn Storage, header: &RepositoryHeader, pack: &Pack
     let footer = storage.read_range(&name, place.offset, place.length as usize)?;
     let footer = Footer::decode(&footer, place.offset).map_err(damaged)?;
     let first = usize::try_from(place.offset).unwrap_or(HEADER_BYTES).min(HEADER_BYTES);
-    let found = pack::decode_header(&storage.read_range(&name, 0, first)?).map_err(damaged)?;
+    let begin = storage.read_range(&name, 0, first)?;
+    let found = pack::decode_header(&begin).map_err(damaged)?;
     if found.repository != header.repository {
         return Err(damaged(Malformed::invalid(format!("it belongs to the repository {}", found.repository))));
     }
+    pack::check_begin(&begin, &footer, place).map_err(damaged)?;
     Ok(footer)
 }
 

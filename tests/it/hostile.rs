@@ -12,7 +12,9 @@ use vecsnap::format::manifest::{SourceKind, SourceState};
 use vecsnap::format::pack::BlobKind;
 use vecsnap::format::table::{Entry, EntryKind};
 use vecsnap::id::BlobId;
+use vecsnap::store::BlobFault;
 
+use crate::support::chained::Made;
 use crate::support::hostile::{Hostile, STAMP, ThroughLinks, bytes_of, entry, file, one_chunk, small};
 use crate::support::noise;
 
@@ -289,6 +291,15 @@ fn packs_that_are_bombs() {
     let content = Content { length: 120 * CHUNK_SIZE as u64, root: Root::Node { depth: 1, id: root } };
     hostile.snapshot(&bytes_of(&[own(), entry(b"data", file(content), 0o644)]));
     hostile.survives("frames that grow ten thousandfold", &REFUSED);
+}
+
+#[test]
+fn a_pack_with_bytes_between_its_header_and_its_frames_is_left_out() {
+    let mut made = Made::new();
+    made.repository.stray(b"gap");
+    made.repository.whole(BlobKind::Chunk, b"abc");
+    made.repository.end_pack();
+    assert_eq!(made.read(b"abc"), Err(BlobFault::Missing));
 }
 
 #[test]

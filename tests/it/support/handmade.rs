@@ -196,6 +196,11 @@ impl HandmadeRepository {
         id
     }
 
+    /// Adds bytes to the pack that belong to nothing.
+    pub fn stray(&mut self, bytes: &[u8]) {
+        self.pack.bytes.extend_from_slice(bytes);
+    }
+
     /// Ends the frame that holds the records added since the last one.
     pub fn end_frame(&mut self, codec: Codec) {
         let pending = std::mem::take(&mut self.pack.pending);
