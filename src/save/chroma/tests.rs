@@ -217,21 +217,27 @@ fn what_is_persisted_all_the_time_is_captured_of_one_moment_or_not_at_all() {
     assert!(reports.iter().any(|report| chroma(report).files > 0 && service.captured(report).0 > 1));
 }
 
+/// Writes a file of a segment whenever something was read.
+struct Restless<'a>(&'a Service);
+
+impl Progress for Restless<'_> {
+    fn phase(&self, _: Phase, _: Option<u64>) {}
+
+    fn advance(&self, _: u64) {
+        fs::write(self.0.segment(SEGMENT).join("link_lists.bin"), b"again").unwrap();
+    }
+
+    fn finish(&self) {}
+
+    fn interrupted(&self) -> bool {
+        false
+    }
+}
+
 #[test]
 fn a_store_that_never_stands_still_is_left_out_and_the_rest_published() {
     let service = Service::new(2);
-    let stop = AtomicBool::new(false);
-    let report = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::SeqCst) {
-                fs::write(service.segment(SEGMENT).join("link_lists.bin"), b"again").unwrap();
-                thread::sleep(Duration::from_millis(5));
-            }
-        });
-        let report = service.create();
-        stop.store(true, Ordering::SeqCst);
-        report
-    });
+    let report = create(&service.repository, &service.options(WriterPolicy::default()), &Restless(&service)).unwrap();
     assert_eq!(chroma(&report).state, SourceState::Changing);
     assert!(report.left_out().is_some() && report.metadata.db_size_bytes > 0);
     assert!(report.metadata.vector_store_note.contains("kept changing"), "{}", report.metadata.vector_store_note);
