@@ -2,7 +2,7 @@
 //!
 //! The table `sqlite_dbpage` shows each page as the read transaction sees it, whether it stands in the file or in the log:
 //! what the backup API copies, too, but in rows, so that whoever copies writes as it likes. That API writes page by page
-//! through a second database, which takes three times as long (docs/decisions.md). Invariant: the image is the pinned state,
+//! through a second database, which takes nearly twice as long (docs/decisions.md). Invariant: the image is the pinned state,
 //! byte for byte; in rollback mode that is the file. <https://www.sqlite.org/dbpage.html>
 
 use std::fs::File;
