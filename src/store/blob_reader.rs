@@ -239,12 +239,19 @@ impl<'a> BlobReader<'a> {
         self.search(id, kind)
     }
 
-    /// Has the index remember what could not be read, so that nobody takes it for stored.
+    /// Has the index remember what could not be read, so that nobody takes it for stored: what is damaged, and what its
+    /// rows alone say is there.
     fn remember(&self, id: &BlobId, outcome: &BlobResult) {
-        if let Err(BlobFault::Corrupt(_)) = outcome {
+        let index = self.repository.index();
+        let is_taken_for_stored = match outcome {
+            Ok(_) => false,
+            Err(BlobFault::Corrupt(_)) => true,
+            Err(BlobFault::Missing) => index.contains(id).unwrap_or(false),
+        };
+        if is_taken_for_stored {
             let lost: Vec<_> = self.blamed.iter().copied().chain([id.prefix()]).collect();
-            if let Err(cause) = self.repository.index().distrust(&lost) {
-                tracing::debug!(%cause, "that a blob is damaged could not be kept");
+            if let Err(cause) = index.distrust(&lost) {
+                tracing::debug!(%cause, "that a blob cannot be read could not be kept");
             }
         }
     }

@@ -88,17 +88,31 @@ impl Index {
         remove_files(path)
     }
 
-    /// How many records of a pack have no row.
+    /// Whether a pack's rows are its records: none missing, and none that `rows` ([`Index::rows`]) counts beside them.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
-    pub fn lacks(&self, pack: &PackFile, footer: &Footer) -> Result<u64> {
-        let mut lacking = 0;
-        for (record, known) in (0..).zip(&footer.records) {
-            let place = Place { pack: *pack, record };
-            lacking += u64::from(!self.places(&known.id)?.contains(&place));
+    pub fn agrees(&self, pack: &PackFile, footer: &Footer, rows: &HashMap<PackId, u64>) -> Result<bool> {
+        if rows.get(&pack.id).copied().unwrap_or(0) != footer.records.len() as u64 {
+            return Ok(false);
         }
-        Ok(lacking)
+        self.reading(|lookups| {
+            for (record, known) in (0..).zip(&footer.records) {
+                if !lookups.places(&known.id)?.contains(&Place { pack: *pack, record }) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// How many rows there are of each pack that exists.
+    ///
+    /// # Errors
+    /// [`Error::Sqlite`] if the index cannot be read.
+    pub fn rows(&self) -> Result<HashMap<PackId, u64>> {
+        let rows = self.lock().rows();
+        rows.map_err(|cause| self.unusable(cause, "read"))
     }
 
     /// Learns which packs exist and returns those whose footers must be adopted.
@@ -371,6 +385,17 @@ impl Inner {
         transaction.execute("DELETE FROM blobs WHERE pack NOT IN (SELECT key FROM packs)", [])?;
         transaction.execute("DELETE FROM whole", [])?;
         transaction.commit()
+    }
+
+    fn rows(&self) -> rusqlite::Result<HashMap<PackId, u64>> {
+        let mut query = self.connection.prepare("SELECT pack, count(*) FROM blobs GROUP BY pack")?;
+        let counts = query.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+        let mut rows = HashMap::new();
+        for count in counts {
+            let (key, count) = count?;
+            rows.extend(self.packs.get(&key).map(|pack| (pack.id, count)));
+        }
+        Ok(rows)
     }
 
     fn places(&self, id: &BlobId) -> rusqlite::Result<Vec<Place>> {

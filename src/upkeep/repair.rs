@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::validate::Validation;
 use super::validate::all::{FoundSnapshots, judge, survey};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::{Phase, Progress};
 use crate::restore::verify::{Depth, FileRange, VerifyOptions};
 use crate::save::LiveSources;
@@ -43,7 +43,7 @@ pub enum RepairMode {
 /// What was found of the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IndexState {
-    /// It knows all that the packs hold.
+    /// It says what the packs hold, no less and no more.
     Sound,
     /// It did not, and was built anew from the packs.
     Rebuilt,
@@ -153,7 +153,7 @@ pub fn repair(
     Ok(Some(report))
 }
 
-/// Opens the repository and looks whether its index knows all that the packs hold; if not, it is built anew. The index is
+/// Opens the repository and looks whether its index says what the packs hold; if not, it is built anew. The index is
 /// derived, so that needs no confirmation: every command begins a damaged one anew. A dry run makes do with a repository
 /// that can only be read.
 fn open(root: &Path, mode: RepairMode, wait: LockWait) -> Result<Option<(Repository, IndexState)>> {
@@ -162,29 +162,35 @@ fn open(root: &Path, mode: RepairMode, wait: LockWait) -> Result<Option<(Reposit
         return Ok(repository.map(|repository| (repository, IndexState::Unread)));
     }
     let Some(repository) = Repository::open(root, Access::Write, wait)? else { return Ok(None) };
-    if lacks_rows(&repository)? == 0 {
+    if is_index_true(&repository)? {
         return Ok(Some((repository, IndexState::Sound)));
     }
-    tracing::warn!("the index does not know all that the packs hold");
+    tracing::warn!("the index does not say what the packs hold");
     drop(repository);
     Index::remove(&root.join(layout::INDEX))?;
     Ok(Repository::open(root, Access::Write, wait)?.map(|repository| (repository, IndexState::Rebuilt)))
 }
 
-/// Records without a row; one at least if the index cannot be read.
-fn lacks_rows(repository: &Repository) -> Result<u64> {
-    let mut lacking = 0;
-    for pack in packs::list(repository.storage())? {
-        let Ok(footer) = packs::read_footer(repository.storage(), repository.header(), &pack) else { continue };
-        match repository.index().lacks(&pack, &footer) {
-            Ok(rows) => lacking += rows,
-            Err(cause) => {
-                tracing::warn!(%cause, "the index cannot be read");
-                return Ok(lacking.max(1));
+/// Whether the index says of every pack whose footer can be read what the footer says.
+fn is_index_true(repository: &Repository) -> Result<bool> {
+    let index = repository.index();
+    let compare = || -> Result<bool> {
+        let rows = index.rows()?;
+        for pack in packs::list(repository.storage())? {
+            let Ok(footer) = packs::read_footer(repository.storage(), repository.header(), &pack) else { continue };
+            if !index.agrees(&pack, &footer, &rows)? {
+                return Ok(false);
             }
         }
+        Ok(true)
+    };
+    match compare() {
+        Err(cause @ (Error::Sqlite { .. } | Error::Failed(_))) => {
+            tracing::warn!(%cause, "the index cannot be read");
+            Ok(false)
+        }
+        compared => compared,
     }
-    Ok(lacking)
 }
 
 /// All packs, held against their names.

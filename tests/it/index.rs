@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use rusqlite::Connection;
+
 use crate::support::damage::Damage;
 use crate::support::{Runtime, TreeState};
 
@@ -105,10 +107,54 @@ fn a_log_of_another_state() -> Vec<u8> {
     let runtime = Runtime::new();
     runtime.create(&[]);
     let index = runtime.repo().join("index.sqlite");
-    let connection = rusqlite::Connection::open(&index).unwrap();
+    let connection = Connection::open(&index).unwrap();
     connection.pragma_update(None, "journal_mode", "wal").unwrap();
     connection.execute_batch("CREATE TABLE stranger(x); INSERT INTO stranger VALUES (1)").unwrap();
     let log = fs::read(Path::new(&format!("{}-wal", index.display()))).unwrap();
     assert!(!log.is_empty());
     log
+}
+
+/// A runtime whose index takes what the next snapshot will add for stored in an older pack.
+fn with_false_rows() -> Runtime {
+    let runtime = Runtime::new();
+    let index = || Connection::open(runtime.repo().join("index.sqlite")).unwrap();
+    let ids = || -> Vec<Vec<u8>> {
+        let connection = index();
+        let mut query = connection.prepare("SELECT id FROM blobs").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    runtime.create(&[]);
+    let before = runtime.save();
+    let known = ids();
+    runtime.write_registry("p02");
+    runtime.create(&[]);
+    let added: Vec<_> = ids().into_iter().filter(|id| !known.contains(id)).collect();
+    assert!(!added.is_empty());
+    runtime.go_back(&before);
+    for id in added {
+        index().execute("INSERT INTO blobs SELECT ?, key, 0 FROM packs", [id]).unwrap();
+    }
+    runtime.write_registry("p02");
+    runtime
+}
+
+#[test]
+fn rows_of_what_no_pack_holds_are_found_by_validate_and_mended_by_the_next_create() {
+    let runtime = with_false_rows();
+    let lost = runtime.create(&[]);
+    runtime.vecsnap(&["validate", &lost]).run().exits(3);
+    let stamp = runtime.create(&[]);
+    for stamp in [stamp, lost] {
+        runtime.vecsnap(&["validate", &stamp]).run().exits(0);
+    }
+}
+
+#[test]
+fn rows_of_what_no_pack_holds_are_found_by_repair_before_they_do_harm() {
+    let runtime = with_false_rows();
+    assert_eq!(runtime.vecsnap(&["repair", "--json"]).json()["index"], "rebuilt");
+    let stamp = runtime.create(&[]);
+    runtime.vecsnap(&["validate", &stamp]).run().exits(0);
+    assert_eq!(runtime.vecsnap(&["repair", "--json"]).json()["index"], "sound");
 }
