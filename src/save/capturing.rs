@@ -55,8 +55,12 @@ impl<'a> Capturing<'a> {
 
     /// A previous content to store the next one against, where deltas are wanted.
     pub(super) fn version(&self, content: Content) -> Option<PreviousVersion<'a>> {
-        let reader = || BlobReader::with_frame_cache(self.repository, VERSION_CACHE);
-        (self.effort != Effort::None).then(|| PreviousVersion::of(reader(), content))
+        (self.effort != Effort::None).then(|| PreviousVersion::of(self.version_reader(), content))
+    }
+
+    /// A reader for one previous content.
+    pub(super) fn version_reader(&self) -> BlobReader<'a> {
+        BlobReader::with_frame_cache(self.repository, VERSION_CACHE)
     }
 }
 

@@ -134,7 +134,7 @@ struct Reading {
     entries: Vec<Entry>,
     /// Whether a file was read that is not that of the previous version.
     any_read: bool,
-    /// What the database knows; `None` where the earlier verdict is enough.
+    /// What the database knows at the moment of its image; `None` where the earlier verdict is enough.
     records: Option<Records>,
     /// The watermarks before the image; `None` where the database is unchanged or nobody uses it.
     before: Option<Watermarks>,
@@ -324,10 +324,7 @@ impl StoreCapture<'_> {
     /// Judges what was captured, then stores the images and the table.
     fn finish(&mut self, capturing: &mut Capturing<'_>, reading: Reading) -> Result<Attempt> {
         let consistency = match (&reading.records, &self.judged) {
-            (Some(records), _) => {
-                let store = reading.databases.iter().find(|database| database.path == DATABASE);
-                judgement::judge(self.root, records, &reading.files, &self.database, store.map(|store| &store.held))?
-            }
+            (Some(records), _) => judgement::judge(self.root, records, &reading.files),
             (None, Some(judged)) if !reading.any_read => judged.clone(),
             (None, _) => {
                 self.examine = true;

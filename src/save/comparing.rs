@@ -14,7 +14,6 @@ use super::haystack::{Haystack, HaystackChunk};
 use super::reading::{SourceFile, Steadiness};
 use crate::chunk::delta::{Run, differences};
 use crate::error::Result;
-use crate::format::limits::CHUNK_SIZE;
 use crate::format::pack::{BlobKind, Step};
 use crate::id::BlobId;
 use crate::store::chain::{BaseChoice, choose_base};
@@ -207,8 +206,7 @@ impl Versions<'_, '_, '_> {
     }
 
     fn all_of(&self, slot: u64) -> Differences {
-        let rest = self.source.length.saturating_sub(slot.saturating_mul(CHUNK_SIZE as u64));
-        Differences::of(&[Run { start: 0, length: rest.min(CHUNK_SIZE as u64) as usize }])
+        Differences::of(&[Run { start: 0, length: self.source.length_of(slot) }])
     }
 }
 

@@ -12,14 +12,19 @@ use std::time::Duration;
 use tempfile::TempPath;
 
 use super::capturing::Capturing;
+use super::effort::Effort;
 use super::file::{self, ReadOutcome};
 use super::previous::Previous;
 use super::sources::{table_stat, time};
-use super::sqlite::{CapturedDatabase, DamagedSource, DatabaseContent, ImageOptions, RawDatabase, capture_image};
+use super::sqlite::image::{EarlierVersion, WRITTEN_IN_FULL};
+use super::sqlite::{
+    CapturedDatabase, CopyMethod, DamagedSource, DatabaseContent, DatabaseImage, ImageOptions, RawDatabase, Witness,
+    capture_image,
+};
 use crate::disk::held::open_source;
 use crate::disk::scratch::delete_beside;
 use crate::disk::space;
-use crate::disk::sqlite::{BlockLimit, CopyMethod, DatabaseStats};
+use crate::disk::sqlite::{BlockLimit, DatabaseStats};
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -119,6 +124,11 @@ impl HeldDatabase {
         }
     }
 
+    /// Whether it was captured as an image.
+    pub(super) fn is_image(&self) -> bool {
+        matches!(self, Self::Captured { captured, .. } if matches!(captured.content, DatabaseContent::Image(_)))
+    }
+
     /// Stores it.
     ///
     /// # Errors
@@ -135,7 +145,7 @@ impl HeldDatabase {
 pub(super) enum Known {
     /// It is the same, and stays closed.
     Unchanged(StoredDatabase),
-    /// It is new, changed, or due for a check; the content to store it against.
+    /// It is new, changed, or due for a check; the content to store it against, where deltas are wanted.
     Changed { previous: Option<Content> },
 }
 
@@ -150,7 +160,7 @@ pub(super) fn compare(
 ) -> Result<Known> {
     let Some(previous) = previous else { return Ok(Known::Changed { previous: None }) };
     let Some(file) = previous.file(request.name)? else { return Ok(Known::Changed { previous: None }) };
-    let changed = Known::Changed { previous: Some(file.content) };
+    let changed = Known::Changed { previous: (capturing.effort != Effort::None).then_some(file.content) };
     let real = std::fs::canonicalize(request.source).map_err(Error::io("resolve", request.source))?;
     let found = DatabaseStats::of(&real)?;
     if !previous.holds(&file, &source_stats(&found), Capture::SqliteImage)? {
@@ -178,10 +188,14 @@ pub(super) fn capture(
     request: &DatabaseRequest<'_>,
     block: BlockLimit,
     previous: Option<Content>,
+    witness: Witness<'_>,
 ) -> Result<HeldDatabase> {
     let scratch = repository.scratch()?;
     let options = ImageOptions { deadline: DEADLINE, block, damaged: request.damaged, method: request.method };
-    let captured = Box::new(capture_image(request.source, scratch, options)?);
+    // SQLite checks a file.
+    let written_in_full = if request.check == CheckImage::Now { u64::MAX } else { WRITTEN_IN_FULL };
+    let earlier = previous.map(|content| EarlierVersion::new(repository, content, written_in_full)).transpose()?;
+    let captured = Box::new(capture_image(request.source, scratch, options, earlier.as_ref(), witness)?);
     Ok(HeldDatabase::Captured { captured, previous })
 }
 
@@ -198,7 +212,8 @@ pub(super) fn store_or_take_over(
     match compare(capturing, previous, request)? {
         Known::Unchanged(stored) => Ok(stored),
         Known::Changed { previous } => {
-            capture(capturing.repository, request, capturing.patience.block, previous)?.store(capturing, request)
+            let (repository, block) = (capturing.repository, capturing.patience.block);
+            capture(repository, request, block, previous, &mut |_| ())?.store(capturing, request)
         }
     }
 }
@@ -248,7 +263,7 @@ fn store(
             if writer_blocked > LONG_BLOCK {
                 tracing::warn!(path = %source.display(), seconds = writer_blocked.as_secs_f64(), "writers of the database had to wait for long; WAL mode would spare them");
             }
-            let content = store_image(capturing, &image.file, previous)?;
+            let content = store_image(capturing, &image, previous)?;
             let kept = verdicts::kept(capturing.repository.index(), &content, Recheck::IfUnknown);
             let to_check = if kept.is_none() && check == CheckImage::Now {
                 Some(ImageToCheck { content, image: image.file })
@@ -274,12 +289,17 @@ fn store(
     }
 }
 
-fn store_image(capturing: &mut Capturing<'_>, image: &Path, previous: Option<Content>) -> Result<Content> {
-    let file = File::open(image).map_err(Error::io("open", image))?;
-    let length = file.metadata().map_err(Error::io("look at", image))?.len();
-    match file::store(capturing, &file, image, length, previous)? {
+fn store_image(capturing: &mut Capturing<'_>, image: &DatabaseImage, previous: Option<Content>) -> Result<Content> {
+    let path: &Path = &image.file;
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let length = file.metadata().map_err(Error::io("look at", path))?.len();
+    let outcome = match &image.chunks {
+        Some(chunks) => file::store_identified(capturing, &file, path, length, chunks)?,
+        None => file::store(capturing, &file, path, length, previous)?,
+    };
+    match outcome {
         ReadOutcome::Stored(stored) => Ok(stored.content),
-        ReadOutcome::Changed => Err(Error::Failed(format!("{} was changed by another process", image.display()))),
+        ReadOutcome::Changed => Err(Error::Failed(format!("{} was changed by another process", path.display()))),
     }
 }
 

@@ -9,11 +9,12 @@ use std::path::Path;
 use super::capturing::Capturing;
 use super::increment;
 use super::reading::{Part, SourceFile, Steadiness};
+use super::sqlite::image::ImageChunks;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
-use crate::store::{Company, Stored, TreeSink};
+use crate::store::{Company, PreviousVersion, Stored, TreeSink};
 
 /// What was stored of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +42,28 @@ pub(super) fn store(
     length: u64,
     previous: Option<Content>,
 ) -> Result<ReadOutcome> {
-    let source = SourceFile { file, path, length };
+    let source = SourceFile { file, path, length, chunks: None };
     let outcome = match previous.and_then(|content| capturing.version(content)) {
         Some(previous) => increment::store(capturing, source, previous),
         None => store_all(capturing, source),
     }?;
+    if let ReadOutcome::Stored(stored) = &outcome {
+        capturing.writer.complete(&stored.content);
+    }
+    Ok(outcome)
+}
+
+/// Stores an image of so many bytes whose chunks are known, against the version for which they were found out.
+pub(super) fn store_identified(
+    capturing: &mut Capturing<'_>,
+    file: &File,
+    path: &Path,
+    length: u64,
+    chunks: &ImageChunks,
+) -> Result<ReadOutcome> {
+    let source = SourceFile { file, path, length, chunks: Some(chunks) };
+    let previous = PreviousVersion::of(capturing.version_reader(), chunks.against);
+    let outcome = increment::store(capturing, source, previous)?;
     if let ReadOutcome::Stored(stored) = &outcome {
         capturing.writer.complete(&stored.content);
     }

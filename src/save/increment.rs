@@ -24,7 +24,7 @@ use super::haystack::{Haystack, Searcher};
 use super::reading::{ChangeTimes, Slots, SourceFile, Steadiness};
 use super::unchanged::{LEAST_OF, SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
@@ -145,6 +145,11 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                             let before = self.previous.chunk_at(self.slot)?;
                             self.displaced.extend(before.filter(|before| before != id));
                         }
+                    } else if self.source.is_left_out(self.slot) {
+                        return Err(Error::Failed(format!(
+                            "what {} has in common with its previous version was lost from the repository meanwhile; run the command again",
+                            self.source.path.display()
+                        )));
                     } else {
                         self.changed.push(Changed::new(*id, self.slot));
                     }

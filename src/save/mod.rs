@@ -23,7 +23,7 @@ mod registry;
 pub mod report;
 pub mod retake;
 pub mod sources;
-pub mod sqlite;
+mod sqlite;
 pub mod tree;
 mod unchanged;
 mod walk;

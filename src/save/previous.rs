@@ -168,7 +168,7 @@ impl<'a> Previous<'a> {
 }
 
 /// `None` for whatever keeps the previous version from being read, except that the operator wants to stop.
-fn unless_unreadable<T>(outcome: Result<T>) -> Result<Option<T>> {
+pub(super) fn unless_unreadable<T>(outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
         Err(Error::Interrupted) => Err(Error::Interrupted),
         Err(cause) => {
@@ -188,7 +188,7 @@ pub(super) fn is_settled(stats: &SourceStats, captured: Time) -> bool {
 
 /// Whether every blob of the content is known to be in a pack. That a long one is, is kept in the index for as long as no
 /// pack is lost.
-fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
+pub(super) fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
     let index = reader.repository().index();
     match content.root {
         Root::Empty => return Ok(true),

@@ -16,6 +16,7 @@ use std::thread;
 use rayon::prelude::*;
 
 use super::ahead::make_ahead;
+use super::sqlite::image::ImageChunks;
 use crate::chunk::delta::Run;
 use crate::disk::holes::{self, ExtentKind};
 use crate::disk::stat::{FileStat, Nanoseconds};
@@ -80,6 +81,8 @@ pub(super) struct SourceFile<'f> {
     pub(super) file: &'f File,
     pub(super) path: &'f Path,
     pub(super) length: u64,
+    /// Of an image: what is known of its chunks, of which it may lack some.
+    pub(super) chunks: Option<&'f ImageChunks>,
 }
 
 impl SourceFile<'_> {
@@ -101,8 +104,11 @@ impl SourceFile<'_> {
         })
     }
 
-    /// Reads the file and gives the ids of its chunks to `take`, in order, which may end it.
+    /// Gives the ids of the file's chunks to `take`, in order, which may end it; they are read, unless they are known.
     pub(super) fn identify(&self, take: &mut dyn FnMut(Slots) -> Result<Steadiness>) -> Result<Steadiness> {
+        if let Some(chunks) = self.chunks {
+            return chunks.each(|ids| take(Slots::Chunks(ids)));
+        }
         self.spans(&mut |span| {
             let slots = match span {
                 Span::Holes(count) => return take(Slots::Holes(count)),
@@ -197,8 +203,7 @@ impl SourceFile<'_> {
         buffer: &mut Vec<u8>,
     ) -> Result<Steadiness> {
         let position = slot.saturating_mul(CHUNK_SIZE as u64);
-        let length = self.length.saturating_sub(position).min(CHUNK_SIZE as u64) as usize;
-        buffer.resize(length, 0);
+        buffer.resize(self.length_of(slot), 0);
         let mut stretches: Vec<Run> = Vec::new();
         for run in runs {
             match stretches.last_mut() {
@@ -215,6 +220,16 @@ impl SourceFile<'_> {
             }
         }
         Ok(Steadiness::Same)
+    }
+
+    /// Bytes of the chunk in this slot.
+    pub(super) fn length_of(&self, slot: u64) -> usize {
+        self.length.saturating_sub(slot.saturating_mul(CHUNK_SIZE as u64)).min(CHUNK_SIZE as u64) as usize
+    }
+
+    /// Whether the file is an image that lacks the chunk in this slot.
+    pub(super) fn is_left_out(&self, slot: u64) -> bool {
+        self.chunks.is_some_and(|chunks| chunks.is_left_out(slot))
     }
 
     /// The chunk in this slot, as it is now; `None` if the file ends before it.

@@ -16,6 +16,7 @@
 //!
 //! Whatever turns out to need writing after all is copied too.
 
+pub(super) mod image;
 mod recovery;
 #[cfg(test)]
 mod tests;
@@ -26,17 +27,27 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use rustix::fs::{StatVfsMountFlags, statvfs};
-use tempfile::TempPath;
 
 use crate::disk::sqlite::{
-    Access, BlockLimit, CopyMethod, CopyOptions, DatabaseStats, Frozen, HeaderMode, ImageCopy, PinnedSource, Sidecar,
-    Sniffed, SourceTrouble, WriteLock, is_wal_live, sniff,
+    Access, BlockLimit, CopyLimits, DatabaseStats, Frozen, HeaderMode, PinnedSource, Sidecar, Sniffed, SourceTrouble,
+    WriteLock, is_wal_live, sniff,
 };
 use crate::error::{Error, Result};
+pub(super) use image::DatabaseImage;
+use image::EarlierVersion;
+
+/// How the pages come into an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CopyMethod {
+    /// Through the online backup API, as operators were promised for the database of the service.
+    BackupApi,
+    /// Read by SQLite, written in bulk; through the backup API where that cannot be done.
+    Pages,
+}
 
 /// How a capture is done.
 #[derive(Clone, Copy, Debug)]
-pub struct ImageOptions {
+pub(super) struct ImageOptions {
     /// How long the whole capture may take, waiting for locks included. In rollback mode the service's writers wait
     /// meanwhile.
     pub deadline: Duration,
@@ -50,7 +61,7 @@ pub struct ImageOptions {
 
 /// What to do about a source too damaged for SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DamagedSource {
+pub(super) enum DamagedSource {
     /// Take its files as raw bytes if it begins as a database does, so that what is left of it is kept; refuse a file of
     /// another kind, which somebody named by mistake.
     TakeDatabaseRaw,
@@ -60,7 +71,7 @@ pub enum DamagedSource {
 
 /// A captured database.
 #[derive(Debug)]
-pub struct CapturedDatabase {
+pub(super) struct CapturedDatabase {
     /// The states of its files, none newer than the content: as long as they stay the same, so does the content.
     pub stats: DatabaseStats,
     /// Where its content is.
@@ -69,7 +80,7 @@ pub struct CapturedDatabase {
 
 /// Where the content of a captured database is.
 #[derive(Debug)]
-pub enum DatabaseContent {
+pub(super) enum DatabaseContent {
     /// The main file has no bytes, and that is the content.
     Empty,
     /// A consistent image.
@@ -78,18 +89,9 @@ pub enum DatabaseContent {
     Raw(RawDatabase),
 }
 
-/// A consistent image of a database in a temporary file.
-#[derive(Debug)]
-pub struct DatabaseImage {
-    /// The file; dropping this deletes it.
-    pub file: TempPath,
-    /// What was copied, and how long writers waited.
-    pub copy: ImageCopy,
-}
-
 /// A database that SQLite cannot read.
 #[derive(Debug)]
-pub struct RawDatabase {
+pub(super) struct RawDatabase {
     /// Why it cannot.
     pub reason: String,
     /// The main file, then its `-wal` and `-journal` as far as they have bytes. (A `-shm` only indexes the `-wal`.)
@@ -108,6 +110,27 @@ impl From<Error> for Obstacle {
     }
 }
 
+/// Reads something of a database at the moment of its image; of several attempts, the last one counts.
+pub(super) type Witness<'w> = &'w mut (dyn FnMut(&Connection) + Send);
+
+/// What every attempt to take an image needs.
+struct Taking<'t> {
+    /// For temporary files.
+    scratch: &'t Path,
+    method: CopyMethod,
+    earlier: Option<&'t EarlierVersion<'t>>,
+    limits: CopyLimits,
+    witness: Witness<'t>,
+}
+
+impl Taking<'_> {
+    /// The same within other limits.
+    fn within(&mut self, limits: CopyLimits) -> Taking<'_> {
+        let &mut Self { scratch, method, earlier, ref mut witness, .. } = self;
+        Taking { scratch, method, earlier, limits, witness }
+    }
+}
+
 /// Captures the database at `source` (a symlink is followed) with temporary files in `scratch`, which needs room for one
 /// image, or for an image and a copy of the source where the source needs recovery.
 ///
@@ -115,10 +138,17 @@ impl From<Error> for Obstacle {
 /// [`Error::Changing`] if the source stays locked, or keeps changing, until the deadline, or writers would have to wait
 /// for longer than they may; [`Error::Failed`] if it is no
 /// SQLite file and that is not accepted; [`Error::Io`] if it is missing or unreadable.
-pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
+pub(super) fn capture_image(
+    source: &Path,
+    scratch: &Path,
+    options: ImageOptions,
+    earlier: Option<&EarlierVersion<'_>>,
+    witness: Witness<'_>,
+) -> Result<CapturedDatabase> {
     let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;
     let ImageOptions { deadline, block, method, .. } = options;
-    let copy = CopyOptions { method, deadline: Instant::now() + deadline, block };
+    let limits = CopyLimits { deadline: Instant::now() + deadline, block };
+    let taking = Taking { scratch, method, earlier, limits, witness };
     let stats = DatabaseStats::of(&source)?;
     let captured = match sniff(&source)? {
         Sniffed::Empty if options.damaged == DamagedSource::TakeRaw && stats.wal.is_some() => {
@@ -133,8 +163,8 @@ pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Re
         }
         Sniffed::Other(start) => Err(Obstacle::Damaged(not_sqlite(&source, &start))),
         // What SQLite holds here already is in use, so that reading it takes no more than one more reader.
-        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, scratch, copy),
-        Sniffed::Sqlite(mode) => take_image(&source, mode, scratch, copy),
+        Sniffed::HeldBySqlite => take_image(&source, HeaderMode::Rollback, taking),
+        Sniffed::Sqlite(mode) => take_image(&source, mode, taking),
     };
     match captured {
         Ok(captured) => Ok(captured),
@@ -146,18 +176,14 @@ pub fn capture_image(source: &Path, scratch: &Path, options: ImageOptions) -> Re
     }
 }
 
-fn take_image(
-    source: &Path,
-    mode: HeaderMode,
-    scratch: &Path,
-    copy: CopyOptions,
-) -> Result<CapturedDatabase, Obstacle> {
+fn take_image(source: &Path, mode: HeaderMode, mut taking: Taking<'_>) -> Result<CapturedDatabase, Obstacle> {
     let Some(access) = access_in_place(source, mode)? else {
-        return recovery::image_of_copy(source, scratch, copy);
+        return recovery::image_of_copy(source, taking);
     };
-    match image_in_place(source, access, scratch, copy) {
-        Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, scratch, copy),
-        outcome => outcome.map_err(|trouble| obstacle(source, copy.block, trouble)),
+    let limits = taking.limits;
+    match image_in_place(source, access, taking.within(limits)) {
+        Err(SourceTrouble::NeedsWriting(_)) => recovery::image_of_copy(source, taking),
+        outcome => outcome.map_err(|trouble| obstacle(source, limits.block, trouble)),
     }
 }
 
@@ -174,13 +200,8 @@ fn access_in_place(source: &Path, mode: HeaderMode) -> Result<Option<Access>> {
     })
 }
 
-fn image_in_place(
-    source: &Path,
-    access: Access,
-    scratch: &Path,
-    copy: CopyOptions,
-) -> Result<CapturedDatabase, SourceTrouble> {
-    let captured = image_through(source, access, scratch, copy)?;
+fn image_in_place(source: &Path, access: Access, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
+    let captured = image_through(source, access, taking)?;
     // Another mount of the same file may be writable, and an immutable read takes no lock.
     if access == Access::Immutable && DatabaseStats::of(source)? != captured.stats {
         return Err(SourceTrouble::NeedsWriting("it changed while it was read without locks".into()));
@@ -190,40 +211,30 @@ fn image_in_place(
 
 /// Takes an image of a database that can be opened so. What is damaged must be so twice: SQLite calls a page damaged, too,
 /// that could not be read (`SQLITE_IOERR_CORRUPTFS`), and what cannot be read again then fails where its bytes are taken raw.
-fn image_through(
-    database: &Path,
-    access: Access,
-    scratch: &Path,
-    copy: CopyOptions,
-) -> Result<CapturedDatabase, SourceTrouble> {
-    let began = Instant::now();
-    let first = image_at_once(database, access, scratch, copy);
+fn image_through(database: &Path, access: Access, mut taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
+    let (began, limits) = (Instant::now(), taking.limits);
+    let first = image_at_once(database, access, taking.within(limits));
     let damage = match first {
         Err(SourceTrouble::Damaged(damage)) => damage,
         outcome => return outcome,
     };
-    let rest = CopyOptions { block: copy.block.after(began.elapsed()), ..copy };
-    match image_at_once(database, access, scratch, rest) {
+    let rest = CopyLimits { block: limits.block.after(began.elapsed()), ..limits };
+    match image_at_once(database, access, taking.within(rest)) {
         Err(SourceTrouble::Deadline | SourceTrouble::BlockedTooLong) => Err(SourceTrouble::Damaged(damage)),
         outcome => outcome,
     }
 }
 
-fn image_at_once(
-    database: &Path,
-    access: Access,
-    scratch: &Path,
-    copy: CopyOptions,
-) -> Result<CapturedDatabase, SourceTrouble> {
-    let pinned = PinnedSource::open(database, access, copy.deadline)?;
-    // The name alone is wanted here: the copy makes the file.
-    let name = tempfile::Builder::new().prefix("image-").make_in(scratch, |path| {
-        if path.symlink_metadata().is_ok() { Err(io::ErrorKind::AlreadyExists.into()) } else { Ok(()) }
-    });
-    let file = name.map_err(Error::io("create an image in", scratch))?.into_temp_path();
+fn image_at_once(database: &Path, access: Access, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
+    let Taking { scratch, method, earlier, limits, witness } = taking;
+    let pinned = PinnedSource::open(database, access, limits.deadline)?;
+    pinned.look(|connection| {
+        witness(connection);
+        Ok(())
+    })?;
     let stats = pinned.stats();
-    let copy = pinned.copy_to(&file, copy)?;
-    Ok(CapturedDatabase { stats, content: DatabaseContent::Image(DatabaseImage { file, copy }) })
+    let image = image::take(pinned, scratch, method, earlier, limits)?;
+    Ok(CapturedDatabase { stats, content: DatabaseContent::Image(image) })
 }
 
 fn obstacle(source: &Path, block: BlockLimit, trouble: SourceTrouble) -> Obstacle {
@@ -255,7 +266,7 @@ fn obstacle(source: &Path, block: BlockLimit, trouble: SourceTrouble) -> Obstacl
 ///
 /// # Errors
 /// [`Error::Changing`] if it stays locked until the deadline; what `read` fails with.
-pub fn read_live<T>(
+pub(super) fn read_live<T>(
     source: &Path,
     deadline: Duration,
     read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
@@ -282,7 +293,7 @@ pub fn read_live<T>(
 ///
 /// # Errors
 /// [`Error::Changing`] if writers leave no gap until the deadline; [`Error::Sqlite`] if it may not be written.
-pub fn freeze(source: &Path, deadline: Duration) -> Result<Option<WriteLock>> {
+pub(super) fn freeze(source: &Path, deadline: Duration) -> Result<Option<WriteLock>> {
     if is_on_read_only_mount(source)? || read_live(source, deadline, |_| Ok(()))?.is_none() {
         return Ok(None);
     }

@@ -3,11 +3,14 @@
 //! What a database merges or moves stays behind in its free pages until they are used again, so the old copy lies in
 //! chunks that are still the file's own: they are searched as the file has them, without decoding anything. Two probes
 //! decide whether that pays where it takes long; the second one, because text that stands everywhere is found by the
-//! first. Invariants: a chunk in which something was found becomes a base only after its content in the file and the
+//! first. An image may lack chunks that did not change (`save::sqlite::image`), but never those of the probes; where all are to
+//! be searched, the repository gives the others. Invariants: a chunk in which something was found becomes a base only after its content in the file and the
 //! repository's copy of it were read and hashed; each chunk is noted once, however much is looked for.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::num::NonZero;
+use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
@@ -19,13 +22,14 @@ use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
 use super::reading::{SourceFile, Steadiness};
 use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
+use crate::store::blob_reader::temporary_directory;
 use crate::store::{BulkReader, HeldRun, Room, WantedChunk};
 
 /// One chunk in this many is in each probe.
-const PROBE: usize = 16;
+const PROBE: u64 = 16;
 /// The second probe must find that all chunks would give one byte in this many of those that are missing.
 const HOPE: usize = 8;
 /// So few chunks are searched without a probe: 64 MiB. A merge leaves its old pages in runs, which probes may miss.
@@ -61,12 +65,19 @@ enum Noted {
 
 /// The unchanged chunks of a stretch of a file.
 pub(super) struct Unchanged<'f> {
-    source: SourceFile<'f>,
+    contents: Contents<'f>,
     /// At most 65,536.
     chunks: Vec<UnchangedChunk>,
     sampling: Sampling,
     fingerprints: Fingerprints,
     noted: Noted,
+}
+
+/// The bytes of unchanged chunks.
+struct Contents<'f> {
+    source: SourceFile<'f>,
+    /// Where those that the source lacks stand once they were fetched.
+    fetched: Option<File>,
 }
 
 /// Chunks that were read and still were what they had been.
@@ -79,13 +90,14 @@ impl<'f> Unchanged<'f> {
     pub(super) fn new(source: SourceFile<'f>, mut chunks: Vec<UnchangedChunk>) -> Self {
         chunks.truncate(1 << 16);
         let sampling = Sampling::of(chunks.len() * CHUNK_SIZE);
-        Self { source, chunks, sampling, fingerprints: Fingerprints::new(sampling), noted: Noted::Nothing }
+        let (fingerprints, noted) = (Fingerprints::new(sampling), Noted::Nothing);
+        Self { contents: Contents { source, fetched: None }, chunks, sampling, fingerprints, noted }
     }
 
     /// Looks for what was found nowhere so far of these chunks, and notes with them what it finds.
     pub(super) fn search(
         &mut self,
-        bulk: BulkReader<'_>,
+        mut bulk: BulkReader<'_>,
         changed: &mut [Changed],
         haystack: &mut Haystack,
     ) -> Result<()> {
@@ -98,17 +110,17 @@ impl<'f> Unchanged<'f> {
         if self.chunks.len() <= FEW {
             self.note_until(Noted::FirstProbe)?;
             self.note_until(Noted::BothProbes)?;
-            self.note_until(Noted::All)?;
+            self.note_all(&mut bulk)?;
         }
         if self.noted < Noted::All {
             self.note_until(Noted::FirstProbe)?;
             let first = given(&self.look(changed)?);
             self.note_until(Noted::BothProbes)?;
             let both = given(&self.look(changed)?);
-            if both.saturating_sub(first) * PROBE * HOPE < missing {
+            if both.saturating_sub(first) * PROBE as usize * HOPE < missing {
                 return Ok(());
             }
-            self.note_until(Noted::All)?;
+            self.note_all(&mut bulk)?;
         }
         let found = self.look(changed)?;
         let numbers = self.admit(bulk, &found, haystack)?;
@@ -122,6 +134,14 @@ impl<'f> Unchanged<'f> {
         Ok(())
     }
 
+    /// Notes all chunks, and has those at hand that the source lacks.
+    fn note_all(&mut self, bulk: &mut BulkReader<'_>) -> Result<()> {
+        if self.noted < Noted::All {
+            self.contents.fetch(bulk, &self.chunks)?;
+        }
+        self.note_until(Noted::All)
+    }
+
     /// Notes as many chunks as that.
     fn note_until(&mut self, until: Noted) -> Result<()> {
         if self.noted >= until {
@@ -129,14 +149,11 @@ impl<'f> Unchanged<'f> {
         }
         self.noted = until;
         let numbered = self.chunks.iter().enumerate();
-        let due: Vec<(usize, u64)> = numbered
-            .filter(|(number, _)| part_of(*number) == until)
-            .map(|(number, chunk)| (number, chunk.slot))
-            .collect();
-        let Self { source, fingerprints, sampling, .. } = self;
-        let sample = |group: &[(usize, u64)]| -> Result<Vec<(usize, Vec<Sample>)>> {
-            let sample = |(number, slot): &(usize, u64)| {
-                Ok((*number, sampling.samples(&source.chunk_again(*slot)?.unwrap_or_default())))
+        let due: Vec<(usize, &UnchangedChunk)> = numbered.filter(|(_, chunk)| part_of(chunk.slot) == until).collect();
+        let Self { contents, fingerprints, sampling, .. } = self;
+        let sample = |group: &[(usize, &UnchangedChunk)]| -> Result<Vec<(usize, Vec<Sample>)>> {
+            let sample = |(number, chunk): &(usize, &UnchangedChunk)| {
+                Ok((*number, sampling.samples(&contents.get(chunk)?.unwrap_or_default())))
             };
             group.par_iter().map(sample).collect()
         };
@@ -152,7 +169,7 @@ impl<'f> Unchanged<'f> {
     fn look(&self, changed: &[Changed]) -> Result<Vec<Vec<Match>>> {
         let look = |(reading, buffer): &mut (Reading<'_>, Vec<u8>), chunk: &Changed| {
             let sought = chunk.sought();
-            if self.source.runs_again(chunk.slot, sought.iter().copied(), buffer)? == Steadiness::Changed {
+            if self.contents.source.runs_again(chunk.slot, sought.iter().copied(), buffer)? == Steadiness::Changed {
                 return Ok(Vec::new());
             }
             let search = |run| self.fingerprints.search(buffer, run, &chunk.matches, reading);
@@ -201,13 +218,18 @@ impl<'f> Unchanged<'f> {
     }
 }
 
-/// When a chunk is noted.
-fn part_of(number: usize) -> Noted {
-    match number % PROBE {
+/// When the chunk in this slot is noted.
+fn part_of(slot: u64) -> Noted {
+    match slot % PROBE {
         0 => Noted::FirstProbe,
         place if place == PROBE / 2 => Noted::BothProbes,
         _ => Noted::All,
     }
+}
+
+/// Whether the chunk in this slot is in one of the probes, if it did not change.
+pub(super) fn is_probed(slot: u64) -> bool {
+    part_of(slot) != Noted::All
 }
 
 /// Bytes of all matches.
@@ -215,12 +237,52 @@ fn given(found: &[Vec<Match>]) -> usize {
     found.iter().flatten().map(|found| found.run.length).sum()
 }
 
+impl Contents<'_> {
+    /// Fetches those of the chunks that the source lacks from the repository. What cannot be read there stays a hole, which
+    /// hashes to no id, or is the end of the file.
+    fn fetch(&mut self, bulk: &mut BulkReader<'_>, chunks: &[UnchangedChunk]) -> Result<()> {
+        let mut due: HashMap<BlobId, Vec<u64>> = HashMap::new();
+        for chunk in chunks.iter().filter(|chunk| self.source.is_left_out(chunk.slot)) {
+            due.entry(chunk.id).or_default().push(chunk.slot);
+        }
+        if due.is_empty() {
+            return Ok(());
+        }
+        let directory = temporary_directory(bulk.repository());
+        let file = tempfile::tempfile_in(&directory).map_err(Error::io("create a file in", &directory))?;
+        let keep = |id: &BlobId, bytes: &[u8]| {
+            let mut slots = due.get(id).into_iter().flatten();
+            let written = slots.try_for_each(|slot| file.write_all_at(bytes, slot * CHUNK_SIZE as u64));
+            written.map_err(Error::io("write into", &directory))
+        };
+        for (id, slots) in &due {
+            let length = slots.first().map_or(0, |slot| self.source.length_of(*slot));
+            if bulk.want(&[WantedChunk { id: *id, length: length as u64 }])? == Room::Full {
+                bulk.read(&keep)?;
+            }
+        }
+        bulk.read(&keep)?;
+        self.fetched = Some(file);
+        Ok(())
+    }
+
+    /// What stands in the slot of a chunk; `None` if that is not to be had.
+    fn get(&self, chunk: &UnchangedChunk) -> Result<Option<Vec<u8>>> {
+        if !self.source.is_left_out(chunk.slot) {
+            return self.source.chunk_again(chunk.slot);
+        }
+        let mut bytes = vec![0; self.source.length_of(chunk.slot)];
+        let read = |file: &File| file.read_exact_at(&mut bytes, chunk.slot * CHUNK_SIZE as u64).is_ok();
+        Ok(self.fetched.as_ref().is_some_and(read).then_some(bytes))
+    }
+}
+
 impl moved::Haystack for Reading<'_> {
     fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
         let Self { unchanged, at_hand } = self;
         let read = || {
             let chunk = unchanged.chunks.get(usize::from(place.chunk)).ok_or(Unreadable)?;
-            let content = unchanged.source.chunk_again(chunk.slot).ok().flatten().ok_or(Unreadable)?;
+            let content = unchanged.contents.get(chunk).ok().flatten().ok_or(Unreadable)?;
             if BlobId::of_chunk(&content) == chunk.id { Ok(content) } else { Err(Unreadable) }
         };
         let content = at_hand.try_get_or_insert(place.chunk, read).ok()?;

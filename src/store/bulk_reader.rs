@@ -149,6 +149,11 @@ impl<'a> BulkReader<'a> {
         Self { repository, footers, plan, unread, wanted, staged, kept, frames: None }
     }
 
+    /// The repository it reads.
+    pub fn repository(&self) -> &'a Repository {
+        self.repository
+    }
+
     /// What was staged.
     pub fn staged(&self) -> Arc<StagedBlobs> {
         Arc::clone(&self.staged)

@@ -123,3 +123,30 @@ fn a_vacuumed_database_costs_a_fraction_although_every_page_moved() {
     runtime.restore(runtime.snapshots().last().unwrap(), &["--no-pre-snapshot"]);
     runtime.live_state().assert_same(&state, "vacuumed");
 }
+
+/// Beyond 256 MiB, only what changed is copied out of the database; what moved within it is still found.
+#[test]
+fn a_large_database_comes_back_as_it_was_and_what_moved_in_it_costs_little() {
+    let runtime = Runtime::new();
+    let database = runtime.store().database();
+    let change = |sql: &str| rusqlite::Connection::open(&database).unwrap().execute_batch(sql).unwrap();
+    change(
+        "CREATE TABLE large(id INTEGER PRIMARY KEY, text);
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 650)
+         INSERT INTO large SELECT i, iif(i % 20, replace(hex(zeroblob(60000)), '00', printf('%08d', i)), randomblob(500000)) FROM n;",
+    );
+    assert!(fs::metadata(&database).unwrap().len() > 280 << 20);
+    runtime.create(&["--chroma"]);
+    change(
+        "CREATE TABLE moved AS SELECT text FROM large WHERE id IN (100, 200, 300, 400, 500);
+         UPDATE large SET text = 'changed' WHERE id = 333;",
+    );
+    let added = stored(&runtime, &[]);
+    assert!(added < 400_000, "{added} bytes for 2.5 MB that the database has already");
+    let stamp = runtime.snapshots().pop().unwrap();
+    let exported = runtime.export(&stamp);
+    assert!(
+        fs::read(exported.chroma().join("chroma.sqlite3")).unwrap() == fs::read(&database).unwrap(),
+        "it is not the database that was captured"
+    );
+}

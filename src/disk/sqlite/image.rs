@@ -1,33 +1,21 @@
-//! A consistent image of a database that may be in use, copied under a pinned read transaction.
+//! A consistent image of a database that may be in use, taken under a pinned read transaction.
 //!
 //! Without the pin every commit of the service restarts the backup API in WAL mode, and in rollback mode it never ends. With
 //! it the image is the state of one moment, and in rollback mode the service's writers wait for the copy, which is
 //! therefore bounded by a deadline. The image depends on the pinned state alone, however often it is taken.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::super::durable::FILE_MODE;
-use super::connection::{Access, Database, check_length, open};
+use super::connection::{Access, Database, check_length};
 use super::{DatabaseStats, HeaderMode, backup, pages};
 use crate::error::{Error, Result};
 
 /// How long to sleep when the database is locked.
 const POLL: Duration = Duration::from_millis(5);
-
-/// How the pages come into an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CopyMethod {
-    /// Through the online backup API, as operators were promised for the database of the service.
-    BackupApi,
-    /// Read by SQLite, written in bulk; through the backup API where that cannot be done.
-    Pages,
-}
 
 /// For how long writers may be held off.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,11 +41,9 @@ impl BlockLimit {
     }
 }
 
-/// How a copy is made.
+/// For how long a copy may take.
 #[derive(Clone, Copy, Debug)]
-pub struct CopyOptions {
-    /// How the pages come into the image.
-    pub method: CopyMethod,
+pub struct CopyLimits {
     /// When it must be done, waiting for locks included.
     pub deadline: Instant,
     /// For how long writers may be held off.
@@ -153,18 +139,44 @@ impl PinnedSource {
         self.stats
     }
 
-    /// Copies the pinned state into the new file `image`, then lets the source go.
+    /// Copies the pinned state through the backup API into the new file `image`, then lets the source go.
     ///
     /// The image is not synced; after an error the file may be there, incomplete.
-    pub fn copy_to(self, image: &Path, options: CopyOptions) -> Result<ImageCopy, SourceTrouble> {
+    pub fn copy_to(self, image: &Path, limits: CopyLimits) -> Result<ImageCopy, SourceTrouble> {
+        self.take(limits, |source, path, within| backup::copy(source, path, image, within))
+    }
+
+    /// Whether the pages can be read one by one.
+    pub fn has_pages(&self) -> bool {
+        pages::of(self.database.connection()).is_some()
+    }
+
+    /// Gives all pages of the pinned state to `take`, in order, in stretches of 256 KiB and a last one, then lets the source
+    /// go.
+    pub fn read_pages(
+        self,
+        take: &mut dyn FnMut(Vec<u8>) -> Result<()>,
+        limits: CopyLimits,
+    ) -> Result<ImageCopy, SourceTrouble> {
+        self.take(limits, |source, path, within| match pages::of(source) {
+            Some(pages) => pages::read(pages, path, take, within),
+            None => Err(SourceTrouble::Damaged("its pages cannot be read one by one".into())),
+        })
+    }
+
+    fn take(
+        self,
+        limits: CopyLimits,
+        copy: impl FnOnce(&Connection, &Path, Instant) -> Result<ImageSize, SourceTrouble>,
+    ) -> Result<ImageCopy, SourceTrouble> {
         let others_wait = self.mode == HeaderMode::Rollback && self.access != Access::Immutable;
-        let limit = options.block.end(self.pinned_at).filter(|_| others_wait || options.block.since.is_some());
-        let within = limit.map_or(options.deadline, |limit| limit.min(options.deadline));
-        let copied = copy(self.database.connection(), &self.path, image, options.method, within);
+        let limit = limits.block.end(self.pinned_at).filter(|_| others_wait || limits.block.since.is_some());
+        let within = limit.map_or(limits.deadline, |limit| limit.min(limits.deadline));
+        let copied = copy(self.database.connection(), &self.path, within);
         let pinned_at = self.pinned_at;
         self.let_go();
         let ImageSize { page_size, pages } = copied.map_err(|trouble| match trouble {
-            SourceTrouble::Deadline if limit.is_some_and(|limit| limit < options.deadline) => {
+            SourceTrouble::Deadline if limit.is_some_and(|limit| limit < limits.deadline) => {
                 SourceTrouble::BlockedTooLong
             }
             other => other,
@@ -172,9 +184,14 @@ impl PinnedSource {
         Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| pinned_at.elapsed()) })
     }
 
+    /// Reads something of the pinned state.
+    pub fn look<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SourceTrouble> {
+        read(self.database.connection()).map_err(|error| SourceTrouble::of(error, "read", &self.path))
+    }
+
     /// Reads something of the pinned state, then lets the source go.
     pub fn read<T>(self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SourceTrouble> {
-        let outcome = read(self.database.connection()).map_err(|error| SourceTrouble::of(error, "read", &self.path));
+        let outcome = self.look(read);
         self.let_go();
         outcome
     }
@@ -184,15 +201,6 @@ impl PinnedSource {
             self.database.leave_wal_alone(&self.path);
         }
     }
-}
-
-/// Reads something of an image that no process uses.
-///
-/// # Errors
-/// [`Error::Sqlite`].
-pub fn read_image<T>(image: &Path, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-    let connection = open(image, Access::Immutable).map_err(Error::sqlite("open", image))?;
-    read(&connection).map_err(Error::sqlite("read", image))
 }
 
 fn pin_until(connection: &Connection, path: &Path, deadline: Instant) -> Result<(), SourceTrouble> {
@@ -219,24 +227,6 @@ fn pin(connection: &Connection) -> rusqlite::Result<bool> {
                 connection.execute_batch("ROLLBACK")?;
             }
             if error.sqlite_error_code().is_some_and(|code| busy.contains(&code)) { Ok(false) } else { Err(error) }
-        }
-    }
-}
-
-fn copy(
-    source: &Connection,
-    path: &Path,
-    image: &Path,
-    method: CopyMethod,
-    deadline: Instant,
-) -> Result<ImageSize, SourceTrouble> {
-    let made = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(image);
-    let made = made.map_err(Error::io("create", image))?;
-    match if method == CopyMethod::Pages { pages::of(source) } else { None } {
-        Some(pages) => pages::copy(pages, path, image, made, deadline),
-        None => {
-            drop(made);
-            backup::copy(source, path, image, deadline)
         }
     }
 }

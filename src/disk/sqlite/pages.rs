@@ -1,22 +1,20 @@
-//! Copying the pages of a pinned database in large writes.
+//! The pages of a pinned database, in large stretches.
 //!
 //! The table `sqlite_dbpage` shows each page as the read transaction sees it, whether it stands in the file or in the log:
-//! what the backup API copies, too, but in rows, so that whoever copies writes as it likes. That API writes page by page
-//! through a second database, which takes nearly twice as long (docs/decisions.md). Invariant: the image is the pinned state,
-//! byte for byte; in rollback mode that is the file. <https://www.sqlite.org/dbpage.html>
+//! what the backup API copies, too, but in rows, so that whoever takes them does with them as it likes. That API writes page
+//! by page through a second database, which takes nearly twice as long (docs/decisions.md). Invariant: the pages are those of the
+//! pinned state, byte for byte; in rollback mode those of the file. <https://www.sqlite.org/dbpage.html>
 
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use rusqlite::{Connection, Statement};
 
 use super::image::{ImageSize, SourceTrouble};
-use crate::error::Error;
+use crate::error::Result;
 
-/// Bytes written at a time.
-const WRITE_BYTES: usize = 256 * 1024;
+/// Bytes of a stretch: a multiple of every size that pages have.
+const STRETCH_BYTES: usize = 256 * 1024;
 
 /// Asks for the pages of a database; `None` where SQLite was built without that table, or cannot read the schema, as it must
 /// before it finds any table: the backup API tells what is wrong with that.
@@ -25,32 +23,29 @@ pub(super) fn of(source: &Connection) -> Option<Statement<'_>> {
     prepared.inspect_err(|cause| tracing::debug!(%cause, "the pages of this database cannot be had as a table")).ok()
 }
 
-/// Copies the pages into the file `image`, which is empty.
-pub(super) fn copy(
+/// Gives the pages to `take`, in order, in stretches of 256 KiB and a last one.
+pub(super) fn read(
     mut pages: Statement<'_>,
     path: &Path,
-    image: &Path,
-    mut file: File,
+    take: &mut dyn FnMut(Vec<u8>) -> Result<()>,
     deadline: Instant,
 ) -> Result<ImageSize, SourceTrouble> {
     let trouble = |error| SourceTrouble::of(error, "copy", path);
-    let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io("write", image));
     let mut size = ImageSize { page_size: 0, pages: 0 };
-    let mut waiting = Vec::with_capacity(WRITE_BYTES);
+    let mut stretch = Vec::with_capacity(STRETCH_BYTES);
     let mut rows = pages.query([]).map_err(trouble)?;
     while let Some(row) = rows.next().map_err(trouble)? {
         let page = row.get_ref(0).map_err(trouble)?.as_blob().map_err(|error| trouble(error.into()))?;
         size = ImageSize { page_size: page.len() as u32, pages: size.pages + 1 };
-        waiting.extend_from_slice(page);
-        if waiting.len() >= WRITE_BYTES {
-            write(&waiting)?;
-            waiting.clear();
+        stretch.extend_from_slice(page);
+        if stretch.len() >= STRETCH_BYTES {
+            take(std::mem::replace(&mut stretch, Vec::with_capacity(STRETCH_BYTES)))?;
             if Instant::now() >= deadline {
                 return Err(SourceTrouble::Deadline);
             }
         }
     }
-    write(&waiting)?;
+    take(stretch)?;
     Ok(size)
 }
 

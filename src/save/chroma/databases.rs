@@ -1,13 +1,16 @@
 //! The databases of a store: their images, the watermarks before, and the segments that are read meanwhile.
 //!
-//! Invariant: the watermarks are asked before the image is taken. Reading ahead is never more than that: what has other
+//! Invariant: the watermarks are asked before the image is taken, and the records in the read transaction of which it is the
+//! image. Reading ahead is never more than that: what has other
 //! stats when its turn comes after the image is read once more.
 
 use std::collections::BTreeMap;
 use std::thread;
 
-use super::records;
-use super::store_database::{Answer, AskLive};
+use rusqlite::Connection;
+
+use super::records::{self, Records};
+use super::store_database::Answer;
 use super::{Attempt, DATABASE, HeldPath, Reading, StoreCapture, is_captured_by_sqlite};
 use crate::disk::stat::FileKind;
 use crate::error::{Error, Result};
@@ -68,17 +71,18 @@ impl StoreCapture<'_> {
             };
             self.writer_blocked = self.writer_blocked.max(held.writer_blocked());
             if path == DATABASE {
-                let ask_live = if self.examine { AskLive::Yes } else { AskLive::No };
-                reading.records = self.database.ask(&held, ask_live, records::records)?;
-                is_store = reading.records.is_some()
-                    || (matches!(held, HeldDatabase::TakenOver(_)) && self.judged.is_some() && !self.examine);
+                let is_taken_over = matches!(held, HeldDatabase::TakenOver(_));
+                if is_taken_over && self.examine {
+                    reading.records = self.database.live(records::records)?.given();
+                }
+                is_store = reading.records.is_some() || (is_taken_over && self.judged.is_some() && !self.examine);
             }
             reading.databases.push(HeldPath { path: path.clone(), held });
         }
         Ok(if is_store { Ok(reading) } else { Err(Attempt::NoStore) })
     }
 
-    /// Captures one database, and asks that of the store for its watermarks before.
+    /// Captures one database, and asks that of the store for its watermarks before, and for its records in the image.
     fn capture_database(
         &mut self,
         capturing: &mut Capturing<'_>,
@@ -95,10 +99,19 @@ impl StoreCapture<'_> {
             Err(error) => return OneDatabase::of(Err(error)),
         };
         let (repository, block) = (capturing.repository, capturing.patience.block);
-        let copy = || database::capture(repository, &request, block, previous);
         if path != DATABASE {
-            return OneDatabase::of(copy());
+            return OneDatabase::of(database::capture(repository, &request, block, previous, &mut |_| ()));
         }
+        let records = &mut reading.records;
+        let mut copy = || {
+            let captured = database::capture(repository, &request, block, previous, &mut |connection| {
+                *records = records_in(connection);
+            });
+            // What is not taken through SQLite is not asked either.
+            let is_image = captured.as_ref().is_ok_and(HeldDatabase::is_image);
+            *records = records.take().filter(|_| is_image);
+            captured
+        };
         match self.database.live(records::watermarks)? {
             Answer::Store(watermarks) => {
                 reading.before = Some(watermarks);
@@ -143,4 +156,11 @@ impl StoreCapture<'_> {
         }
         Ok(())
     }
+}
+
+/// The records of a database at the moment of its image; `None` if it is not that of a store that is known here.
+fn records_in(connection: &Connection) -> Option<Records> {
+    let records = records::records(connection);
+    let records = records.inspect_err(|cause| tracing::debug!(%cause, "this is no Chroma store that is known here"));
+    records.unwrap_or_default()
 }

@@ -6,24 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rusqlite::Connection;
-
-use super::records::{self, Records};
+use super::records::Records;
 use super::segment::SegmentFiles;
-use super::store_database::{AskLive, StoreDatabase};
 use super::suspicion::{self, Suspicion};
-use crate::error::Result;
 use crate::format::manifest::Consistency;
-use crate::save::database::HeldDatabase;
 
-/// Judges a captured store by its records, the files of its segments, and the captured database.
-pub(super) fn judge(
-    root: &Path,
-    records: &Records,
-    files: &BTreeMap<String, SegmentFiles>,
-    database: &StoreDatabase,
-    held: Option<&HeldDatabase>,
-) -> Result<Consistency> {
+/// Judges a captured store by its records and the files of its segments.
+pub(super) fn judge(root: &Path, records: &Records, files: &BTreeMap<String, SegmentFiles>) -> Consistency {
     let mut suspicions = Vec::new();
     for (id, record) in records {
         let elements = match files.get(id) {
@@ -41,14 +30,13 @@ pub(super) fn judge(
                 continue;
             }
         };
-        let count = |connection: &Connection| records::lost_vectors(connection, record, elements).map(Some);
-        let lost = held.map(|held| database.ask(held, AskLive::Yes, count)).transpose()?.flatten();
-        if let Some(vectors) = lost.filter(|vectors| *vectors > 0) {
+        let vectors = record.lost_vectors(elements);
+        if vectors > 0 {
             suspicions.push(Suspicion::BehindQueue { segment: id.clone(), vectors });
         }
     }
     for suspicion in &suspicions {
         tracing::warn!(path = %root.display(), "the vector store looks inconsistent: {suspicion}");
     }
-    Ok(suspicion::consistency(suspicions))
+    suspicion::consistency(suspicions)
 }

@@ -23,6 +23,26 @@ pub(super) struct SegmentRecord {
     pub(super) watermark: Option<u64>,
     /// Embeddings that the collection has.
     pub(super) embeddings: u64,
+    /// What came after the watermark; `None` where that cannot be counted.
+    pub(super) after: Option<AfterWatermark>,
+}
+
+/// What a collection was given after the watermark of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct AfterWatermark {
+    /// Changes that the queue holds.
+    pub(super) queued: u64,
+    /// Embeddings that the queue does not hold any more.
+    pub(super) purged: u64,
+}
+
+impl SegmentRecord {
+    /// How many vectors are neither among the `elements` of the segment's files nor in the queue: a lower bound, never too
+    /// many. Each row of the queue may be another embedding.
+    pub(super) fn lost_vectors(&self, elements: u64) -> u64 {
+        let Some(AfterWatermark { queued, purged }) = self.after else { return 0 };
+        self.embeddings.saturating_sub(elements).saturating_sub(queued).max(purged)
+    }
 }
 
 /// All vector segments, by id.
@@ -48,13 +68,16 @@ pub(super) fn records(connection: &Connection) -> rusqlite::Result<Option<Record
         BTreeMap::new()
     };
     let mut query = connection.prepare("SELECT id, coalesce(collection, '') FROM segments WHERE scope = 'VECTOR'")?;
-    let rows = query.query_map([], |row| {
-        let (id, collection): (String, String) = (row.get(0)?, row.get(1)?);
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let segments: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    let record = |(id, collection): (String, String)| {
         let watermark = watermarks.get(&id).copied();
+        let after = after_watermark(connection, watermark, &collection);
+        let after = after.inspect_err(|cause| tracing::debug!(%cause, "the queue of the store cannot be counted"));
         let embeddings = embeddings.get(&collection).copied().unwrap_or(0);
-        Ok((id, SegmentRecord { collection, watermark, embeddings }))
-    })?;
-    rows.collect::<rusqlite::Result<_>>().map(Some)
+        (id, SegmentRecord { collection, watermark, embeddings, after: after.ok().flatten() })
+    };
+    Ok(Some(segments.into_iter().map(record).collect()))
 }
 
 /// How many embeddings each collection has.
@@ -67,32 +90,26 @@ fn embeddings(connection: &Connection) -> rusqlite::Result<BTreeMap<String, u64>
     query.query_map([], |row| Ok((row.get(0)?, count(row, 1)?)))?.collect()
 }
 
-/// How many vectors of a segment are neither among the `elements` of its files nor in the queue: a lower bound, never too
-/// many.
-pub(super) fn lost_vectors(connection: &Connection, segment: &SegmentRecord, elements: u64) -> rusqlite::Result<u64> {
+/// Counts what came after a watermark; `None` without the tables for it.
+fn after_watermark(
+    connection: &Connection,
+    watermark: Option<u64>,
+    collection: &str,
+) -> rusqlite::Result<Option<AfterWatermark>> {
     if !has_tables(connection, &["embeddings", "embeddings_queue"])? {
-        return Ok(0);
+        return Ok(None);
     }
-    Ok(uncounted(connection, segment, elements)?.max(purged(connection, segment)?))
-}
-
-/// Embeddings for which neither the files nor the queue have room. Each row of the queue may be another embedding.
-fn uncounted(connection: &Connection, segment: &SegmentRecord, elements: u64) -> rusqlite::Result<u64> {
-    let missing = segment.embeddings.saturating_sub(elements);
-    if missing == 0 {
-        return Ok(0);
-    }
-    let queued: u64 = connection.query_row(
+    let after = watermark.map_or(-1, |watermark| i64::try_from(watermark).unwrap_or(i64::MAX));
+    let queued = connection.query_row(
         "SELECT count(*) FROM embeddings_queue WHERE seq_id > ?1 AND topic LIKE '%' || ?2",
-        params![after(segment), segment.collection],
+        params![after, collection],
         |row| count(row, 0),
     )?;
-    Ok(missing.saturating_sub(queued))
+    Ok(Some(AfterWatermark { queued, purged: purged(connection, after, collection)? }))
 }
 
 /// Embeddings that came after the watermark and that the queue does not hold any more.
-fn purged(connection: &Connection, segment: &SegmentRecord) -> rusqlite::Result<u64> {
-    let after = after(segment);
+fn purged(connection: &Connection, after: i64, collection: &str) -> rusqlite::Result<u64> {
     let at_watermark =
         connection.query_row("SELECT 1 FROM embeddings_queue WHERE seq_id = ?1", [after], |_| Ok(())).optional()?;
     if at_watermark.is_some() {
@@ -102,7 +119,7 @@ fn purged(connection: &Connection, segment: &SegmentRecord) -> rusqlite::Result<
         "SELECT count(*) FROM embeddings e JOIN segments s ON s.id = e.segment_id
          WHERE s.collection = ?2 AND s.scope = 'METADATA' AND typeof(e.seq_id) = 'integer' AND e.seq_id > ?1
            AND NOT EXISTS (SELECT 1 FROM embeddings_queue q WHERE q.seq_id = e.seq_id)",
-        params![after, segment.collection],
+        params![after, collection],
         |row| count(row, 0),
     )
 }
@@ -110,10 +127,6 @@ fn purged(connection: &Connection, segment: &SegmentRecord) -> rusqlite::Result<
 /// A count, which SQL never lets be negative.
 fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     Ok(row.get::<_, i64>(column)?.try_into().unwrap_or(0))
-}
-
-fn after(segment: &SegmentRecord) -> i64 {
-    segment.watermark.map_or(-1, |watermark| i64::try_from(watermark).unwrap_or(i64::MAX))
 }
 
 fn has_tables(connection: &Connection, names: &[&str]) -> rusqlite::Result<bool> {
@@ -174,8 +187,7 @@ pub(super) mod tests {
     }
 
     fn lost(connection: &Connection, elements: u64) -> u64 {
-        let records = records(connection).unwrap().unwrap();
-        lost_vectors(connection, &records["vectors"], elements).unwrap()
+        records(connection).unwrap().unwrap()["vectors"].lost_vectors(elements)
     }
 
     #[test]

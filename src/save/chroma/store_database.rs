@@ -1,4 +1,4 @@
-//! The database of a store: asked while it is live, asked as it was captured, and frozen.
+//! The database of a store: asked while it is live, and frozen.
 //!
 //! Invariant: a live database is only read, and its locks are held for the length of one question; frozen, it is held
 //! by the write lock of SQLite itself, which goes with the process.
@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::disk::sqlite::{WriteLock, read_image};
+use crate::disk::sqlite::WriteLock;
 use crate::error::{Error, Result};
 use crate::format::manifest::CHROMA;
 use crate::save::capturing::Capturing;
-use crate::save::database::HeldDatabase;
-use crate::save::sqlite::{self, DatabaseContent};
+use crate::save::sqlite;
 use crate::save::tree::PAUSE;
 use crate::save::tree::look::{Cut, SETTLED, look_now};
 
@@ -21,13 +20,6 @@ use crate::save::tree::look::{Cut, SETTLED, look_now};
 const LOCK_WAIT: Duration = Duration::from_secs(60);
 /// How often the store is frozen anew because it was being persisted at that moment.
 const FREEZES: usize = 20;
-
-/// Whether a database that was taken over, which equals the live one, is worth being opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum AskLive {
-    Yes,
-    No,
-}
 
 /// What the live database says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,26 +54,6 @@ impl StoreDatabase {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Asks the captured database; `None` where it need not, or cannot, be asked.
-    pub(super) fn ask<T>(
-        &self,
-        held: &HeldDatabase,
-        ask_live: AskLive,
-        read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>,
-    ) -> Result<Option<T>> {
-        match held {
-            HeldDatabase::TakenOver(_) if ask_live == AskLive::Yes => self.live(read).map(Answer::given),
-            HeldDatabase::TakenOver(_) => Ok(None),
-            HeldDatabase::Captured { captured, .. } => match &captured.content {
-                DatabaseContent::Image(image) => Ok(read_image(&image.file, read).unwrap_or_else(|cause| {
-                    tracing::debug!(%cause, "the database is not that of a Chroma store that is known here");
-                    None
-                })),
-                DatabaseContent::Empty | DatabaseContent::Raw(_) => Ok(None),
-            },
-        }
     }
 
     /// Asks the live database.

@@ -11,10 +11,10 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{CapturedDatabase, DatabaseContent, Obstacle, image_through, obstacle};
+use super::{CapturedDatabase, DatabaseContent, Obstacle, Taking, image_through, obstacle};
 use crate::disk::durable::FILE_MODE;
 use crate::disk::held::{Opened, open_source};
-use crate::disk::sqlite::{Access, BlockLimit, CopyOptions, DatabaseStats, Sidecar};
+use crate::disk::sqlite::{Access, BlockLimit, CopyLimits, DatabaseStats, Sidecar};
 use crate::disk::stat::FileStat;
 use crate::error::{Error, Result};
 
@@ -25,16 +25,17 @@ const TRIES: usize = 3;
 /// milliseconds, and two changes within one tick look like one.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// Copies the database with its sidecars into `scratch`, lets SQLite recover the copy, and takes an image of that.
-pub(super) fn image_of_copy(source: &Path, scratch: &Path, options: CopyOptions) -> Result<CapturedDatabase, Obstacle> {
+/// Copies the database with its sidecars into the directory for temporary files, lets SQLite recover the copy, and takes an
+/// image of that.
+pub(super) fn image_of_copy(source: &Path, mut taking: Taking<'_>) -> Result<CapturedDatabase, Obstacle> {
     let directory = tempfile::Builder::new()
         .prefix("recovery-")
-        .tempdir_in(scratch)
-        .map_err(Error::io("create a directory in", scratch))?;
+        .tempdir_in(taking.scratch)
+        .map_err(Error::io("create a directory in", taking.scratch))?;
     let copy = directory.path().join("copy.db");
-    let stats = copy_settled(source, &copy, options.deadline)?;
-    let options = CopyOptions { block: BlockLimit::default(), ..options };
-    let mut captured = image_through(&copy, Access::ReadWrite, scratch, options)
+    let stats = copy_settled(source, &copy, taking.limits.deadline)?;
+    let limits = CopyLimits { block: BlockLimit::default(), ..taking.limits };
+    let mut captured = image_through(&copy, Access::ReadWrite, taking.within(limits))
         .map_err(|trouble| obstacle(source, BlockLimit::default(), trouble))?;
     captured.stats = stats;
     if let DatabaseContent::Image(image) = &mut captured.content {

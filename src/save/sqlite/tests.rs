@@ -29,6 +29,11 @@ const CHANGES: Range<usize> = 24..28;
 const SCHEMA_CHANGES: Range<usize> = 40..44;
 const VALID_FOR: Range<usize> = 92..96;
 
+/// Captures a database that has no earlier version.
+fn capture_alone(path: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
+    capture_image(path, scratch, options, None, &mut |_| ())
+}
+
 /// A directory for sources and one for scratch files.
 struct Place {
     sources: TempDir,
@@ -49,7 +54,7 @@ impl Place {
     /// Captures and proves that no byte, time or name of any source file changed and no scratch file was left.
     fn capture(&self, name: &str, options: ImageOptions) -> Result<CapturedDatabase> {
         let before = picture(self.sources.path());
-        let captured = capture_image(&self.path(name), self.scratch.path(), options);
+        let captured = capture_alone(&self.path(name), self.scratch.path(), options);
         assert_unchanged(&before, self.sources.path());
         let images = fs::read_dir(self.scratch.path()).unwrap().count();
         let expected = captured.as_ref().is_ok_and(|captured| matches!(captured.content, DatabaseContent::Image(_)));
@@ -247,7 +252,7 @@ fn a_copy_that_would_hold_writers_off_for_too_long_is_given_up_with_advice_in_ro
         let service = make(&place.path("a.db"), &format!("PRAGMA journal_mode={mode};"));
         service.execute_batch("CREATE TABLE many(x); INSERT INTO many VALUES(zeroblob(5000000))").unwrap();
         let options = ImageOptions { block, ..OPTIONS };
-        let outcome = capture_image(&place.path("a.db"), place.scratch.path(), options);
+        let outcome = capture_alone(&place.path("a.db"), place.scratch.path(), options);
         match (outcome, advice) {
             (Err(Error::Changing(message)), Some(advice)) => {
                 assert!(message.contains("--max-block") && message.contains(advice), "{message}");
@@ -283,7 +288,7 @@ fn the_recorded_states_are_those_that_an_untouched_source_still_has() {
     drop(make(&place.path("clean.db"), "PRAGMA journal_mode=WAL;"));
     leave_behind(&live, &place.path("unclean.db"), &[Sidecar::Wal]);
     for path in [place.path("rollback.db"), place.path("clean.db"), place.path("unclean.db"), live] {
-        let captured = capture_image(&path, place.scratch.path(), OPTIONS).unwrap();
+        let captured = capture_alone(&path, place.scratch.path(), OPTIONS).unwrap();
         assert_eq!(captured.stats, DatabaseStats::of(&path).unwrap(), "{path:?}");
     }
     drop(service);
@@ -316,7 +321,7 @@ fn a_locked_database_is_changing_after_the_deadline() {
     let service = make(&place.path("a.db"), "");
     service.execute_batch("BEGIN EXCLUSIVE").unwrap();
     let options = ImageOptions { deadline: Duration::from_millis(80), ..OPTIONS };
-    let refused = capture_image(&place.path("a.db"), place.scratch.path(), options);
+    let refused = capture_alone(&place.path("a.db"), place.scratch.path(), options);
     assert!(matches!(refused, Err(Error::Changing(_))), "{refused:?}");
 }
 
@@ -389,7 +394,7 @@ fn a_service_that_commits_every_five_milliseconds_is_captured_in_either_mode() {
         let expected = 970 * 971 / 2;
         let _writer = Process::start("writer", &path);
         for _ in 0..5 {
-            let captured = capture_image(&path, place.scratch.path(), OPTIONS).unwrap();
+            let captured = capture_alone(&path, place.scratch.path(), OPTIONS).unwrap();
             let DatabaseContent::Image(image) = captured.content else { panic!("{mode}") };
             assert_eq!(total(&image.file), expected, "{mode}");
             assert_eq!(image.copy.writer_blocked.is_some(), mode == "delete");
@@ -406,7 +411,7 @@ fn a_live_log_is_still_there_and_in_use_after_a_capture() {
         Process::start("writer", &path)
     };
     assert!(is_wal_live(&path).unwrap());
-    capture_image(&path, place.scratch.path(), OPTIONS).unwrap();
+    capture_alone(&path, place.scratch.path(), OPTIONS).unwrap();
     assert!(is_wal_live(&path).unwrap() && Sidecar::Wal.of(&path).exists());
 }
 
@@ -428,7 +433,7 @@ fn looking_at_a_database_never_drops_the_locks_that_sqlite_holds_on_it() {
     assert_eq!(sniff(&path).unwrap(), Sniffed::HeldBySqlite);
     assert!(matches!(open_source(&path).unwrap(), Opened::HeldBySqlite));
     // A second capture of the same file, as when the database also lies in a tree.
-    let second = capture_image(&path, place.scratch.path(), OPTIONS).unwrap();
+    let second = capture_alone(&path, place.scratch.path(), OPTIONS).unwrap();
     assert!(matches!(second.content, DatabaseContent::Image(_)));
     assert!(!try_to_write(), "the lock of the first capture was dropped");
     drop(pinned);
@@ -457,7 +462,7 @@ fn child_on_a_read_only_mount() {
     for name in ["rollback.db", "clean.db", "unclean.db"] {
         let path = Path::new(&directory).join(name);
         assert!(is_on_read_only_mount(&path).unwrap());
-        let captured = capture_image(&path, scratch.path(), OPTIONS).unwrap();
+        let captured = capture_alone(&path, scratch.path(), OPTIONS).unwrap();
         let DatabaseContent::Image(image) = captured.content else { panic!("{name}") };
         assert_eq!(total(&image.file), TOTAL, "{name}");
     }
