@@ -12,7 +12,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::gc::{Collection, Rewriting, StoredAnew, Swept};
 use super::retention::{self, Rules};
@@ -80,6 +80,27 @@ impl CleanupWarning {
 }
 
 impl CleanupReport {
+    fn empty(mode: CleanupMode) -> Self {
+        Self {
+            mode,
+            kept: 0,
+            deleted: Vec::new(),
+            unparseable: Vec::new(),
+            warnings: Vec::new(),
+            errors: Vec::new(),
+            freed_bytes: 0,
+            rewritten_bytes: 0,
+            rebased_bytes: 0,
+        }
+    }
+
+    fn tell(&mut self, decision: &Decision) {
+        self.kept = (decision.keep.len() + decision.unreadable.len()) as u64;
+        self.unparseable.clone_from(&decision.unparseable);
+        self.warnings.clone_from(&decision.warnings);
+        self.errors.clone_from(&decision.unreadable);
+    }
+
     fn account(&mut self, stored: StoredAnew) {
         self.rewritten_bytes = stored.bytes;
         self.rebased_bytes = stored.rebased;
@@ -151,34 +172,19 @@ impl Attempt {
 }
 
 fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progress: &dyn Progress) -> Result<Attempt> {
-    let empty = CleanupReport {
-        mode,
-        kept: 0,
-        deleted: Vec::new(),
-        unparseable: Vec::new(),
-        warnings: Vec::new(),
-        errors: Vec::new(),
-        freed_bytes: 0,
-        rewritten_bytes: 0,
-        rebased_bytes: 0,
-    };
-    let mut done = Attempt { report: empty, rewriting: Rewriting::Done };
+    let mut done = Attempt { report: CleanupReport::empty(mode), rewriting: Rewriting::Done };
     let opened = match mode {
         CleanupMode::Delete => Repository::open_to_reclaim(root, wait)?,
         CleanupMode::DryRun => Repository::open(root, Access::Read, wait)?,
     };
-    let Some(mut repository) = opened else { return Ok(done) };
+    let Some(repository) = opened else { return Ok(done) };
     let _alone = if mode == CleanupMode::Delete { Some(repository.lock_cleanup()?) } else { None };
     intents::refuse_pending(&repository)?;
     if mode == CleanupMode::Delete {
         remove_moved_out(repository.root());
     }
-
     let decision = decide(&repository, rules)?;
-    done.report.kept = (decision.keep.len() + decision.unreadable.len()) as u64;
-    done.report.unparseable = decision.unparseable.clone();
-    done.report.warnings = decision.warnings.clone();
-    done.report.errors = decision.unreadable.clone();
+    done.report.tell(&decision);
     let mut collection = Collection::begin(&repository, progress)?;
     done.report.errors.extend(mark(&repository, &mut collection, &decision.keep, progress)?);
     if !done.report.errors.is_empty() {
@@ -187,37 +193,59 @@ fn attempt(root: &Path, rules: &Rules, mode: CleanupMode, wait: LockWait, progre
     }
     collection.plan(&repository, progress)?;
     done.report.errors.extend(collection.unreadable().iter().cloned());
-    if mode == CleanupMode::DryRun {
-        let estimate = collection.estimate()?;
-        done.report.account(estimate.stored);
-        done.report.freed_bytes = estimate.freed;
-        done.report.freed_bytes += decision.drop.iter().map(|stamp| snapshot_bytes(&repository, *stamp)).sum::<u64>();
-        done.report.deleted = decision.drop;
-        return Ok(done);
+    match mode {
+        CleanupMode::DryRun => estimate(&repository, &collection, decision, &mut done.report)?,
+        CleanupMode::Delete => delete(repository, &mut collection, decision, &mut done, progress)?,
     }
+    Ok(done)
+}
 
+/// Tells what would go, and the bytes that would come back.
+fn estimate(
+    repository: &Repository,
+    collection: &Collection,
+    decision: Decision,
+    report: &mut CleanupReport,
+) -> Result<()> {
+    let estimate = collection.estimate()?;
+    report.account(estimate.stored);
+    let directories: u64 = decision.drop.iter().map(|stamp| snapshot_bytes(repository, *stamp)).sum();
+    report.freed_bytes = estimate.freed + directories;
+    report.deleted = decision.drop;
+    Ok(())
+}
+
+/// Stores anew what survives in packs that go; then, with the repository alone, removes the snapshots and the packs.
+fn delete(
+    mut repository: Repository,
+    collection: &mut Collection,
+    decision: Decision,
+    done: &mut Attempt,
+    progress: &dyn Progress,
+) -> Result<()> {
     done.rewriting = collection.rewrite(&repository, progress)?;
-    done.report.account(collection.stored_anew());
+    let report = &mut done.report;
+    report.account(collection.stored_anew());
     collection.settle()?;
     repository.lock_exclusively()?;
     intents::refuse_pending(&repository)?;
-    let errors = catch_up(&repository, &mut collection, &decision, done.rewriting, progress)?;
+    let errors = catch_up(&repository, collection, &decision, done.rewriting, progress)?;
     if !errors.is_empty() {
-        done.report.errors.extend(errors);
-        done.report.kept += decision.drop.len() as u64;
-        return Ok(done);
+        report.errors.extend(errors);
+        report.kept += decision.drop.len() as u64;
+        return Ok(());
     }
     let dead = collection.dead()?;
     // From here on nothing may end without the report: it tells what is gone.
     let removal = remove_snapshots(&repository, &decision.drop);
-    done.report.kept += removal.left;
-    done.report.deleted = removal.removed;
+    report.kept += removal.left;
+    report.deleted = removal.removed;
     // What a snapshot needs that is still there, or may come back, must stay.
     let swept = if removal.errors.is_empty() { collection.sweep(&repository, &dead) } else { Swept::default() };
-    done.report.freed_bytes = (removal.bytes + swept.bytes).saturating_sub(collection.stored_anew().bytes);
-    done.report.errors.extend(removal.errors);
-    done.report.errors.extend(swept.errors);
-    Ok(done)
+    report.freed_bytes = (removal.bytes + swept.bytes).saturating_sub(collection.stored_anew().bytes);
+    report.errors.extend(removal.errors);
+    report.errors.extend(swept.errors);
+    Ok(())
 }
 
 /// Which snapshots stay and which go.
@@ -382,37 +410,48 @@ fn remove_moved_out(root: &Path) {
     }
 }
 
+/// A snapshot's directory that was moved out of `snapshots/`.
+struct MovedOut {
+    stamp: Stamp,
+    from: PathBuf,
+    to: PathBuf,
+    /// Of its files.
+    bytes: u64,
+}
+
 /// Moves the directories of snapshots out of `snapshots/`, durably, and only then removes what is in them: one that is cut
-/// short is left to the next command, in a scratch directory without an owner, or to the next cleanup.
+/// short is left to the next command, in a scratch directory without an owner, or to the next cleanup. Where that cannot be
+/// made durable, they are moved back.
 fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Removal {
     let aside = repository.scratch().map_or_else(|_| repository.root().join(layout::TMP), Path::to_path_buf);
     let mut removal = Removal::default();
     let mut moved = Vec::new();
-    for stamp in stamps {
-        let directory = layout::snapshot_directory(repository.root(), &stamp.to_string());
-        let bytes = snapshot_bytes(repository, *stamp);
+    for &stamp in stamps {
+        let from = layout::snapshot_directory(repository.root(), &stamp.to_string());
+        let bytes = snapshot_bytes(repository, stamp);
         let to = aside.join(stamp.to_string());
-        match fs::rename(&directory, &to) {
-            Ok(()) => {
-                removal.removed.push(*stamp);
-                removal.bytes += bytes;
-                moved.push(to);
-            }
+        match fs::rename(&from, &to) {
+            Ok(()) => moved.push(MovedOut { stamp, from, to, bytes }),
             // The old clean-up job, or the operator, was faster.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 removal.left += 1;
-                removal.errors.push(format!("{stamp}: {}", Error::io("remove", &directory)(error)));
+                removal.errors.push(format!("{stamp}: {}", Error::io("remove", &from)(error)));
             }
         }
     }
     if let Err(cause) = durable::sync_directory(&repository.root().join(layout::SNAPSHOTS)) {
         removal.errors.push(format!("{}: {cause}", layout::SNAPSHOTS));
-        return removal;
+        let (back, gone): (Vec<_>, Vec<_>) =
+            moved.into_iter().partition(|moved| fs::rename(&moved.to, &moved.from).is_ok());
+        removal.left += back.len() as u64;
+        moved = gone;
     }
-    for directory in moved {
-        if let Err(cause) = fs::remove_dir_all(&directory) {
-            tracing::debug!(path = %directory.display(), %cause, "a removed snapshot's directory stays for now");
+    for MovedOut { stamp, to, bytes, .. } in moved {
+        removal.removed.push(stamp);
+        removal.bytes += bytes;
+        if let Err(cause) = fs::remove_dir_all(&to) {
+            tracing::debug!(path = %to.display(), %cause, "a removed snapshot's directory stays for now");
         }
     }
     removal
