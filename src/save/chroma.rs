@@ -335,7 +335,10 @@ impl StoreCapture<'_> {
         let mut stored = Vec::with_capacity(databases.len());
         for HeldPath { path, held } in databases {
             let source = self.absolute(&path);
-            stored.push(held.store(capturing, &in_tree(&source, &path, self.options.check))?.checked(capturing));
+            match held.store(capturing, &in_tree(&source, &path, self.options.check))? {
+                Some(database) => stored.push(database.checked(capturing)),
+                None => return Ok(Attempt::Moved(String::from_utf8_lossy(&path).into_owned())),
+            }
         }
         entries.extend(stored.iter().flat_map(|database| database.entries.iter().cloned()));
         entries.sort_by(|left, right| compare_paths(&left.path, &right.path));

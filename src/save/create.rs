@@ -178,8 +178,14 @@ pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions)
     };
     let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
     let mut previous = capturing.previous(DB)?;
-    let method = CopyMethod::BackupApi;
-    let request = DatabaseRequest { source: path, name, damaged, check: CheckImage::Now, method };
+    let request = DatabaseRequest {
+        source: path,
+        name,
+        damaged,
+        check: CheckImage::Now,
+        method: CopyMethod::BackupApi,
+        written_in_full: u64::MAX,
+    };
     let stored = database::store_or_take_over(capturing, previous.as_mut(), &request)?;
     fill_record(&mut record, &stored);
     let mut table = capturing.table(DB)?;

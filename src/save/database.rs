@@ -16,7 +16,7 @@ use super::effort::Effort;
 use super::file::{self, ReadOutcome};
 use super::previous::Previous;
 use super::sources::{table_stat, time};
-use super::sqlite::image::{EarlierVersion, WRITTEN_IN_FULL};
+use super::sqlite::image::EarlierVersion;
 use super::sqlite::{
     CapturedDatabase, CopyMethod, DamagedSource, DatabaseContent, DatabaseImage, ImageOptions, RawDatabase, Witness,
     capture_image,
@@ -129,13 +129,17 @@ impl HeldDatabase {
         matches!(self, Self::Captured { captured, .. } if matches!(captured.content, DatabaseContent::Image(_)))
     }
 
-    /// Stores it.
+    /// Stores it; `None` if it must be captured again, since what its image lacks was lost from the repository meanwhile.
     ///
     /// # Errors
     /// Errors of the store; [`Error::Changing`] for files taken raw that kept changing.
-    pub(super) fn store(self, capturing: &mut Capturing<'_>, request: &DatabaseRequest<'_>) -> Result<StoredDatabase> {
+    pub(super) fn store(
+        self,
+        capturing: &mut Capturing<'_>,
+        request: &DatabaseRequest<'_>,
+    ) -> Result<Option<StoredDatabase>> {
         match self {
-            Self::TakenOver(stored) => Ok(stored),
+            Self::TakenOver(stored) => Ok(Some(stored)),
             Self::Captured { captured, previous } => store(capturing, request, *captured, previous),
         }
     }
@@ -192,9 +196,10 @@ pub(super) fn capture(
 ) -> Result<HeldDatabase> {
     let scratch = repository.scratch()?;
     let options = ImageOptions { deadline: DEADLINE, block, damaged: request.damaged, method: request.method };
-    // SQLite checks a file.
-    let written_in_full = if request.check == CheckImage::Now { u64::MAX } else { WRITTEN_IN_FULL };
-    let earlier = previous.map(|content| EarlierVersion::new(repository, content, written_in_full)).transpose()?;
+    let earlier = match previous.filter(|content| request.may_lack(content)) {
+        Some(content) => EarlierVersion::of(repository, content)?,
+        None => None,
+    };
     let captured = Box::new(capture_image(request.source, scratch, options, earlier.as_ref(), witness)?);
     Ok(HeldDatabase::Captured { captured, previous })
 }
@@ -212,8 +217,17 @@ pub(super) fn store_or_take_over(
     match compare(capturing, previous, request)? {
         Known::Unchanged(stored) => Ok(stored),
         Known::Changed { previous } => {
-            let (repository, block) = (capturing.repository, capturing.patience.block);
-            capture(repository, request, block, previous, &mut |_| ())?.store(capturing, request)
+            for _ in 0..ATTEMPTS {
+                let (repository, block) = (capturing.repository, capturing.patience.block);
+                let held = capture(repository, request, block, previous, &mut |_| Ok(()))?;
+                if let Some(stored) = held.store(capturing, request)? {
+                    return Ok(stored);
+                }
+            }
+            Err(Error::Changing(format!(
+                "what {} has in common with its previous version keeps being lost from the repository; see `vecsnap validate --all`",
+                request.source.display()
+            )))
         }
     }
 }
@@ -230,6 +244,15 @@ pub(super) struct DatabaseRequest<'a> {
     pub(super) check: CheckImage,
     /// How its pages come into the image.
     pub(super) method: CopyMethod,
+    /// The image of a database that had more bytes than these may lack what did not change.
+    pub(super) written_in_full: u64,
+}
+
+impl DatabaseRequest<'_> {
+    /// Whether the image may lack what it has in common with this content: not where SQLite is to check it.
+    fn may_lack(&self, content: &Content) -> bool {
+        self.check == CheckImage::Later && content.length > self.written_in_full
+    }
 }
 
 fn source_stats(stats: &DatabaseStats) -> SourceStats {
@@ -245,25 +268,25 @@ fn store(
     request: &DatabaseRequest<'_>,
     captured: CapturedDatabase,
     previous: Option<Content>,
-) -> Result<StoredDatabase> {
+) -> Result<Option<StoredDatabase>> {
     let &DatabaseRequest { source, name, check, .. } = request;
     let stats = source_stats(&captured.stats);
     let main = captured.stats.main;
     let entry = |content, capture| file_entry(name, &main, FileEntry { content, capture, sparse: false, stats });
-    match captured.content {
-        DatabaseContent::Empty => Ok(StoredDatabase {
+    let stored = match captured.content {
+        DatabaseContent::Empty => StoredDatabase {
             entries: vec![entry(Content::EMPTY, Capture::SqliteImage)],
             verdict: Verdict::Ok,
             to_check: None,
             raw_because: None,
             writer_blocked: Duration::ZERO,
-        }),
+        },
         DatabaseContent::Image(image) => {
             let writer_blocked = image.copy.writer_blocked.unwrap_or_default();
             if writer_blocked > LONG_BLOCK {
                 tracing::warn!(path = %source.display(), seconds = writer_blocked.as_secs_f64(), "writers of the database had to wait for long; WAL mode would spare them");
             }
-            let content = store_image(capturing, &image, previous)?;
+            let Some(content) = store_image(capturing, &image, previous)? else { return Ok(None) };
             let kept = verdicts::kept(capturing.repository.index(), &content, Recheck::IfUnknown);
             let to_check = if kept.is_none() && check == CheckImage::Now {
                 Some(ImageToCheck { content, image: image.file })
@@ -272,24 +295,30 @@ fn store(
                 None
             };
             let (entries, verdict) = (vec![entry(content, Capture::SqliteImage)], kept.unwrap_or(Verdict::Unchecked));
-            Ok(StoredDatabase { entries, verdict, to_check, raw_because: None, writer_blocked })
+            StoredDatabase { entries, verdict, to_check, raw_because: None, writer_blocked }
         }
         DatabaseContent::Raw(raw) => {
             tracing::warn!(path = %source.display(), cause = %raw.reason, "the database is captured as raw bytes");
             let mut entries = store_raw_settled(capturing, &raw, source, name)?;
             entries.sort_by(|left, right| compare_paths(&left.path, &right.path));
-            Ok(StoredDatabase {
+            StoredDatabase {
                 entries,
                 verdict: Verdict::Unchecked,
                 to_check: None,
                 raw_because: Some(raw.reason),
                 writer_blocked: Duration::ZERO,
-            })
+            }
         }
-    }
+    };
+    Ok(Some(stored))
 }
 
-fn store_image(capturing: &mut Capturing<'_>, image: &DatabaseImage, previous: Option<Content>) -> Result<Content> {
+/// Stores an image; `None` if what it lacks was lost from the repository meanwhile.
+fn store_image(
+    capturing: &mut Capturing<'_>,
+    image: &DatabaseImage,
+    previous: Option<Content>,
+) -> Result<Option<Content>> {
     let path: &Path = &image.file;
     let file = File::open(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("look at", path))?.len();
@@ -298,7 +327,8 @@ fn store_image(capturing: &mut Capturing<'_>, image: &DatabaseImage, previous: O
         None => file::store(capturing, &file, path, length, previous)?,
     };
     match outcome {
-        ReadOutcome::Stored(stored) => Ok(stored.content),
+        ReadOutcome::Stored(stored) => Ok(Some(stored.content)),
+        ReadOutcome::Changed if image.chunks.is_some() => Ok(None),
         ReadOutcome::Changed => Err(Error::Failed(format!("{} was changed by another process", path.display()))),
     }
 }

@@ -24,7 +24,7 @@ use super::haystack::{Haystack, Searcher};
 use super::reading::{ChangeTimes, Slots, SourceFile, Steadiness};
 use super::unchanged::{LEAST_OF, SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
@@ -146,10 +146,8 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                             self.displaced.extend(before.filter(|before| before != id));
                         }
                     } else if self.source.is_left_out(self.slot) {
-                        return Err(Error::Failed(format!(
-                            "what {} has in common with its previous version was lost from the repository meanwhile; run the command again",
-                            self.source.path.display()
-                        )));
+                        // It was lost from the repository since the image was taken.
+                        return Ok(Steadiness::Changed);
                     } else {
                         self.changed.push(Changed::new(*id, self.slot));
                     }
@@ -209,7 +207,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             self.keep_cut_off(worth)?;
             self.keep_displaced(worth)?;
         }
-        let mut unchanged = Unchanged::new(self.source, self.unchanged());
+        let mut unchanged = Unchanged::new(self.source, self.unchanged(), self.capturing.patience);
         for together in changed.chunks_mut(SOUGHT_TOGETHER) {
             if self.search(together, &mut unchanged)? == Steadiness::Changed
                 || self.encode(together)? == Steadiness::Changed

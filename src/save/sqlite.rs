@@ -110,15 +110,16 @@ impl From<Error> for Obstacle {
     }
 }
 
-/// Reads something of a database at the moment of its image; of several attempts, the last one counts.
-pub(super) type Witness<'w> = &'w mut (dyn FnMut(&Connection) + Send);
+/// Reads something of a database at the moment of its image: from that, or from the source while it is pinned, where writers
+/// wait and what takes too long ends the capture. Of several attempts, the last one counts.
+pub(super) type Witness<'w> = &'w mut (dyn FnMut(&Connection) -> rusqlite::Result<()> + Send);
 
 /// What every attempt to take an image needs.
 struct Taking<'t> {
     /// For temporary files.
     scratch: &'t Path,
     method: CopyMethod,
-    earlier: Option<&'t EarlierVersion<'t>>,
+    earlier: Option<&'t EarlierVersion>,
     limits: CopyLimits,
     witness: Witness<'t>,
 }
@@ -142,7 +143,7 @@ pub(super) fn capture_image(
     source: &Path,
     scratch: &Path,
     options: ImageOptions,
-    earlier: Option<&EarlierVersion<'_>>,
+    earlier: Option<&EarlierVersion>,
     witness: Witness<'_>,
 ) -> Result<CapturedDatabase> {
     let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;
@@ -228,12 +229,8 @@ fn image_through(database: &Path, access: Access, mut taking: Taking<'_>) -> Res
 fn image_at_once(database: &Path, access: Access, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
     let Taking { scratch, method, earlier, limits, witness } = taking;
     let pinned = PinnedSource::open(database, access, limits.deadline)?;
-    pinned.look(|connection| {
-        witness(connection);
-        Ok(())
-    })?;
     let stats = pinned.stats();
-    let image = image::take(pinned, scratch, method, earlier, limits)?;
+    let image = image::take(pinned, scratch, method, earlier, limits, witness)?;
     Ok(CapturedDatabase { stats, content: DatabaseContent::Image(image) })
 }
 

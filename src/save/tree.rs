@@ -20,6 +20,7 @@ use super::capturing::Capturing;
 use super::chroma;
 use super::database::{self, CheckImage, DatabaseRequest, StoredDatabase};
 use super::previous::Previous;
+use super::sqlite::image::WRITTEN_IN_FULL;
 use super::sqlite::{CopyMethod, DamagedSource};
 use super::walk::walk;
 use super::writers::Freeze;
@@ -139,7 +140,14 @@ fn attempt_once(capturing: &mut Capturing<'_>, root: &Path, check: CheckImage) -
 
 /// What is asked for of a database in a tree.
 pub(super) fn in_tree<'r>(source: &'r Path, name: &'r [u8], check: CheckImage) -> DatabaseRequest<'r> {
-    DatabaseRequest { source, name, damaged: DamagedSource::TakeRaw, check, method: CopyMethod::Pages }
+    DatabaseRequest {
+        source,
+        name,
+        damaged: DamagedSource::TakeRaw,
+        check,
+        method: CopyMethod::Pages,
+        written_in_full: WRITTEN_IN_FULL,
+    }
 }
 
 /// The SQLite files of a tree.

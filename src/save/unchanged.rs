@@ -7,6 +7,7 @@
 //! be searched, the repository gives the others. Invariants: a chunk in which something was found becomes a base only after its content in the file and the
 //! repository's copy of it were read and hashed; each chunk is noted once, however much is looked for.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZero;
@@ -17,12 +18,13 @@ use lru::LruCache;
 use rayon::prelude::*;
 
 use super::ahead::make_ahead;
+use super::capturing::Patience;
 use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
 use super::reading::{SourceFile, Steadiness};
 use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
@@ -42,6 +44,8 @@ pub(super) const LEAST_OF: usize = 512;
 const GIVEN: usize = 256;
 /// Chunks that one search has at hand.
 const AT_HAND: NonZero<usize> = NonZero::new(16).unwrap();
+/// Chunks asked for in one look at the index.
+const FETCHED_TOGETHER: usize = 512;
 /// Chunks noted together.
 const GROUP: usize = 64;
 /// Chunks searched by one thread in a row, at most: most of the time goes into a few.
@@ -66,6 +70,7 @@ enum Noted {
 /// The unchanged chunks of a stretch of a file.
 pub(super) struct Unchanged<'f> {
     contents: Contents<'f>,
+    patience: Patience<'f>,
     /// At most 65,536.
     chunks: Vec<UnchangedChunk>,
     sampling: Sampling,
@@ -76,8 +81,15 @@ pub(super) struct Unchanged<'f> {
 /// The bytes of unchanged chunks.
 struct Contents<'f> {
     source: SourceFile<'f>,
-    /// Where those that the source lacks stand once they were fetched.
-    fetched: Option<File>,
+    /// Those that the source lacks, once they were fetched.
+    fetched: Option<Fetched>,
+}
+
+/// Chunks in a temporary file.
+struct Fetched {
+    file: File,
+    /// The numbers of their places in it.
+    places: HashMap<BlobId, u64>,
 }
 
 /// Chunks that were read and still were what they had been.
@@ -87,11 +99,12 @@ struct Reading<'u> {
 }
 
 impl<'f> Unchanged<'f> {
-    pub(super) fn new(source: SourceFile<'f>, mut chunks: Vec<UnchangedChunk>) -> Self {
+    pub(super) fn new(source: SourceFile<'f>, mut chunks: Vec<UnchangedChunk>, patience: Patience<'f>) -> Self {
         chunks.truncate(1 << 16);
         let sampling = Sampling::of(chunks.len() * CHUNK_SIZE);
         let (fingerprints, noted) = (Fingerprints::new(sampling), Noted::Nothing);
-        Self { contents: Contents { source, fetched: None }, chunks, sampling, fingerprints, noted }
+        let contents = Contents { source, fetched: None };
+        Self { contents, patience, chunks, sampling, fingerprints, noted }
     }
 
     /// Looks for what was found nowhere so far of these chunks, and notes with them what it finds.
@@ -137,7 +150,7 @@ impl<'f> Unchanged<'f> {
     /// Notes all chunks, and has those at hand that the source lacks.
     fn note_all(&mut self, bulk: &mut BulkReader<'_>) -> Result<()> {
         if self.noted < Noted::All {
-            self.contents.fetch(bulk, &self.chunks)?;
+            self.contents.fetch(bulk, &self.chunks, self.patience)?;
         }
         self.note_until(Noted::All)
     }
@@ -238,42 +251,45 @@ fn given(found: &[Vec<Match>]) -> usize {
 }
 
 impl Contents<'_> {
-    /// Fetches those of the chunks that the source lacks from the repository. What cannot be read there stays a hole, which
-    /// hashes to no id, or is the end of the file.
-    fn fetch(&mut self, bulk: &mut BulkReader<'_>, chunks: &[UnchangedChunk]) -> Result<()> {
-        let mut due: HashMap<BlobId, Vec<u64>> = HashMap::new();
+    /// Fetches those of the chunks that the source lacks from the repository. What cannot be read there, or written, is not
+    /// searched.
+    fn fetch(&mut self, bulk: &mut BulkReader<'_>, chunks: &[UnchangedChunk], patience: Patience<'_>) -> Result<()> {
+        let (mut places, mut due) = (HashMap::new(), Vec::new());
         for chunk in chunks.iter().filter(|chunk| self.source.is_left_out(chunk.slot)) {
-            due.entry(chunk.id).or_default().push(chunk.slot);
+            let next = places.len() as u64;
+            if let Entry::Vacant(place) = places.entry(chunk.id) {
+                place.insert(next);
+                due.push(WantedChunk { id: chunk.id, length: self.source.length_of(chunk.slot) as u64 });
+            }
         }
-        if due.is_empty() {
-            return Ok(());
-        }
-        let directory = temporary_directory(bulk.repository());
-        let file = tempfile::tempfile_in(&directory).map_err(Error::io("create a file in", &directory))?;
+        let Ok(file) = tempfile::tempfile_in(temporary_directory(bulk.repository())) else { return Ok(()) };
         let keep = |id: &BlobId, bytes: &[u8]| {
-            let mut slots = due.get(id).into_iter().flatten();
-            let written = slots.try_for_each(|slot| file.write_all_at(bytes, slot * CHUNK_SIZE as u64));
-            written.map_err(Error::io("write into", &directory))
+            patience.check()?;
+            let written = places.get(id).map(|place| file.write_all_at(bytes, place * CHUNK_SIZE as u64));
+            if let Some(Err(cause)) = written {
+                tracing::debug!(%cause, "a chunk that did not change cannot be searched");
+            }
+            Ok(())
         };
-        for (id, slots) in &due {
-            let length = slots.first().map_or(0, |slot| self.source.length_of(*slot));
-            if bulk.want(&[WantedChunk { id: *id, length: length as u64 }])? == Room::Full {
+        for wanted in due.chunks(FETCHED_TOGETHER) {
+            if bulk.want(wanted)? == Room::Full {
                 bulk.read(&keep)?;
             }
         }
         bulk.read(&keep)?;
-        self.fetched = Some(file);
+        self.fetched = Some(Fetched { file, places });
         Ok(())
     }
 
-    /// What stands in the slot of a chunk; `None` if that is not to be had.
+    /// What stands in the slot of a chunk; `None` if that is not to be had. What hashes to another id was not fetched.
     fn get(&self, chunk: &UnchangedChunk) -> Result<Option<Vec<u8>>> {
         if !self.source.is_left_out(chunk.slot) {
             return self.source.chunk_again(chunk.slot);
         }
+        let place = self.fetched.as_ref().and_then(|fetched| Some((fetched, fetched.places.get(&chunk.id)?)));
+        let Some((Fetched { file, .. }, place)) = place else { return Ok(None) };
         let mut bytes = vec![0; self.source.length_of(chunk.slot)];
-        let read = |file: &File| file.read_exact_at(&mut bytes, chunk.slot * CHUNK_SIZE as u64).is_ok();
-        Ok(self.fetched.as_ref().is_some_and(read).then_some(bytes))
+        Ok(file.read_exact_at(&mut bytes, place * CHUNK_SIZE as u64).is_ok().then_some(bytes))
     }
 }
 

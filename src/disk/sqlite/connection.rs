@@ -49,6 +49,10 @@ impl Database {
         &self.connection
     }
 
+    pub(super) fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
     /// Leaves the WAL, if a service has filled it meanwhile, to that service: closing must not write into a source.
     pub(super) fn leave_wal_alone(&self, path: &Path) {
         let filled = std::fs::metadata(Sidecar::Wal.of(path)).is_ok_and(|wal| wal.len() > 0);

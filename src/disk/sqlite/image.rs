@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::connection::{Access, Database, check_length};
+use super::connection::{Access, Database, check_length, open};
 use super::{DatabaseStats, HeaderMode, backup, pages};
 use crate::error::{Error, Result};
 
 /// How long to sleep when the database is locked.
 const POLL: Duration = Duration::from_millis(5);
+
+/// Steps of SQLite's machine between two looks at the clock.
+const LOOK_STEPS: i32 = 10_000;
 
 /// For how long writers may be held off.
 #[derive(Clone, Copy, Debug, Default)]
@@ -169,29 +172,61 @@ impl PinnedSource {
         limits: CopyLimits,
         copy: impl FnOnce(&Connection, &Path, Instant) -> Result<ImageSize, SourceTrouble>,
     ) -> Result<ImageCopy, SourceTrouble> {
-        let others_wait = self.mode == HeaderMode::Rollback && self.access != Access::Immutable;
-        let limit = limits.block.end(self.pinned_at).filter(|_| others_wait || limits.block.since.is_some());
-        let within = limit.map_or(limits.deadline, |limit| limit.min(limits.deadline));
-        let copied = copy(self.database.connection(), &self.path, within);
+        let copied = copy(self.database.connection(), &self.path, self.end(limits));
+        let others_wait = self.others_wait();
+        let copied = copied.map_err(|trouble| self.told_late(trouble, limits));
         let pinned_at = self.pinned_at;
         self.let_go();
-        let ImageSize { page_size, pages } = copied.map_err(|trouble| match trouble {
-            SourceTrouble::Deadline if limit.is_some_and(|limit| limit < limits.deadline) => {
-                SourceTrouble::BlockedTooLong
-            }
-            other => other,
-        })?;
+        let ImageSize { page_size, pages } = copied?;
         Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| pinned_at.elapsed()) })
     }
 
-    /// Reads something of the pinned state.
-    pub fn look<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SourceTrouble> {
-        read(self.database.connection()).map_err(|error| SourceTrouble::of(error, "read", &self.path))
+    /// Whether the writers of the source wait for it to be let go.
+    fn others_wait(&self) -> bool {
+        self.mode == HeaderMode::Rollback && self.access != Access::Immutable
+    }
+
+    /// When writers have been held off for as long as they may, if any are.
+    fn limit(&self, limits: CopyLimits) -> Option<Instant> {
+        limits.block.end(self.pinned_at).filter(|_| self.others_wait() || limits.block.since.is_some())
+    }
+
+    /// When the source must be let go.
+    fn end(&self, limits: CopyLimits) -> Instant {
+        self.limit(limits).map_or(limits.deadline, |limit| limit.min(limits.deadline))
+    }
+
+    /// What it means that the source was let go too early.
+    fn told_late(&self, trouble: SourceTrouble, limits: CopyLimits) -> SourceTrouble {
+        match trouble {
+            SourceTrouble::Deadline if self.limit(limits).is_some_and(|limit| limit < limits.deadline) => {
+                SourceTrouble::BlockedTooLong
+            }
+            other => other,
+        }
+    }
+
+    /// Reads something of the pinned state for as long as its writers may wait.
+    pub fn look<T>(
+        &mut self,
+        limits: CopyLimits,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, SourceTrouble> {
+        let end = self.end(limits);
+        let connection = self.database.connection_mut();
+        let looked = connection
+            .progress_handler(LOOK_STEPS, Some(move || Instant::now() >= end))
+            .and_then(|()| read(connection));
+        let forgotten = connection.progress_handler(0, None::<fn() -> bool>);
+        looked.and_then(|value| forgotten.map(|()| value)).map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::OperationInterrupted) => self.told_late(SourceTrouble::Deadline, limits),
+            _ => SourceTrouble::of(error, "read", &self.path),
+        })
     }
 
     /// Reads something of the pinned state, then lets the source go.
     pub fn read<T>(self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SourceTrouble> {
-        let outcome = self.look(read);
+        let outcome = read(self.database.connection()).map_err(|error| SourceTrouble::of(error, "read", &self.path));
         self.let_go();
         outcome
     }
@@ -201,6 +236,15 @@ impl PinnedSource {
             self.database.leave_wal_alone(&self.path);
         }
     }
+}
+
+/// Reads something of an image that no process uses.
+///
+/// # Errors
+/// [`Error::Sqlite`].
+pub fn read_image<T>(image: &Path, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
+    let connection = open(image, Access::Immutable).map_err(Error::sqlite("open", image))?;
+    read(&connection).map_err(Error::sqlite("read", image))
 }
 
 fn pin_until(connection: &Connection, path: &Path, deadline: Instant) -> Result<(), SourceTrouble> {

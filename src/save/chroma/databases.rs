@@ -100,12 +100,13 @@ impl StoreCapture<'_> {
         };
         let (repository, block) = (capturing.repository, capturing.patience.block);
         if path != DATABASE {
-            return OneDatabase::of(database::capture(repository, &request, block, previous, &mut |_| ()));
+            return OneDatabase::of(database::capture(repository, &request, block, previous, &mut |_| Ok(())));
         }
         let records = &mut reading.records;
         let mut copy = || {
             let captured = database::capture(repository, &request, block, previous, &mut |connection| {
-                *records = records_in(connection);
+                *records = records_in(connection)?;
+                Ok(())
             });
             // What is not taken through SQLite is not asked either.
             let is_image = captured.as_ref().is_ok_and(HeldDatabase::is_image);
@@ -159,8 +160,12 @@ impl StoreCapture<'_> {
 }
 
 /// The records of a database at the moment of its image; `None` if it is not that of a store that is known here.
-fn records_in(connection: &Connection) -> Option<Records> {
-    let records = records::records(connection);
-    let records = records.inspect_err(|cause| tracing::debug!(%cause, "this is no Chroma store that is known here"));
-    records.unwrap_or_default()
+fn records_in(connection: &Connection) -> rusqlite::Result<Option<Records>> {
+    match records::records(connection) {
+        Err(cause) if !records::is_interruption(&cause) => {
+            tracing::debug!(%cause, "the database is not that of a Chroma store that is known here");
+            Ok(None)
+        }
+        outcome => outcome,
+    }
 }

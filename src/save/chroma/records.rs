@@ -6,10 +6,10 @@
 //! whose queue begins after it, has lost what lies between. Only these few columns are read, and a database without
 //! them is no store that is known here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 
 /// How far the files of each segment reach, by the segment's id; segments that were never persisted are absent.
 pub(super) type Watermarks = BTreeMap<String, u64>;
@@ -37,6 +37,11 @@ pub(super) struct AfterWatermark {
 }
 
 impl SegmentRecord {
+    /// The watermark as the database compares it; -1 without one.
+    fn last_persisted(&self) -> i64 {
+        self.watermark.map_or(-1, |watermark| i64::try_from(watermark).unwrap_or(i64::MAX))
+    }
+
     /// How many vectors are neither among the `elements` of the segment's files nor in the queue: a lower bound, never too
     /// many. Each row of the queue may be another embedding.
     pub(super) fn lost_vectors(&self, elements: u64) -> u64 {
@@ -68,16 +73,26 @@ pub(super) fn records(connection: &Connection) -> rusqlite::Result<Option<Record
         BTreeMap::new()
     };
     let mut query = connection.prepare("SELECT id, coalesce(collection, '') FROM segments WHERE scope = 'VECTOR'")?;
-    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let segments: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
-    let record = |(id, collection): (String, String)| {
+    let rows = query.query_map([], |row| {
+        let (id, collection): (String, String) = (row.get(0)?, row.get(1)?);
         let watermark = watermarks.get(&id).copied();
-        let after = after_watermark(connection, watermark, &collection);
-        let after = after.inspect_err(|cause| tracing::debug!(%cause, "the queue of the store cannot be counted"));
         let embeddings = embeddings.get(&collection).copied().unwrap_or(0);
-        (id, SegmentRecord { collection, watermark, embeddings, after: after.ok().flatten() })
-    };
-    Ok(Some(segments.into_iter().map(record).collect()))
+        Ok((id, SegmentRecord { collection, watermark, embeddings, after: None }))
+    })?;
+    let mut records: Records = rows.collect::<rusqlite::Result<_>>()?;
+    match count_after_watermarks(connection, &mut records) {
+        Err(cause) if !is_interruption(&cause) => {
+            tracing::debug!(%cause, "the queue of the store cannot be counted");
+            records.values_mut().for_each(|record| record.after = None);
+        }
+        outcome => outcome?,
+    }
+    Ok(Some(records))
+}
+
+/// Whether the question took longer than it may.
+pub(super) fn is_interruption(cause: &rusqlite::Error) -> bool {
+    cause.sqlite_error_code() == Some(ErrorCode::OperationInterrupted)
 }
 
 /// How many embeddings each collection has.
@@ -90,22 +105,34 @@ fn embeddings(connection: &Connection) -> rusqlite::Result<BTreeMap<String, u64>
     query.query_map([], |row| Ok((row.get(0)?, count(row, 1)?)))?.collect()
 }
 
-/// Counts what came after a watermark; `None` without the tables for it.
-fn after_watermark(
-    connection: &Connection,
-    watermark: Option<u64>,
-    collection: &str,
-) -> rusqlite::Result<Option<AfterWatermark>> {
+/// Counts what came after the watermark of each segment, if there are tables for it. The queue is read once for all.
+fn count_after_watermarks(connection: &Connection, records: &mut Records) -> rusqlite::Result<()> {
     if !has_tables(connection, &["embeddings", "embeddings_queue"])? {
-        return Ok(None);
+        return Ok(());
     }
-    let after = watermark.map_or(-1, |watermark| i64::try_from(watermark).unwrap_or(i64::MAX));
-    let queued = connection.query_row(
-        "SELECT count(*) FROM embeddings_queue WHERE seq_id > ?1 AND topic LIKE '%' || ?2",
-        params![after, collection],
-        |row| count(row, 0),
-    )?;
-    Ok(Some(AfterWatermark { queued, purged: purged(connection, after, collection)? }))
+    let mut by_collection: HashMap<String, Vec<&mut SegmentRecord>> = HashMap::new();
+    let mut least = i64::MAX;
+    for record in records.values_mut() {
+        least = least.min(record.last_persisted());
+        let purged = purged(connection, record.last_persisted(), &record.collection)?;
+        record.after = Some(AfterWatermark { queued: 0, purged });
+        by_collection.entry(record.collection.clone()).or_default().push(record);
+    }
+    let mut query = connection.prepare("SELECT seq_id, topic FROM embeddings_queue WHERE seq_id > ?1")?;
+    let mut rows = query.query([least])?;
+    while let Some(row) = rows.next()? {
+        let number: i64 = row.get(0)?;
+        let Ok(topic) = row.get_ref(1)?.as_str() else { continue };
+        // A topic is a URL that ends in the collection.
+        let collection = topic.rsplit_once('/').map_or(topic, |(_, last)| last);
+        for record in by_collection.get_mut(collection).into_iter().flatten() {
+            let is_after = number > record.last_persisted();
+            if let Some(after) = record.after.as_mut().filter(|_| is_after) {
+                after.queued += 1;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Embeddings that came after the watermark and that the queue does not hold any more.
@@ -215,6 +242,25 @@ pub(super) mod tests {
     #[test]
     fn files_behind_their_watermark_have_lost_what_lies_between() {
         assert_eq!(lost(&store(130, Some(120), 120), 100), 20);
+    }
+
+    #[test]
+    fn of_several_collections_each_has_its_own_queue() {
+        let connection = store(130, Some(100), 100);
+        connection
+            .execute_batch(
+                "INSERT INTO segments VALUES('others', 'urn:chroma:segment/vector/hnsw-local-persisted', 'VECTOR', 'd'),
+                     ('metadata of others', 'urn:chroma:segment/metadata/sqlite', 'METADATA', 'd');
+                 INSERT INTO embeddings SELECT id + 1000, 'metadata of others', embedding_id, id + 1000 FROM embeddings;
+                 INSERT INTO embeddings_queue SELECT seq_id + 1000, 0, 'persistent://d/d', id, NULL FROM embeddings_queue
+                     WHERE seq_id < 110;
+                 INSERT INTO max_seq_id VALUES('others', 1100)",
+            )
+            .unwrap();
+        let records = records(&connection).unwrap().unwrap();
+        assert_eq!(records["vectors"].after, Some(AfterWatermark { queued: 30, purged: 0 }));
+        assert_eq!(records["others"].after, Some(AfterWatermark { queued: 9, purged: 0 }));
+        assert_eq!((records["vectors"].lost_vectors(100), records["others"].lost_vectors(100)), (0, 21));
     }
 
     #[test]

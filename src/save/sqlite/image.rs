@@ -1,17 +1,17 @@
 //! The image of a database in a temporary file.
 //!
-//! Of a database that has an earlier version, the image is identified while it is copied: beside the thread that reads the
-//! pages, another one hashes them. Of a large one, the chunks that are still those of the earlier version are not written,
-//! but for one in eight, which increments look into (`save::unchanged`): a database of gigabytes that changed little would
-//! otherwise be written to the medium with every snapshot, and hold its writers off meanwhile. Invariant: what is left out
-//! is a chunk of an earlier version all of whose chunks are known to be in packs; whoever needs its bytes gets them there.
-//! Memory: a few stretches, and a byte for each chunk.
+//! Of a large database that has an earlier version, the chunks that are still those of that version are not written, but for
+//! one in eight, which increments look into (`save::unchanged`): a database of gigabytes that changed little would otherwise be
+//! written to the medium with every snapshot, and its writers held off meanwhile. What is left out is known by hashing all pages,
+//! beside the thread that reads them. Invariants: what is left out is a chunk of an earlier version all of whose chunks are
+//! known to be in packs, so whoever needs its bytes gets them there; SQLite asks no image that lacks any, but the source in the
+//! same read transaction. Memory: a few stretches, and a byte for each chunk.
 
 #[cfg(test)]
 mod tests;
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -19,9 +19,9 @@ use std::thread;
 
 use tempfile::{NamedTempFile, TempPath};
 
-use super::CopyMethod;
+use super::{CopyMethod, Witness};
 use crate::disk::durable::FILE_MODE;
-use crate::disk::sqlite::{CopyLimits, ImageCopy, PinnedSource, SourceTrouble};
+use crate::disk::sqlite::{CopyLimits, ImageCopy, PinnedSource, SourceTrouble, read_image};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
@@ -29,9 +29,10 @@ use crate::id::BlobId;
 use crate::save::previous::{TABLE_CACHE, is_whole, unless_unreadable};
 use crate::save::reading::Steadiness;
 use crate::save::unchanged::is_probed;
-use crate::store::{BlobReader, PreviousVersion, Repository};
+use crate::store::content::{Piece, Pieces};
+use crate::store::{BlobReader, Repository};
 
-/// Images of databases of up to so many bytes are written in full: 256 MiB, which stay in memory.
+/// Databases of up to so many bytes are written in full: 256 MiB, which stay in memory.
 pub(in crate::save) const WRITTEN_IN_FULL: u64 = 256 << 20;
 /// Stretches of pages that wait to be hashed at most.
 const QUEUE: usize = 4;
@@ -45,30 +46,54 @@ pub(in crate::save) struct DatabaseImage {
     pub file: TempPath,
     /// What was copied, and how long writers waited.
     pub copy: ImageCopy,
-    /// Its chunks, if it has an earlier version.
+    /// Its chunks, if it may lack some.
     pub chunks: Option<ImageChunks>,
 }
 
 /// The version of a database before the one that is captured.
-pub(in crate::save) struct EarlierVersion<'r> {
-    repository: &'r Repository,
+pub(in crate::save) struct EarlierVersion {
     content: Content,
-    /// Whether an image may lack what did not change since.
-    stands_in: bool,
+    /// The ids of its chunks by their slots.
+    ids: File,
 }
 
-impl<'r> EarlierVersion<'r> {
-    /// The version with this content, which stands in for what did not change if it has more than `written_in_full` bytes and all
-    /// of them are there.
+impl EarlierVersion {
+    /// The version with this content; `None` where not all of it is known to be in packs.
     ///
     /// # Errors
     /// An interruption.
-    pub(in crate::save) fn new(repository: &'r Repository, content: Content, written_in_full: u64) -> Result<Self> {
+    pub(in crate::save) fn of(repository: &Repository, content: Content) -> Result<Option<Self>> {
         let mut reader = BlobReader::with_frame_cache(repository, TABLE_CACHE);
-        let stands_in =
-            content.length > written_in_full && unless_unreadable(is_whole(&mut reader, &content))?.unwrap_or(false);
-        Ok(Self { repository, content, stands_in })
+        let mut list = || match is_whole(&mut reader, &content)? {
+            true => list(&mut reader, &content, repository.scratch()?),
+            false => Ok(None),
+        };
+        let ids = unless_unreadable(list())?.flatten();
+        Ok(ids.map(|ids| Self { content, ids }))
     }
+}
+
+/// Writes the ids of all chunks to their places in a temporary file; `None` where a list node cannot be read.
+fn list(reader: &mut BlobReader<'_>, content: &Content, scratch: &Path) -> Result<Option<File>> {
+    let ids = tempfile::tempfile_in(scratch).map_err(Error::io("create a file in", scratch))?;
+    let (mut to_ids, mut pieces, mut next) = (BufWriter::new(&ids), Pieces::of(content), 0);
+    while let Some(piece) = pieces.next(reader, |_| ())? {
+        let Piece::Chunk { id, offset, .. } = piece else {
+            match piece {
+                Piece::Hidden { .. } => return Ok(None),
+                _ => continue,
+            }
+        };
+        let slot = offset / CHUNK_SIZE as u64;
+        if slot != next {
+            to_ids.seek(SeekFrom::Start(slot * BlobId::LEN as u64)).map_err(Error::io("write", IDS))?;
+        }
+        to_ids.write_all(id.as_bytes()).map_err(Error::io("write", IDS))?;
+        next = slot + 1;
+    }
+    to_ids.flush().map_err(Error::io("write", IDS))?;
+    drop(to_ids);
+    Ok(Some(ids))
 }
 
 /// The chunks of an image, in order, by their ids.
@@ -109,71 +134,83 @@ impl ImageChunks {
 /// What messages call the file of ids, which has no name.
 const IDS: &str = "(temporary file of ids)";
 
-/// Takes an image of a pinned database into a new file in `scratch`.
+/// Takes an image of a pinned database into a new file in `scratch`, and has the witness read that moment.
 pub(super) fn take(
-    pinned: PinnedSource,
+    mut pinned: PinnedSource,
     scratch: &Path,
     method: CopyMethod,
-    earlier: Option<&EarlierVersion<'_>>,
+    earlier: Option<&EarlierVersion>,
     limits: CopyLimits,
+    witness: Witness<'_>,
 ) -> Result<DatabaseImage, SourceTrouble> {
     let make = |path: &Path| OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path);
     let made = tempfile::Builder::new().prefix("image-").make_in(scratch, make);
     let image = made.map_err(Error::io("create an image in", scratch))?;
-    if method == CopyMethod::BackupApi || !pinned.has_pages() {
-        let file = image.into_temp_path();
-        let copy = pinned.copy_to(&file, limits)?;
+    if method == CopyMethod::Pages && pinned.has_pages() {
+        if let Some(earlier) = earlier {
+            pinned.look(limits, &mut *witness)?;
+            let (copy, chunks) = copy_what_changed(pinned, scratch, &image, earlier, limits)?;
+            return Ok(DatabaseImage { file: image.into_temp_path(), copy, chunks: Some(chunks) });
+        }
+        let (mut opened, file) = image.into_parts();
+        let mut write = |stretch: Vec<u8>| opened.write_all(&stretch).map_err(Error::io("write", &file));
+        let copy = pinned.read_pages(&mut write, limits)?;
+        ask(&file, witness);
         return Ok(DatabaseImage { file, copy, chunks: None });
     }
-    let Some(earlier) = earlier else {
-        let (mut file, path) = image.into_parts();
-        let mut write = |stretch: Vec<u8>| file.write_all(&stretch).map_err(Error::io("write", &path));
-        let copy = pinned.read_pages(&mut write, limits)?;
-        return Ok(DatabaseImage { file: path, copy, chunks: None });
-    };
-    let (copy, chunks) = copy_identifying(pinned, scratch, &image, earlier, limits)?;
-    Ok(DatabaseImage { file: image.into_temp_path(), copy, chunks: Some(chunks) })
+    let file = image.into_temp_path();
+    let copy = pinned.copy_to(&file, limits)?;
+    ask(&file, witness);
+    Ok(DatabaseImage { file, copy, chunks: None })
 }
 
-/// Reads the pages on this thread, and hashes and writes them on another one.
-fn copy_identifying(
+/// Has the witness read a full image; what it does not learn there, it does without.
+fn ask(image: &Path, witness: Witness<'_>) {
+    if let Err(cause) = read_image(image, witness) {
+        tracing::debug!(%cause, "the image of a database cannot be asked");
+    }
+}
+
+/// Reads the pages on this thread, and hashes them and writes what changed on another one.
+fn copy_what_changed(
     pinned: PinnedSource,
     scratch: &Path,
     image: &NamedTempFile,
-    earlier: &EarlierVersion<'_>,
+    earlier: &EarlierVersion,
     limits: CopyLimits,
 ) -> Result<(ImageCopy, ImageChunks), SourceTrouble> {
     thread::scope(|scope| {
         let (send, stretches) = sync_channel(QUEUE);
-        let identifying = scope.spawn(move || identify(stretches, scratch, image, earlier));
+        let writing = scope.spawn(move || write_what_changed(stretches, scratch, image, earlier));
         let mut send_on =
             |stretch| send.send(stretch).map_err(|_| Error::Failed("nobody takes the pages of a database".into()));
         let copied = pinned.read_pages(&mut send_on, limits);
         drop(send);
         let stopped = |_| Err(Error::Failed("copying a database stopped unexpectedly; try again".into()));
         // Where this fails, nobody takes the pages any more: so it is the cause.
-        let chunks = identifying.join().unwrap_or_else(stopped)?;
+        let chunks = writing.join().unwrap_or_else(stopped)?;
         Ok((copied?, chunks))
     })
 }
 
-/// Hashes chunk after chunk, and writes those that are not left out to their places.
-fn identify(
+fn write_what_changed(
     stretches: Receiver<Vec<u8>>,
     scratch: &Path,
     image: &NamedTempFile,
-    earlier: &EarlierVersion<'_>,
+    earlier: &EarlierVersion,
 ) -> Result<ImageChunks> {
-    let reader = BlobReader::with_frame_cache(earlier.repository, TABLE_CACHE);
-    let mut previous = PreviousVersion::of(reader, earlier.content);
+    let mut before = BufReader::new(&earlier.ids);
+    before.rewind().map_err(Error::io("read", IDS))?;
     let ids = tempfile::tempfile_in(scratch).map_err(Error::io("create a file in", scratch))?;
     let mut to_ids = BufWriter::new(&ids);
     let (mut left_out, mut length) = (Vec::new(), 0);
     for stretch in stretches {
         for chunk in stretch.chunks(CHUNK_SIZE) {
-            let (slot, id) = (left_out.len() as u64, BlobId::of_chunk(chunk));
-            let may_be_left_out = earlier.stands_in && !is_probed(slot);
-            let is_left_out = may_be_left_out && unless_unreadable(previous.chunk_at(slot))?.flatten() == Some(id);
+            let id = BlobId::of_chunk(chunk);
+            let mut stood = [0; BlobId::LEN];
+            // Behind its end, the earlier version has none.
+            let is_same = before.read_exact(&mut stood).is_ok() && BlobId::from_bytes(stood) == id;
+            let is_left_out = is_same && !is_probed(left_out.len() as u64);
             if !is_left_out {
                 image.as_file().write_all_at(chunk, length).map_err(Error::io("write", image.path()))?;
             }

@@ -31,7 +31,7 @@ const VALID_FOR: Range<usize> = 92..96;
 
 /// Captures a database that has no earlier version.
 fn capture_alone(path: &Path, scratch: &Path, options: ImageOptions) -> Result<CapturedDatabase> {
-    capture_image(path, scratch, options, None, &mut |_| ())
+    capture_image(path, scratch, options, None, &mut |_| Ok(()))
 }
 
 /// A directory for sources and one for scratch files.
