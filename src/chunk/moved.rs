@@ -19,8 +19,9 @@ const DENSE: u32 = 2;
 const SPARSE: u32 = 6;
 /// Windows that are noted at first are about so many, or fewer.
 const NOTED_AT_FIRST: usize = 1 << 18;
-/// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places.
-const NOTED: usize = (1 << 21) / 8 * 7;
+/// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places, which
+/// would double if there were yet another one.
+const NOTED: usize = (1 << 21) / 8 * 7 - 1;
 /// A match of so many bytes is long enough for no better one to be looked for at its place.
 const LONG: usize = 512;
 /// Matches at the end of those found that a further hit may be part of.
@@ -133,11 +134,11 @@ impl Fingerprints {
                 let place = Place { chunk, offset: (start + *within as usize) as u16 };
                 let known = self.places.entry(*fingerprint).or_insert(place);
                 *known = place.min(*known);
+                while self.places.len() > self.limit {
+                    self.sparseness += 1;
+                    self.places.retain(|fingerprint, _| is_sampled(*fingerprint, self.sparseness));
+                }
             }
-        }
-        while self.places.len() > self.limit {
-            self.sparseness += 1;
-            self.places.retain(|fingerprint, _| is_sampled(*fingerprint, self.sparseness));
         }
     }
 
@@ -298,6 +299,16 @@ mod tests {
 
     fn all(content: &[u8]) -> Run {
         Run { start: 0, length: content.len() }
+    }
+
+    #[test]
+    fn the_table_never_grows_beyond_its_places() {
+        let mut table = Fingerprints::new(SAMPLING);
+        let places = NOTED + 1;
+        let samples: Vec<_> =
+            (0..2 * places as u32).map(|number| Sample { fingerprint: number << 8, start: 0 }).collect();
+        table.note(0, 0, &samples);
+        assert!(table.places.len() <= NOTED && table.places.capacity() <= places, "{}", table.places.capacity());
     }
 
     #[test]
