@@ -84,12 +84,19 @@ pub(crate) fn hash(directory: &Path) {
 fn section(subjects: &[Subject; 2]) -> Section {
     let median = |runs: &[Run]| Spread::of(runs.iter().map(|run| run.seconds)).map_or(0.0, |spread| spread.median);
     let [small, large] = subjects;
-    let grown = median(&large.increments) - median(&small.increments);
-    let hashing = median(&large.hashing) - median(&small.hashing);
+    let grown = |runs: fn(&Subject) -> &[Run]| median(runs(large)) - median(runs(small));
+    let factor = |runs: fn(&Subject) -> &[Run]| median(runs(large)) / median(runs(small));
+    let ratio = |of: &dyn Fn(fn(&Subject) -> &[Run]) -> f64| {
+        let hashing = of(|subject| &subject.hashing);
+        (hashing > 0.0).then(|| of(|subject| &subject.increments) / hashing)
+    };
     let sizes = [small.megabytes, large.megabytes];
     let measure =
         format!("{} MB against {} MB, same change: wall grows, against reading and hashing", sizes[1], sizes[0]);
-    let mut rows = vec![Row::new(&measure, (hashing > 0.0).then_some(grown / hashing), "x", 1.0, None)];
+    let mut rows = vec![
+        Row::new(&format!("{measure}, by the factor"), ratio(&factor), "x", 1.0, None),
+        Row::new(&format!("{measure}, by the difference"), ratio(&grown), "x", 1.0, None),
+    ];
     let mut text =
         "| | ".to_owned() + &sizes.map(|size| format!("{size} MB | peak")).join(" | ") + " |\n|---|---|---|---|---|\n";
     let mut line = |name: &str, runs: [(f64, f64); 2]| {
