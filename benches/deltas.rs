@@ -6,7 +6,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vecsnap::chunk::delta::{Encoder, Run, differences};
-use vecsnap::chunk::moved::{Fingerprints, Haystack, Place, Sampling, Stretch, choose};
+use vecsnap::chunk::moved::{Fingerprints, Sampling, Stretch, StretchSource, WindowPlace, choose};
 use vecsnap::format::limits::CHUNK_SIZE;
 
 /// Chunks of the previous version.
@@ -83,8 +83,8 @@ fn moved(criterion: &mut Criterion) {
 
 struct Chunks<'a>(&'a [u8]);
 
-impl Haystack for Chunks<'_> {
-    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+impl StretchSource for Chunks<'_> {
+    fn stretch(&mut self, place: WindowPlace) -> Option<Stretch<'_>> {
         let start = usize::from(place.chunk) * CHUNK_SIZE;
         self.0.get(start..start + CHUNK_SIZE).map(|bytes| Stretch { start: 0, bytes })
     }

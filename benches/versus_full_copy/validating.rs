@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
-use vecsnap::restore::verify::{Descent, Step, walk};
-use vecsnap::store::{Access, BlobReader, BulkReader, LockWait, Repository, Room, WantedChunk, snapshots};
+use vecsnap::restore::verify::{Visited, WalkDepth, walk};
+use vecsnap::store::{Access, BlobReader, BulkReader, LockWait, PlanCapacity, Repository, WantedChunk, snapshots};
 
 use super::measure::{Run, Spread, measure};
 use super::options::Options;
@@ -67,13 +67,13 @@ pub(crate) fn decode(root: &Path) {
     let mut chunks = std::collections::HashSet::new();
     let mut reader = BlobReader::new(&repository);
     for source in &manifest.sources {
-        let mut note = |_: &mut BlobReader<'_>, step: Step<'_>| {
-            if let Step::Chunk { id, length, .. } = step {
+        let mut note = |_: &mut BlobReader<'_>, step: Visited<'_>| {
+            if let Visited::Chunk { id, length, .. } = step {
                 chunks.insert((id, length));
             }
             Ok(())
         };
-        walk(source, Descent::DistinctChunks, &mut reader, &mut note).unwrap();
+        walk(source, WalkDepth::DistinctChunks, &mut reader, &mut note).unwrap();
     }
     let wanted: Vec<_> = chunks.into_iter().map(|(id, length)| WantedChunk { id, length }).collect();
     let bytes = AtomicU64::new(0);
@@ -86,7 +86,7 @@ pub(crate) fn decode(root: &Path) {
         assert_eq!(bulk.read(&count).unwrap(), [], "a chunk is not where the index has it");
     };
     for some in wanted.chunks(512) {
-        if bulk.want(some).unwrap() == Room::Full {
+        if bulk.want(some).unwrap() == PlanCapacity::Full {
             read(&mut bulk);
         }
     }

@@ -40,7 +40,7 @@ pub struct Match {
 
 /// Where a window of the haystack begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct WindowPlace {
     /// Number of its chunk.
     pub chunk: u16,
     /// Byte in that chunk.
@@ -57,9 +57,9 @@ pub struct Stretch<'a> {
 }
 
 /// What can be searched.
-pub trait Haystack {
+pub trait StretchSource {
     /// The stretch that holds this place, if it can be read.
-    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>>;
+    fn stretch(&mut self, place: WindowPlace) -> Option<Stretch<'_>>;
 }
 
 /// A window that is sampled.
@@ -95,7 +95,7 @@ impl Sampling {
 /// Where the haystack holds which windows.
 #[derive(Debug)]
 pub struct Fingerprints {
-    places: HashMap<u32, Place, PassThrough>,
+    places: HashMap<u32, WindowPlace, PassThrough>,
     /// One window in two to the power of this is noted.
     sparseness: u32,
     limit: usize,
@@ -131,7 +131,7 @@ impl Fingerprints {
     pub fn note(&mut self, chunk: u16, start: usize, samples: &[Sample]) {
         for Sample { fingerprint, start: within } in samples {
             if is_sampled(*fingerprint, self.sparseness) {
-                let place = Place { chunk, offset: (start + *within as usize) as u16 };
+                let place = WindowPlace { chunk, offset: (start + *within as usize) as u16 };
                 let known = self.places.entry(*fingerprint).or_insert(place);
                 *known = place.min(*known);
                 while self.places.len() > self.limit {
@@ -148,7 +148,7 @@ impl Fingerprints {
     }
 
     /// Looks for this run of a new chunk, except what `known` has of it already.
-    pub fn search(&self, content: &[u8], run: Run, known: &[Match], haystack: &mut impl Haystack) -> Vec<Match> {
+    pub fn search(&self, content: &[u8], run: Run, known: &[Match], haystack: &mut impl StretchSource) -> Vec<Match> {
         let mut found: Vec<Match> = Vec::new();
         let Some(literal) = content.get(run.start..run.end()) else { return found };
         sample(literal, self.sparseness, |Sample { fingerprint, start }| {
@@ -277,8 +277,8 @@ mod tests {
 
     struct Chunks<'a>(&'a [&'a [u8]]);
 
-    impl Haystack for Chunks<'_> {
-        fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+    impl StretchSource for Chunks<'_> {
+        fn stretch(&mut self, place: WindowPlace) -> Option<Stretch<'_>> {
             Some(Stretch { start: 0, bytes: self.0[usize::from(place.chunk)] })
         }
     }

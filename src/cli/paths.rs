@@ -41,25 +41,25 @@ impl<'a, Lookup: Fn(&str) -> Option<OsString>> Locations<'a, Lookup> {
     /// # Errors
     /// [`Error::Usage`] when neither flag nor variable names it; so with every path here but that of Chroma.
     pub fn repository(&self) -> Result<PathBuf> {
-        self.find(Place { what: "repository", flag: "--repo", variable: BACKUP_DIR, below: "" }, &self.flags.repo)
+        self.find(PathOption { what: "repository", flag: "--repo", variable: BACKUP_DIR, below: "" }, &self.flags.repo)
     }
 
     /// The database.
     pub fn database(&self) -> Result<PathBuf> {
-        let place = Place { what: "database", flag: "--db", variable: DATA_DIR, below: "db/atocore.db" };
+        let place = PathOption { what: "database", flag: "--db", variable: DATA_DIR, below: "db/atocore.db" };
         self.find(place, &self.flags.db)
     }
 
     /// The registry, whether the file exists or not.
     pub fn registry(&self) -> Result<PathBuf> {
-        let place = Place { what: "registry", flag: "--registry", variable: REGISTRY_PATH, below: "" };
+        let place = PathOption { what: "registry", flag: "--registry", variable: REGISTRY_PATH, below: "" };
         self.find(place, &self.flags.registry)
     }
 
     /// The Chroma directory, whether it exists or not; none is named where only database and registry matter, and
     /// whatever needs it says so.
     pub fn chroma(&self) -> Result<Option<PathBuf>> {
-        let place = Place { what: "Chroma directory", flag: "--chroma-dir", variable: DATA_DIR, below: "chroma" };
+        let place = PathOption { what: "Chroma directory", flag: "--chroma-dir", variable: DATA_DIR, below: "chroma" };
         self.look(place, &self.flags.chroma_dir)
     }
 
@@ -68,11 +68,11 @@ impl<'a, Lookup: Fn(&str) -> Option<OsString>> Locations<'a, Lookup> {
         Ok(LiveSources { db: self.database()?, registry: self.registry()?, chroma: self.chroma()? })
     }
 
-    fn find(&self, place: Place, flag: &Option<PathBuf>) -> Result<PathBuf> {
+    fn find(&self, place: PathOption, flag: &Option<PathBuf>) -> Result<PathBuf> {
         self.look(place, flag)?.ok_or_else(|| place.missing())
     }
 
-    fn look(&self, place: Place, flag: &Option<PathBuf>) -> Result<Option<PathBuf>> {
+    fn look(&self, place: PathOption, flag: &Option<PathBuf>) -> Result<Option<PathBuf>> {
         let from_environment =
             || (self.lookup)(place.variable).filter(|value| !value.is_empty()).map(|value| place.in_(&value));
         let path = flag.clone().or_else(from_environment);
@@ -82,7 +82,7 @@ impl<'a, Lookup: Fn(&str) -> Option<OsString>> Locations<'a, Lookup> {
 
 /// How a path can be given.
 #[derive(Clone, Copy)]
-struct Place {
+struct PathOption {
     what: &'static str,
     flag: &'static str,
     variable: &'static str,
@@ -90,14 +90,14 @@ struct Place {
     below: &'static str,
 }
 
-impl Place {
+impl PathOption {
     fn in_(&self, value: impl AsRef<Path>) -> PathBuf {
         let directory = value.as_ref();
         if self.below.is_empty() { directory.to_path_buf() } else { directory.join(self.below) }
     }
 
     fn missing(&self) -> Error {
-        let Place { what, flag, variable, .. } = self;
+        let PathOption { what, flag, variable, .. } = self;
         Error::Usage(format!("the {what} is not named; give {flag} or set {variable}"))
     }
 }

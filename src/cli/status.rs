@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::format::intent::Intent;
 use crate::id::Stamp;
 use crate::store::intents;
-use crate::upkeep::status::{KnownSnapshot, Purpose, Room, Status, status};
+use crate::upkeep::status::{KnownSnapshot, SpaceNeed, SpaceUse, Status, status};
 
 /// Shows how things stand.
 ///
@@ -124,8 +124,8 @@ fn attention(root: &Path, status: &Status, now: DateTime<Utc>) -> Vec<String> {
     }
     for room in status.room.iter().filter(|room| room.free < room.needed_at_most) {
         let purpose = match room.purpose {
-            Purpose::Snapshot => "a snapshot in which everything is new",
-            Purpose::Restore => "a restore",
+            SpaceUse::Snapshot => "a snapshot in which everything is new",
+            SpaceUse::Restore => "a restore",
         };
         sentences.push(format!("{purpose} may not fit on the file system of {}; make room", room.path.display()));
     }
@@ -184,11 +184,11 @@ fn aged(record: Value, now: DateTime<Utc>) -> Value {
     Value::Object(told)
 }
 
-fn room(room: &Room) -> Value {
+fn room(room: &SpaceNeed) -> Value {
     json!({
         "for": match room.purpose {
-            Purpose::Snapshot => "snapshot",
-            Purpose::Restore => "restore",
+            SpaceUse::Snapshot => "snapshot",
+            SpaceUse::Restore => "restore",
         },
         "path": room.path.display().to_string(),
         "free_bytes": room.free,
@@ -234,7 +234,7 @@ mod tests {
             exists: true,
             last: Some(known("20260408T170000Z", &["manifest_missing"])),
             damaged: Aside { files: 2, bytes: 4096 },
-            room: vec![Room { purpose: Purpose::Snapshot, path: "/backup".into(), free: 10, needed_at_most: 20 }],
+            room: vec![SpaceNeed { purpose: SpaceUse::Snapshot, path: "/backup".into(), free: 10, needed_at_most: 20 }],
             ..Status::default()
         };
         let document = document(Path::new("/backup"), &status, Some(Duration::from_secs(60)), NOW.parse().unwrap());

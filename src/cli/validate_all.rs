@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::restore::verify::census::Sample;
 use crate::store::{Access, Repository};
 use crate::upkeep::validate::all::{AllValidation, validate_all};
-use crate::upkeep::validate::record::{Begun, Extent};
+use crate::upkeep::validate::record::{Begun, ValidationExtent};
 
 /// Validates all snapshots and shows the document.
 ///
@@ -48,11 +48,11 @@ fn exit_of(found: &AllValidation) -> Exit {
     }
 }
 
-fn extent(arguments: &ValidateArguments, sample: Option<Sample>) -> Extent {
+fn extent(arguments: &ValidateArguments, sample: Option<Sample>) -> ValidationExtent {
     match (arguments.quick, sample) {
-        (true, _) => Extent::Quick,
-        (false, Some(_)) => Extent::Sample,
-        (false, None) => Extent::Full,
+        (true, _) => ValidationExtent::Quick,
+        (false, Some(_)) => ValidationExtent::Sample,
+        (false, None) => ValidationExtent::Full,
     }
 }
 

@@ -50,14 +50,14 @@ fn sidecar_identities(database: &Path) -> impl Iterator<Item = FileIdentity> {
 
 /// The outcome of a raw open.
 #[derive(Debug)]
-pub enum Opened {
+pub enum SourceOpen {
     /// The file is open for reading.
     File(SourceFile),
     /// SQLite has it open in this process; it must be read through SQLite, or later.
     HeldBySqlite,
 }
 
-impl Opened {
+impl SourceOpen {
     /// The file, for callers that know of no reason why SQLite should hold it: held = [`Error::Failed`].
     pub fn or_fail(self, path: &Path) -> Result<SourceFile> {
         match self {
@@ -110,7 +110,7 @@ impl Drop for RawUse {
 ///
 /// # Errors
 /// [`Error::Failed`] if it is not a regular file; [`Error::Io`] otherwise.
-pub fn open_source(path: &Path) -> Result<Opened> {
+pub fn open_source(path: &Path) -> Result<SourceOpen> {
     let mut registry = registry();
     // Looked at before it is opened: devices act on being opened, and a held file must not even be closed.
     let seen = FileStat::from(&std::fs::symlink_metadata(path).map_err(Error::io("look at", path))?);
@@ -118,7 +118,7 @@ pub fn open_source(path: &Path) -> Result<Opened> {
         return Err(Error::Failed(format!("{} is not a regular file; check the path given for it", path.display())));
     }
     if registry.sqlite_holds(seen.identity()) {
-        return Ok(Opened::HeldBySqlite);
+        return Ok(SourceOpen::HeldBySqlite);
     }
     let file = open_quietly(path).map_err(Error::io("open", path))?;
     let opened = FileStat::from(&file.metadata().map_err(Error::io("look at", path))?);
@@ -126,13 +126,13 @@ pub fn open_source(path: &Path) -> Result<Opened> {
     if registry.sqlite_holds(id) {
         // The name was moved onto a held file in between; closing this descriptor would drop SQLite's locks.
         std::mem::forget(file);
-        return Ok(Opened::HeldBySqlite);
+        return Ok(SourceOpen::HeldBySqlite);
     }
     *registry.raw.entry(id).or_default() += 1;
     drop(registry);
     let source = SourceFile { file, _use: RawUse(id) };
     match opened.kind {
-        FileKind::File => Ok(Opened::File(source)),
+        FileKind::File => Ok(SourceOpen::File(source)),
         _ => Err(Error::Failed(format!("{} is no longer a regular file", path.display()))),
     }
 }
@@ -196,7 +196,7 @@ mod tests {
         std::fs::write(&wal, b"x").unwrap();
         drop(first);
         for path in [&database, &wal, &alias] {
-            assert!(matches!(open_source(path).unwrap(), Opened::HeldBySqlite), "{path:?}");
+            assert!(matches!(open_source(path).unwrap(), SourceOpen::HeldBySqlite), "{path:?}");
         }
         drop(second);
         let raw = open_source(&wal).unwrap().or_fail(&wal).unwrap();

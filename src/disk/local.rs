@@ -108,10 +108,10 @@ impl Storage for LocalStorage {
             return Err(Error::Refused(format!("the repository {} was opened for reading only", self.root.display())));
         };
         let (file, place) = match open_unnamed(&self.root) {
-            Ok(file) => (file, Place::Unnamed),
+            Ok(file) => (file, Unpublished::Unnamed),
             Err(error) if may_lack_unnamed_files(&error) => {
                 let (file, path) = named_temporary(scratch).map_err(Error::io("create a file in", scratch))?;
-                (file, Place::Scratch(path))
+                (file, Unpublished::Scratch(path))
             }
             Err(error) => return Err(Error::io("create a file in", &self.root)(error)),
         };
@@ -151,14 +151,14 @@ impl Storage for LocalStorage {
 }
 
 /// Where the bytes are until the object has its name.
-enum Place {
+enum Unpublished {
     Unnamed,
     Scratch(TempPath),
 }
 
 struct LocalWriter {
     file: File,
-    place: Place,
+    place: Unpublished,
     root: PathBuf,
     scratch: PathBuf,
     /// Whether everything written so far is on the medium.
@@ -195,8 +195,8 @@ impl ObjectWriter for LocalWriter {
         let directory = durable::parent_of(&path);
         durable::create_directories(directory, DIRECTORY_MODE)?;
         let published = match self.place {
-            Place::Unnamed => link_unnamed(&self.file, &path)?,
-            Place::Scratch(from) => match durable::rename_no_replace(&from, &path)? {
+            Unpublished::Unnamed => link_unnamed(&self.file, &path)?,
+            Unpublished::Scratch(from) => match durable::rename_no_replace(&from, &path)? {
                 Renamed::Done => {
                     // The file has left the scratch directory; nothing is there to remove.
                     let _ = from.keep();
@@ -216,12 +216,12 @@ impl ObjectWriter for LocalWriter {
             self.sync()?;
         }
         let from = match self.place {
-            Place::Unnamed => {
+            Unpublished::Unnamed => {
                 let from = self.scratch.join(path.file_name().unwrap_or_default());
                 link_unnamed(&self.file, &from)?;
                 TempPath::try_from_path(&from).map_err(Error::io("look at", &from))?
             }
-            Place::Scratch(from) => from,
+            Unpublished::Scratch(from) => from,
         };
         from.persist(&path).map_err(|error| Error::io("replace", &path)(error.error))?;
         durable::sync_directory(durable::parent_of(&path))
@@ -296,7 +296,7 @@ mod tests {
         let (file, path) = named_temporary(storage.scratch.as_ref().unwrap()).unwrap();
         let scratch = storage.scratch.clone().unwrap();
         let named =
-            LocalWriter { file, place: Place::Scratch(path), root: storage.root.clone(), scratch, synced: false };
+            LocalWriter { file, place: Unpublished::Scratch(path), root: storage.root.clone(), scratch, synced: false };
         vec![storage.create().unwrap(), Box::new(named)]
     }
 

@@ -71,7 +71,7 @@ pub fn apply(payload: &[u8], bases: &[&[u8]], length: usize) -> Result<Vec<u8>, 
     let code_length = take_number(&mut rest)? as usize;
     let (mut code, mut literals) = rest.split_at_checked(code_length).ok_or(Malformed::Truncated)?;
     let mut output = Vec::with_capacity(length);
-    let mut current = Place { base: 0, displacement: 0 };
+    let mut current = CopyCursor { base: 0, displacement: 0 };
     while !code.is_empty() {
         let instruction = take_instruction(&mut code)?;
         let bytes = match instruction {
@@ -82,7 +82,7 @@ pub fn apply(payload: &[u8], bases: &[&[u8]], length: usize) -> Result<Vec<u8>, 
             }
             Instruction::CopyAlong { length } => current.read(bases, output.len(), length)?,
             Instruction::CopyFrom { length, base, offset } => {
-                current = Place { base, displacement: i64::from(offset) - output.len() as i64 };
+                current = CopyCursor { base, displacement: i64::from(offset) - output.len() as i64 };
                 current.read(bases, output.len(), length)?
             }
         };
@@ -127,7 +127,7 @@ pub enum Origin {
 
 /// A stretch of a delta's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub struct ResultRun {
     /// Where it begins in the result, in bytes.
     pub at: u32,
     /// Bytes.
@@ -136,7 +136,7 @@ pub struct Run {
     pub origin: Origin,
 }
 
-impl Run {
+impl ResultRun {
     /// The first byte of the result behind it.
     pub fn end(&self) -> u32 {
         self.at + self.length
@@ -148,13 +148,13 @@ impl Run {
 /// # Errors
 /// [`Malformed`] for instructions that cannot be read, that lead beyond the longest blob, or that do not use exactly the
 /// literals that are there.
-pub fn runs(payload: &[u8]) -> Result<Vec<Run>, Malformed> {
+pub fn runs(payload: &[u8]) -> Result<Vec<ResultRun>, Malformed> {
     let mut rest = payload;
     let code_length = take_number(&mut rest)? as usize;
     let (mut code, literals) = rest.split_at_checked(code_length).ok_or(Malformed::Truncated)?;
     let mut literal = payload.len() - literals.len();
     let (mut runs, mut written) = (Vec::new(), 0_u32);
-    let mut current = Place { base: 0, displacement: 0 };
+    let mut current = CopyCursor { base: 0, displacement: 0 };
     while !code.is_empty() {
         let (length, origin) = match take_instruction(&mut code)? {
             Instruction::Literal { length } => {
@@ -168,11 +168,11 @@ pub fn runs(payload: &[u8]) -> Result<Vec<Run>, Malformed> {
                 (length, Origin::Base { base: current.base, offset })
             }
             Instruction::CopyFrom { length, base, offset } => {
-                current = Place { base, displacement: i64::from(offset) - i64::from(written) };
+                current = CopyCursor { base, displacement: i64::from(offset) - i64::from(written) };
                 (length, Origin::Base { base, offset })
             }
         };
-        runs.push(Run { at: written, length, origin });
+        runs.push(ResultRun { at: written, length, origin });
         written += length;
         if written > LENGTH_LIMIT {
             return Err(Malformed::Limit("delta's output"));
@@ -190,19 +190,19 @@ pub fn runs(payload: &[u8]) -> Result<Vec<Run>, Malformed> {
 /// # Errors
 /// As [`runs`].
 pub fn copies(payload: &[u8]) -> Result<Vec<CopiedRun>, Malformed> {
-    let copied = |Run { at, length, origin }| match origin {
+    let copied = |ResultRun { at, length, origin }| match origin {
         Origin::Payload(_) => None,
         Origin::Base { base, offset } => Some(CopiedRun { at, length, base, offset }),
     };
     Ok(runs(payload)?.into_iter().filter_map(copied).collect())
 }
 
-struct Place {
+struct CopyCursor {
     base: u32,
     displacement: i64,
 }
 
-impl Place {
+impl CopyCursor {
     fn read<'a>(&self, bases: &[&'a [u8]], written: usize, length: u32) -> Result<&'a [u8], Malformed> {
         let base = bases.get(self.base as usize).ok_or(Malformed::Limit("base number"))?;
         usize::try_from(written as i64 + self.displacement)

@@ -65,7 +65,7 @@ pub fn open(kind: Kind, bytes: &[u8], limit: usize) -> Result<Vec<u8>, Malformed
 
 /// An envelope found at the start of a longer piece of bytes.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedEnvelope {
     /// The decoded payload.
     pub payload: Vec<u8>,
     /// Bytes of the whole envelope.
@@ -76,7 +76,7 @@ pub struct Opened {
 ///
 /// # Errors
 /// As [`open`], except that bytes may follow.
-pub fn open_prefix(kind: Kind, bytes: &[u8], limit: usize) -> Result<Opened, Malformed> {
+pub fn open_prefix(kind: Kind, bytes: &[u8], limit: usize) -> Result<OpenedEnvelope, Malformed> {
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or(Malformed::Truncated)?;
     if magic != kind.magic() {
         return Err(Malformed::Magic);
@@ -104,7 +104,7 @@ pub fn open_prefix(kind: Kind, bytes: &[u8], limit: usize) -> Result<Opened, Mal
         return Err(Malformed::invalid("its reserved bytes are not zero"));
     }
     let payload = compression::decompress(Codec::from_byte(*codec)?, stored, raw_length)?;
-    Ok(Opened { payload, length: HEAD_BYTES + stored_length + CHECKSUM_BYTES })
+    Ok(OpenedEnvelope { payload, length: HEAD_BYTES + stored_length + CHECKSUM_BYTES })
 }
 
 fn bounded(length: [u8; 8], limit: usize) -> Result<usize, Malformed> {

@@ -21,7 +21,7 @@ pub struct HoleRun {
 }
 
 #[derive(Encode, Decode)]
-struct Stored {
+struct StoredNode {
     depth: u8,
     slots: u32,
     holes: Vec<HoleRun>,
@@ -52,7 +52,7 @@ impl ListNode {
                 (None, _) => holes.push(HoleRun { first: number, count: 1 }),
             }
         }
-        let stored = Stored { depth: self.depth, slots: self.slots.len() as u32, holes, ids };
+        let stored = StoredNode { depth: self.depth, slots: self.slots.len() as u32, holes, ids };
         check(&stored)?;
         codec::encode(&stored)
     }
@@ -62,7 +62,7 @@ impl ListNode {
     /// # Errors
     /// [`Malformed`] for bytes that are no canonical node.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let stored: Stored = codec::decode::<_, BLOB_BYTES>(bytes)?;
+        let stored: StoredNode = codec::decode::<_, BLOB_BYTES>(bytes)?;
         check(&stored)?;
         let mut ids = stored.ids.into_iter();
         let mut holes = stored.holes.iter().peekable();
@@ -76,7 +76,7 @@ impl ListNode {
     }
 }
 
-fn check(stored: &Stored) -> Result<(), Malformed> {
+fn check(stored: &StoredNode) -> Result<(), Malformed> {
     if stored.depth == 0 || stored.depth > NODE_DEPTH {
         return Err(Malformed::Limit("depth"));
     }

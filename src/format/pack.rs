@@ -92,7 +92,7 @@ pub struct Record {
 pub struct Frame {
     /// Where its stored bytes begin in the pack.
     pub offset: u64,
-    /// Stored bytes.
+    /// FooterColumns bytes.
     pub stored_length: u32,
     /// Decoded bytes.
     pub raw_length: u32,
@@ -125,7 +125,7 @@ struct ParitySection {
 }
 
 #[derive(Encode, Decode)]
-struct Stored {
+struct FooterColumns {
     frames: Vec<Frame>,
     ids: Vec<BlobId>,
     flags: Vec<u8>,
@@ -156,7 +156,7 @@ impl Footer {
     /// # Errors
     /// [`Malformed::Limit`] if the pack would break a limit.
     pub fn encode(&self, offset: u64) -> Result<Vec<u8>, Malformed> {
-        let mut stored = Stored {
+        let mut stored = FooterColumns {
             frames: self.frames.clone(),
             ids: Vec::with_capacity(self.records.len()),
             flags: Vec::with_capacity(self.records.len()),
@@ -197,7 +197,7 @@ impl Footer {
     /// [`Malformed`] for anything inconsistent.
     pub fn decode(bytes: &[u8], offset: u64) -> Result<Self, Malformed> {
         let payload = envelope::open(Kind::PackFooter, bytes, FOOTER_BYTES)?;
-        let stored: Stored = codec::decode::<_, FOOTER_BYTES>(&payload)?;
+        let stored: FooterColumns = codec::decode::<_, FOOTER_BYTES>(&payload)?;
         check_frames(&stored.frames, offset)?;
         if stored.parity.is_some() {
             return Err(Malformed::Feature("parity".into()));
@@ -308,7 +308,7 @@ fn check_frames(frames: &[Frame], end: u64) -> Result<(), Malformed> {
     if free == end { Ok(()) } else { Err(Malformed::invalid("its frames do not end where its footer begins")) }
 }
 
-fn place_records(stored: &Stored) -> Result<Vec<Record>, Malformed> {
+fn place_records(stored: &FooterColumns) -> Result<Vec<Record>, Malformed> {
     let mut columns = stored.ids.iter().zip(&stored.flags).zip(stored.lengths.iter().zip(&stored.payload_lengths));
     let mut base_counts = stored.base_counts.iter();
     let mut bases = stored.bases.as_slice();

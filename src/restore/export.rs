@@ -22,7 +22,7 @@ use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::save::report;
 use crate::store::file_table::TableReader;
-use crate::store::{BlobReader, BulkReader, Repository, Room, StagedBlobs, layout};
+use crate::store::{BlobReader, BulkReader, PlanCapacity, Repository, StagedBlobs, layout};
 
 use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials};
 use super::blocks::{BlockWriter, Written};
@@ -31,7 +31,7 @@ use super::losses::{self, Unreadable};
 use super::plan::{Change, FileRole, FileStep};
 use super::room;
 use super::target;
-use super::verify::{Descent, Step, walk};
+use super::verify::{Visited, WalkDepth, walk};
 
 const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
@@ -98,10 +98,10 @@ fn stage_rebuilt(repository: &Repository, manifest: &Manifest, progress: &dyn Pr
     let mut reader = BlobReader::new(repository);
     let read = |bulk: &mut BulkReader<'_>| bulk.read(&|_, _| progress.check()).map(drop);
     for source in manifest.sources.iter().filter(|source| source.is_captured()) {
-        walk(source, Descent::DistinctChunks, &mut reader, &mut |_, step| match step {
-            Step::Chunk { id, .. } => {
+        walk(source, WalkDepth::DistinctChunks, &mut reader, &mut |_, visited| match visited {
+            Visited::Chunk { id, .. } => {
                 progress.check()?;
-                if bulk.stage(&id)? == Room::Full { read(&mut bulk) } else { Ok(()) }
+                if bulk.stage(&id)? == PlanCapacity::Full { read(&mut bulk) } else { Ok(()) }
             }
             _ => Ok(()),
         })?;

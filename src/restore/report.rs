@@ -24,14 +24,14 @@ pub enum Integrity {
     NotRestored,
 }
 
-impl From<sqlite::Verdict> for Integrity {
-    fn from(verdict: sqlite::Verdict) -> Self {
+impl From<sqlite::CheckOutcome> for Integrity {
+    fn from(verdict: sqlite::CheckOutcome) -> Self {
         match verdict {
-            sqlite::Verdict::Ok => Self::Ok,
-            sqlite::Verdict::Unknown(cause) => Self::Unknown(cause),
-            sqlite::Verdict::Failed(cause)
-            | sqlite::Verdict::OpenFailed(cause)
-            | sqlite::Verdict::Unreadable(cause) => Self::Failed(cause),
+            sqlite::CheckOutcome::Ok => Self::Ok,
+            sqlite::CheckOutcome::Unknown(cause) => Self::Unknown(cause),
+            sqlite::CheckOutcome::Failed(cause)
+            | sqlite::CheckOutcome::OpenFailed(cause)
+            | sqlite::CheckOutcome::Unreadable(cause) => Self::Failed(cause),
         }
     }
 }

@@ -35,7 +35,7 @@ use blobs::{Checked, LostChunks, NeededChunks};
 pub use files::check_registry;
 pub use finding::{FileRange, Finding, file_name};
 use images::{CheckedImage, ImageFiles, MOST_IMAGES};
-pub use walk::{Descent, Step, walk};
+pub use walk::{Visited, WalkDepth, walk};
 
 /// Lost places named for each source; the rest is counted.
 const MOST_PLACES: usize = 1000;
@@ -242,23 +242,23 @@ impl Surveyor<'_> {
     fn walk(&mut self, source: &SourceRecord, reader: &mut BlobReader<'_>, progress: &dyn Progress) -> Result<()> {
         let Self { options, needed, images, survey } = self;
         let mut chunks = Vec::with_capacity(CHUNKS_AT_ONCE);
-        walk(source, Descent::DistinctChunks, reader, &mut |reader, step| {
-            match step {
-                Step::Entry(entry) => {
+        walk(source, WalkDepth::DistinctChunks, reader, &mut |reader, visited| {
+            match visited {
+                Visited::Entry(entry) => {
                     progress.check()?;
                     survey.entries += 1;
                     survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
                     images.extend(files::to_be_checked(source, entry, *options, reader.repository().index()));
                     images.truncate(MOST_IMAGES);
                 }
-                Step::Chunk { id, length, .. } => {
+                Visited::Chunk { id, length, .. } => {
                     chunks.push(WantedChunk { id, length });
                     if chunks.len() == CHUNKS_AT_ONCE {
                         needed.insert(reader.repository(), &mut chunks)?;
                     }
                 }
-                Step::Hole { .. } => {}
-                Step::Hidden { .. } => {
+                Visited::Hole { .. } => {}
+                Visited::Hidden { .. } => {
                     survey.hidden = true;
                     if survey.lost.len() < MOST_LOST {
                         survey.lost.extend(reader.blamed());
@@ -293,17 +293,17 @@ fn inconsistencies(manifest: &Manifest, source: &SourceRecord) -> Vec<Finding> {
 
 /// Names every place of a source whose bytes are lost; neighbours with one cause are one place.
 fn name_losses(source: &SourceRecord, lost: &LostChunks, reader: &mut BlobReader<'_>) -> Result<Vec<Finding>> {
-    let mut losses = Losses::default();
-    walk(source, Descent::Chunks, reader, &mut |_, step| {
-        match step {
-            Step::Entry(_) | Step::Hole { .. } => {}
-            Step::Chunk { entry, id, offset, length } => {
+    let mut losses = LossFindings::default();
+    walk(source, WalkDepth::Chunks, reader, &mut |_, visited| {
+        match visited {
+            Visited::Entry(_) | Visited::Hole { .. } => {}
+            Visited::Chunk { entry, id, offset, length } => {
                 if let Some(fault) = lost.find(&WantedChunk { id, length })? {
                     let range = FileRange { file: file_name(&source.name, entry), offset, length };
                     losses.push(range, fault, String::new());
                 }
             }
-            Step::Hidden { range, fault, also } => losses.push(range, fault, also),
+            Visited::Hidden { range, fault, also } => losses.push(range, fault, also),
         }
         Ok(())
     })?;
@@ -312,12 +312,12 @@ fn name_losses(source: &SourceRecord, lost: &LostChunks, reader: &mut BlobReader
 
 /// Places of loss, joined as they come.
 #[derive(Default)]
-struct Losses {
+struct LossFindings {
     findings: Vec<Finding>,
     unlisted: u64,
 }
 
-impl Losses {
+impl LossFindings {
     fn push(&mut self, range: FileRange, fault: BlobFault, also: String) {
         let finding = match fault {
             BlobFault::Missing => Finding::ChunkMissing { range, detail: also },

@@ -27,7 +27,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::capturing::Capturing;
-use super::database::HeldDatabase;
+use super::database::PendingDatabase;
 use super::previous::Previous;
 use super::tree::entry::{EntryRead, read_entry};
 use super::tree::look::{Cut, Look, is_sidecar, look, look_at_directory};
@@ -129,7 +129,7 @@ struct StoreCapture<'a> {
 
 /// What was captured in one attempt, before it is in the store.
 struct Reading {
-    databases: Vec<HeldPath>,
+    databases: Vec<PendingPath>,
     /// Of all that is not a database, in the order of the walk.
     entries: Vec<Entry>,
     /// Whether a file was read that is not that of the previous version.
@@ -144,9 +144,9 @@ struct Reading {
 }
 
 /// A captured database and its path in the table.
-struct HeldPath {
+struct PendingPath {
     path: Vec<u8>,
-    held: HeldDatabase,
+    held: PendingDatabase,
 }
 
 impl StoreCapture<'_> {
@@ -333,7 +333,7 @@ impl StoreCapture<'_> {
         };
         let Reading { databases, mut entries, .. } = reading;
         let mut stored = Vec::with_capacity(databases.len());
-        for HeldPath { path, held } in databases {
+        for PendingPath { path, held } in databases {
             let source = self.absolute(&path);
             match held.store(capturing, &in_tree(&source, &path, self.options.check))? {
                 Some(database) => stored.push(database.checked(capturing)),

@@ -11,13 +11,13 @@ use super::capturing::Patience;
 use super::changed::{Against, Changed, Differences};
 use super::delta_record::OwnBase;
 use super::haystack::{Haystack, HaystackChunk};
-use super::reading::{SourceFile, Steadiness};
+use super::reading::{SourceSlots, Steadiness};
 use crate::chunk::delta::{Run, differences};
 use crate::error::Result;
 use crate::format::pack::{BlobKind, Step};
 use crate::id::BlobId;
 use crate::store::chain::{BaseChoice, choose_base};
-use crate::store::{BulkReader, Planning, PreviousVersion, Room, WantedChunk};
+use crate::store::{BulkReader, PlanCapacity, Planning, PreviousVersion, WantedChunk};
 
 /// Chunks planned for in one look at the index.
 const PLANNED_TOGETHER: usize = 64;
@@ -34,7 +34,7 @@ pub(super) struct Comparing<'p> {
 
 /// What is compared with what.
 pub(super) struct Versions<'c, 'f, 'a> {
-    pub(super) source: SourceFile<'f>,
+    pub(super) source: SourceSlots<'f>,
     pub(super) previous: &'c mut PreviousVersion<'a>,
     /// Takes what was replaced, if that is looked into.
     pub(super) haystack: Option<&'c mut Haystack>,
@@ -64,7 +64,7 @@ struct Compared {
 /// What all threads share while they compare.
 #[derive(Clone, Copy)]
 struct Ground<'g> {
-    source: SourceFile<'g>,
+    source: SourceSlots<'g>,
     haystack: Option<&'g Haystack>,
 }
 
@@ -91,7 +91,7 @@ impl<'p> Comparing<'p> {
         let mut due = first;
         while due < changed.len() {
             let after = changed.len().min(due + PLANNED_TOGETHER);
-            if self.plan_some(versions, changed.get_mut(due..after).unwrap_or_default(), due)? == Room::Full {
+            if self.plan_some(versions, changed.get_mut(due..after).unwrap_or_default(), due)? == PlanCapacity::Full {
                 self.read(versions, changed)?;
             }
             due = after;
@@ -105,7 +105,7 @@ impl<'p> Comparing<'p> {
         versions: &mut Versions<'_, '_, '_>,
         changed: &mut [Changed],
         first: usize,
-    ) -> Result<Room> {
+    ) -> Result<PlanCapacity> {
         let before: Vec<Option<BlobId>> =
             changed.iter().map(|chunk| versions.previous.chunk_at(chunk.slot)).collect::<Result<_>>()?;
         let mut planned = self.bulk.planning(|planning| {

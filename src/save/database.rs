@@ -105,14 +105,14 @@ impl StoredDatabase {
 }
 
 /// A database that was captured and is not in the store yet.
-pub(super) enum HeldDatabase {
+pub(super) enum PendingDatabase {
     /// It is that of the previous version, which the store has.
     TakenOver(StoredDatabase),
     /// Its image, or its files, and the content to store them against.
     Captured { captured: Box<CapturedDatabase>, previous: Option<Content> },
 }
 
-impl HeldDatabase {
+impl PendingDatabase {
     /// For how long its writers had to wait.
     pub(super) fn writer_blocked(&self) -> Duration {
         match self {
@@ -193,7 +193,7 @@ pub(super) fn capture(
     block: BlockLimit,
     previous: Option<Content>,
     witness: Witness<'_>,
-) -> Result<HeldDatabase> {
+) -> Result<PendingDatabase> {
     let scratch = repository.scratch()?;
     let options = ImageOptions { deadline: DEADLINE, block, damaged: request.damaged, method: request.method };
     let earlier = match previous.filter(|content| request.may_lack(content)) {
@@ -201,14 +201,14 @@ pub(super) fn capture(
         None => None,
     };
     let captured = Box::new(capture_image(request.source, scratch, options, earlier.as_ref(), witness)?);
-    Ok(HeldDatabase::Captured { captured, previous })
+    Ok(PendingDatabase::Captured { captured, previous })
 }
 
 /// Captures a database and stores it, or takes it over from the previous version if its stats say that it is unchanged and
 /// no check of it is due.
 ///
 /// # Errors
-/// As [`compare`], [`capture`] and [`HeldDatabase::store`].
+/// As [`compare`], [`capture`] and [`PendingDatabase::store`].
 pub(super) fn store_or_take_over(
     capturing: &mut Capturing<'_>,
     previous: Option<&mut Previous<'_>>,

@@ -8,13 +8,13 @@ use std::path::Path;
 
 use super::capturing::Capturing;
 use super::increment;
-use super::reading::{Part, SourceFile, Steadiness};
+use super::reading::{Part, SourceSlots, Steadiness};
 use super::sqlite::image::ImageChunks;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
-use crate::store::{Company, PreviousVersion, Stored, TreeSink};
+use crate::store::{FrameGroup, PreviousVersion, Stored, TreeSink};
 
 /// What was stored of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(super) fn store(
     length: u64,
     previous: Option<Content>,
 ) -> Result<ReadOutcome> {
-    let source = SourceFile { file, path, length, chunks: None };
+    let source = SourceSlots { file, path, length, chunks: None };
     let outcome = match previous.and_then(|content| capturing.version(content)) {
         Some(previous) => increment::store(capturing, source, previous),
         None => store_all(capturing, source),
@@ -61,7 +61,7 @@ pub(super) fn store_identified(
     length: u64,
     chunks: &ImageChunks,
 ) -> Result<ReadOutcome> {
-    let source = SourceFile { file, path, length, chunks: Some(chunks) };
+    let source = SourceSlots { file, path, length, chunks: Some(chunks) };
     let previous = PreviousVersion::of(capturing.version_reader(), chunks.against);
     let outcome = increment::store(capturing, source, previous)?;
     if let ReadOutcome::Stored(stored) = &outcome {
@@ -71,7 +71,7 @@ pub(super) fn store_identified(
 }
 
 /// Stores a file that has no previous version.
-fn store_all(capturing: &mut Capturing<'_>, source: SourceFile<'_>) -> Result<ReadOutcome> {
+fn store_all(capturing: &mut Capturing<'_>, source: SourceSlots<'_>) -> Result<ReadOutcome> {
     let (writer, patience) = (&mut *capturing.writer, capturing.patience);
     let (mut tree, mut sparse) = (TreeBuilder::default(), false);
     let steadiness = source.read(|part| {
@@ -80,7 +80,7 @@ fn store_all(capturing: &mut Capturing<'_>, source: SourceFile<'_>) -> Result<Re
             Part::Chunks { bytes, ids } => {
                 for (chunk, id) in bytes.chunks(CHUNK_SIZE).zip(ids) {
                     if writer.reserve(id) == Stored::New {
-                        writer.put_whole(id, chunk, Company::Bulk)?;
+                        writer.put_whole(id, chunk, FrameGroup::Bulk)?;
                     }
                     tree.push_chunk(id, &mut TreeSink { writer, previous: None })?;
                 }

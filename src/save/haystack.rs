@@ -20,12 +20,12 @@ use super::changed::SOUGHT;
 use super::delta_record::SHORT_COPY;
 use super::holders::Holders;
 use crate::chunk::delta::Run;
-use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
+use crate::chunk::moved::{self, Fingerprints, Match, Sample, Sampling, Stretch, WindowPlace, choose};
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::chain::ChainFacts;
-use crate::store::{BulkReader, HeldRun, Room, WantedChunk};
+use crate::store::{BulkReader, HeldRun, PlanCapacity, WantedChunk};
 
 /// What is kept whole if a byte of it differs: the page of most databases.
 const BLOCK: usize = 4096;
@@ -177,7 +177,7 @@ impl Haystack {
             let Some(chain) = bulk.chain(id)? else { continue };
             let Some(number) = self.announce(HaystackChunk { id: *id, facts: chain.facts }) else { break };
             numbers.insert(*id, number);
-            if bulk.want(&[WantedChunk { id: *id, length: chain.length }])? == Room::Full {
+            if bulk.want(&[WantedChunk { id: *id, length: chain.length }])? == PlanCapacity::Full {
                 self.keep_read(&mut bulk, &numbers)?;
             }
         }
@@ -220,7 +220,7 @@ impl Kept {
         self.stretches.push(stretch);
     }
 
-    fn stretch(&self, place: Place) -> Option<&KeptStretch> {
+    fn stretch(&self, place: WindowPlace) -> Option<&KeptStretch> {
         let key = (place.chunk, usize::from(place.offset));
         let after = self.stretches.partition_point(|stretch| (stretch.chunk, stretch.run.start) <= key);
         self.stretches.get(after.checked_sub(1)?).filter(|stretch| stretch.holds(place))
@@ -228,7 +228,7 @@ impl Kept {
 }
 
 impl KeptStretch {
-    fn holds(&self, place: Place) -> bool {
+    fn holds(&self, place: WindowPlace) -> bool {
         self.chunk == place.chunk && (self.run.start..self.run.end()).contains(&usize::from(place.offset))
     }
 }
@@ -249,8 +249,8 @@ impl Searcher<'_> {
     }
 }
 
-impl moved::Haystack for Searcher<'_> {
-    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+impl moved::StretchSource for Searcher<'_> {
+    fn stretch(&mut self, place: WindowPlace) -> Option<Stretch<'_>> {
         let Searchable { kept, file } = self.searchable;
         let KeptStretch { at, run, hash, .. } = *kept.stretch(place)?;
         let read = || {

@@ -21,7 +21,7 @@ use super::delta_record;
 use super::effort::Effort;
 use super::file::{ReadOutcome, StoredFile};
 use super::haystack::{Haystack, Searcher};
-use super::reading::{ChangeTimes, Slots, SourceFile, Steadiness};
+use super::reading::{ChangeTimes, Slots, SourceSlots, Steadiness};
 use super::unchanged::{LEAST_OF, SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
@@ -29,7 +29,7 @@ use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
-use crate::store::{Company, DeltaRecord, PreviousVersion, Stored, TreeSink};
+use crate::store::{DeltaRecord, FrameGroup, PreviousVersion, Stored, TreeSink};
 
 /// Changed chunks that are compared together at most: 256 MiB of the file.
 const BATCH: usize = 4096;
@@ -49,7 +49,7 @@ enum Pending {
 /// A file on its way into the store.
 struct Increment<'c, 'f, 'a, 'p> {
     capturing: &'c mut Capturing<'p>,
-    source: SourceFile<'f>,
+    source: SourceSlots<'f>,
     previous: PreviousVersion<'a>,
     tree: TreeBuilder,
     pending: Vec<Pending>,
@@ -83,7 +83,7 @@ enum Encoded {
 /// Stores a file against its previous version.
 pub(super) fn store(
     capturing: &mut Capturing<'_>,
-    source: SourceFile<'_>,
+    source: SourceSlots<'_>,
     previous: PreviousVersion<'_>,
 ) -> Result<ReadOutcome> {
     let mut increment = Increment::begin(capturing, source, previous)?;
@@ -97,7 +97,7 @@ pub(super) fn store(
 impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
     fn begin(
         capturing: &'c mut Capturing<'p>,
-        source: SourceFile<'f>,
+        source: SourceSlots<'f>,
         mut previous: PreviousVersion<'a>,
     ) -> Result<Self> {
         let mut haystack = Haystack::new(&temporary_directory(previous.reader.repository()));
@@ -315,7 +315,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
                     Encoded::Gone => return Ok(Steadiness::Changed),
                     Encoded::Delta(delta) if writer.reserve(delta.id) == Stored::New => writer.put_delta(delta)?,
                     Encoded::Whole { id, content } if writer.reserve(id) == Stored::New => {
-                        writer.put_whole(id, &content, Company::Increment)?;
+                        writer.put_whole(id, &content, FrameGroup::Increment)?;
                     }
                     Encoded::Delta(_) | Encoded::Whole { .. } => {}
                 }
@@ -327,7 +327,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 
 /// What is compared with what in a file.
 fn versions<'c, 'f, 'a>(
-    source: SourceFile<'f>,
+    source: SourceSlots<'f>,
     capturing: &Capturing<'c>,
     previous: &'c mut PreviousVersion<'a>,
     haystack: &'c mut Haystack,
@@ -337,7 +337,7 @@ fn versions<'c, 'f, 'a>(
 }
 
 /// Makes the record of one chunk.
-fn encode(chunk: &Changed, source: SourceFile<'_>, haystack: &Haystack) -> Result<Encoded> {
+fn encode(chunk: &Changed, source: SourceSlots<'_>, haystack: &Haystack) -> Result<Encoded> {
     let Some(content) = source.chunk_again(chunk.slot)? else { return Ok(Encoded::Gone) };
     if let Against::Previous(base) = chunk.against
         && let Some(delta) = delta_record::encode(chunk, &content, base, haystack)

@@ -196,7 +196,7 @@ pub(super) fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result
         Root::Node { .. } if index.is_whole(content) => return Ok(true),
         Root::Node { .. } => {}
     }
-    let since = index.losses();
+    let since = index.loss_mark();
     let mut pieces = Pieces::of(content);
     while let Some(piece) = pieces.next(reader, |_| ())? {
         let there = match piece {

@@ -1,7 +1,7 @@
 //! Reading one file: holes by the file system's word, all else in chunks, hashed.
 //!
-//! What is new is read once, in order, by a second thread that hashes ahead ([`SourceFile::read`]). What has a previous
-//! version is first hashed on all cores ([`SourceFile::identify`]); the few chunks that changed are then read again.
+//! What is new is read once, in order, by a second thread that hashes ahead ([`SourceSlots::read`]). What has a previous
+//! version is first hashed on all cores ([`SourceSlots::identify`]); the few chunks that changed are then read again.
 //! Invariant: exactly the slots up to the length seen at the start come out, ascending; a file that became shorter
 //! meanwhile says so. Memory: a few buffers of one size.
 
@@ -77,7 +77,7 @@ enum Span {
 
 /// A file of which the first `length` bytes are read.
 #[derive(Clone, Copy)]
-pub(super) struct SourceFile<'f> {
+pub(super) struct SourceSlots<'f> {
     pub(super) file: &'f File,
     pub(super) path: &'f Path,
     pub(super) length: u64,
@@ -85,7 +85,7 @@ pub(super) struct SourceFile<'f> {
     pub(super) chunks: Option<&'f ImageChunks>,
 }
 
-impl SourceFile<'_> {
+impl SourceSlots<'_> {
     /// Reads the file and gives its parts to `take`, in order.
     pub(super) fn read(&self, mut take: impl FnMut(Part) -> Result<()>) -> Result<Steadiness> {
         if Content::slots(self.length) < SHORT {

@@ -29,8 +29,8 @@ use rusqlite::Connection;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 use crate::disk::sqlite::{
-    Access, BlockLimit, CopyLimits, DatabaseStats, Frozen, HeaderMode, PinnedSource, Sidecar, Sniffed, SourceTrouble,
-    WriteLock, is_wal_live, sniff,
+    BlockLimit, CopyLimits, DatabaseStats, Frozen, HeaderMode, PinnedSource, Sidecar, Sniffed, SourceTrouble,
+    SqliteAccess, WriteLock, is_wal_live, sniff,
 };
 use crate::error::{Error, Result};
 pub(super) use image::DatabaseImage;
@@ -189,22 +189,22 @@ fn take_image(source: &Path, mode: HeaderMode, mut taking: Taking<'_>) -> Result
 }
 
 /// How to open the source itself without changing it; `None` if only a copy can be opened.
-fn access_in_place(source: &Path, mode: HeaderMode) -> Result<Option<Access>> {
+fn access_in_place(source: &Path, mode: HeaderMode) -> Result<Option<SqliteAccess>> {
     let exists = |sidecar: Sidecar| sidecar.of(source).symlink_metadata().is_ok();
     let log = exists(Sidecar::Wal) || exists(Sidecar::Shm);
     Ok(match mode {
-        _ if log => is_wal_live(source)?.then_some(Access::ReadOnly),
-        HeaderMode::Rollback => Some(Access::ReadOnly),
+        _ if log => is_wal_live(source)?.then_some(SqliteAccess::ReadOnly),
+        HeaderMode::Rollback => Some(SqliteAccess::ReadOnly),
         HeaderMode::Wal if exists(Sidecar::Journal) => None,
-        HeaderMode::Wal if is_on_read_only_mount(source)? => Some(Access::Immutable),
-        HeaderMode::Wal => Some(Access::QueryOnly),
+        HeaderMode::Wal if is_on_read_only_mount(source)? => Some(SqliteAccess::Immutable),
+        HeaderMode::Wal => Some(SqliteAccess::QueryOnly),
     })
 }
 
-fn image_in_place(source: &Path, access: Access, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
+fn image_in_place(source: &Path, access: SqliteAccess, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
     let captured = image_through(source, access, taking)?;
     // Another mount of the same file may be writable, and an immutable read takes no lock.
-    if access == Access::Immutable && DatabaseStats::of(source)? != captured.stats {
+    if access == SqliteAccess::Immutable && DatabaseStats::of(source)? != captured.stats {
         return Err(SourceTrouble::NeedsWriting("it changed while it was read without locks".into()));
     }
     Ok(captured)
@@ -212,7 +212,11 @@ fn image_in_place(source: &Path, access: Access, taking: Taking<'_>) -> Result<C
 
 /// Takes an image of a database that can be opened so. What is damaged must be so twice: SQLite calls a page damaged, too,
 /// that could not be read (`SQLITE_IOERR_CORRUPTFS`), and what cannot be read again then fails where its bytes are taken raw.
-fn image_through(database: &Path, access: Access, mut taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
+fn image_through(
+    database: &Path,
+    access: SqliteAccess,
+    mut taking: Taking<'_>,
+) -> Result<CapturedDatabase, SourceTrouble> {
     let (began, limits) = (Instant::now(), taking.limits);
     let first = image_at_once(database, access, taking.within(limits));
     let damage = match first {
@@ -226,7 +230,7 @@ fn image_through(database: &Path, access: Access, mut taking: Taking<'_>) -> Res
     }
 }
 
-fn image_at_once(database: &Path, access: Access, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
+fn image_at_once(database: &Path, access: SqliteAccess, taking: Taking<'_>) -> Result<CapturedDatabase, SourceTrouble> {
     let Taking { scratch, method, earlier, limits, witness } = taking;
     let pinned = PinnedSource::open(database, access, limits.deadline)?;
     let stats = pinned.stats();

@@ -22,13 +22,13 @@ use super::capturing::Patience;
 use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
-use super::reading::{SourceFile, Steadiness};
-use crate::chunk::moved::{self, Fingerprints, Match, Place, Sample, Sampling, Stretch, choose};
+use super::reading::{SourceSlots, Steadiness};
+use crate::chunk::moved::{self, Fingerprints, Match, Sample, Sampling, Stretch, WindowPlace, choose};
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
-use crate::store::{BulkReader, HeldRun, Room, WantedChunk};
+use crate::store::{BulkReader, HeldRun, PlanCapacity, WantedChunk};
 
 /// One chunk in this many is in each probe.
 const PROBE: u64 = 16;
@@ -80,7 +80,7 @@ pub(super) struct Unchanged<'f> {
 
 /// The bytes of unchanged chunks.
 struct Contents<'f> {
-    source: SourceFile<'f>,
+    source: SourceSlots<'f>,
     /// Those that the source lacks, once they were fetched.
     fetched: Option<Fetched>,
 }
@@ -99,7 +99,7 @@ struct Reading<'u> {
 }
 
 impl<'f> Unchanged<'f> {
-    pub(super) fn new(source: SourceFile<'f>, mut chunks: Vec<UnchangedChunk>, patience: Patience<'f>) -> Self {
+    pub(super) fn new(source: SourceSlots<'f>, mut chunks: Vec<UnchangedChunk>, patience: Patience<'f>) -> Self {
         chunks.truncate(1 << 16);
         let sampling = Sampling::of(chunks.len() * CHUNK_SIZE);
         let (fingerprints, noted) = (Fingerprints::new(sampling), Noted::Nothing);
@@ -220,7 +220,7 @@ impl<'f> Unchanged<'f> {
             let Some(UnchangedChunk { id, .. }) = self.chunks.get(number as usize).copied() else { continue };
             let Some(chain) = bulk.chain(&id)? else { continue };
             chains.push((number, HaystackChunk { id, facts: chain.facts }));
-            if bulk.want(&[WantedChunk { id, length: chain.length }])? == Room::Full {
+            if bulk.want(&[WantedChunk { id, length: chain.length }])? == PlanCapacity::Full {
                 bulk.read_with_holders(&came_out)?;
             }
         }
@@ -272,7 +272,7 @@ impl Contents<'_> {
             Ok(())
         };
         for wanted in due.chunks(FETCHED_TOGETHER) {
-            if bulk.want(wanted)? == Room::Full {
+            if bulk.want(wanted)? == PlanCapacity::Full {
                 bulk.read(&keep)?;
             }
         }
@@ -293,8 +293,8 @@ impl Contents<'_> {
     }
 }
 
-impl moved::Haystack for Reading<'_> {
-    fn stretch(&mut self, place: Place) -> Option<Stretch<'_>> {
+impl moved::StretchSource for Reading<'_> {
+    fn stretch(&mut self, place: WindowPlace) -> Option<Stretch<'_>> {
         let Self { unchanged, at_hand } = self;
         let read = || {
             let chunk = unchanged.chunks.get(usize::from(place.chunk)).ok_or(Unreadable)?;

@@ -23,7 +23,7 @@ use lru::LruCache;
 
 use super::chain::ChainFacts;
 use super::frames::{FramePlace, Frames, Stretch};
-use super::index::Place;
+use super::index::RecordPlace;
 use super::packs;
 use super::repository::Repository;
 use super::spill::Spill;
@@ -34,7 +34,7 @@ use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES};
 use crate::format::pack::{BlobKind, Encoding, Footer, Record, Step};
 use crate::id::{BlobId, BlobPrefix};
 
-use search::{RecordPlace, Search};
+use search::Search;
 
 /// Most decoded bytes of frames kept at one time.
 const FRAME_CACHE_BYTES: usize = 24 * 1024 * 1024;
@@ -120,7 +120,7 @@ struct Rebuilt {
 
 /// A record with the facts of the pack around it.
 pub(super) struct Found {
-    pub(super) place: Place,
+    pub(super) place: RecordPlace,
     pub(super) record: Record,
     pub(super) footer: Arc<Footer>,
 }
@@ -332,7 +332,12 @@ impl<'a> BlobReader<'a> {
     }
 
     /// The records of a blob at these places, whole ones first; packs that cannot be read are passed over.
-    pub(super) fn records(&mut self, id: &BlobId, kind: Option<BlobKind>, places: &[Place]) -> Result<Vec<Found>> {
+    pub(super) fn records(
+        &mut self,
+        id: &BlobId,
+        kind: Option<BlobKind>,
+        places: &[RecordPlace],
+    ) -> Result<Vec<Found>> {
         self.find_all(id, kind, places, &mut Vec::new())
     }
 
@@ -340,7 +345,7 @@ impl<'a> BlobReader<'a> {
         &mut self,
         id: &BlobId,
         kind: Option<BlobKind>,
-        places: &[Place],
+        places: &[RecordPlace],
         faults: &mut Vec<String>,
     ) -> Result<Vec<Found>> {
         let mut found = Vec::new();
@@ -356,7 +361,7 @@ impl<'a> BlobReader<'a> {
     }
 
     /// The record at a place, or `None` if the index was wrong about it.
-    fn find(&mut self, place: &Place, id: &BlobId) -> Result<Option<Found>> {
+    fn find(&mut self, place: &RecordPlace, id: &BlobId) -> Result<Option<Found>> {
         let footer = self.repository.footer(&place.pack)?;
         let Some(record) = footer.records.get(place.record as usize).filter(|record| record.id == *id).cloned() else {
             return Ok(None);
@@ -366,8 +371,7 @@ impl<'a> BlobReader<'a> {
 
     fn rebuild(&mut self, found: &Found, search: &mut Search) -> Result<Result<Rebuilt, RecordFault>> {
         let own = |fault: String| Ok(Err(RecordFault::Own(fault)));
-        let place = RecordPlace { pack: found.place.pack.id, record: found.place.record };
-        if let Err(end) = search.try_record(place) {
+        if let Err(end) = search.try_record(found.place) {
             search.blame_end(&found.record.id, end, self.describe(found, end.text()));
             return Ok(Err(RecordFault::Blamed));
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::base::Base;
 use super::compressing::Compressing;
-use super::index::{Index, Losses};
+use super::index::{Index, LossMark};
 use super::metadata_frame::{self, MetadataRecords, RawFrame, WaitingBlob};
 use super::pack_builder::{PackBuilder, WaitingRecord};
 use super::packs::PackFile;
@@ -46,7 +46,7 @@ pub enum Purpose {
 
 /// Which frame a whole chunk goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Company {
+pub enum FrameGroup {
     /// Others of files that are new, in great number.
     Bulk,
     /// Others that changed since the previous version, and the literals of deltas: much in them is alike.
@@ -128,7 +128,7 @@ enum Taken {
 /// Which blobs a writer stores.
 enum Admission {
     /// Those that the index does not know; what it had lost when it was first asked, if it could be asked.
-    Unknown(Arc<Index>, Option<Losses>),
+    Unknown(Arc<Index>, Option<LossMark>),
     /// All of them.
     All,
     /// Those that are looked for.
@@ -163,7 +163,7 @@ impl BlobWriter {
     /// When threads cannot be started.
     pub fn begin(repository: &Repository, metadata: MetadataRecords, thoroughness: Thoroughness) -> Result<Self> {
         let index = repository.index_shared();
-        let losses = index.losses().ok();
+        let losses = index.loss_mark().ok();
         Self::start(repository, Admission::Unknown(index, losses), metadata, thoroughness)
     }
 
@@ -219,7 +219,7 @@ impl BlobWriter {
     pub fn put_chunk(&mut self, content: &[u8]) -> Result<BlobId> {
         let id = BlobId::of_chunk(content);
         if self.reserve(id) == Stored::New {
-            self.put_whole(id, content, Company::Bulk)?;
+            self.put_whole(id, content, FrameGroup::Bulk)?;
         }
         Ok(id)
     }
@@ -242,17 +242,17 @@ impl BlobWriter {
     ///
     /// # Errors
     /// When packs cannot be written.
-    pub fn put_whole(&mut self, id: BlobId, content: &[u8], company: Company) -> Result<()> {
+    pub fn put_whole(&mut self, id: BlobId, content: &[u8], company: FrameGroup) -> Result<()> {
         self.report.chunks_new += 1;
         let length = content.len() as u32;
         let (kind, encoding) = (BlobKind::Chunk, Encoding::Whole);
         let record = WaitingRecord { id, kind, length, payload_length: length, encoding };
         match company {
-            Company::Bulk => {
+            FrameGroup::Bulk => {
                 self.bulk.push(record, content);
                 if self.bulk.raw.len() >= FRAME_TARGET { self.close_bulk() } else { Ok(()) }
             }
-            Company::Increment => self.append_to_increment(record, content),
+            FrameGroup::Increment => self.append_to_increment(record, content),
         }
     }
 

@@ -69,14 +69,14 @@ pub type TakeHeldChunk<'t> = &'t (dyn Fn(&BlobId, &[u8], &[HeldRun]) -> Result<(
 
 /// Whether it is told which records hold the bytes of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Holders {
+enum HolderReport {
     Untold,
     OfLongChains,
 }
 
 /// Whether more chunks may be asked for before those so far are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
+pub enum PlanCapacity {
     /// Yes.
     Left,
     /// No.
@@ -182,7 +182,7 @@ impl<'a> BulkReader<'a> {
     ///
     /// # Errors
     /// I/O errors of the index.
-    pub fn want(&mut self, chunks: &[WantedChunk]) -> Result<Room> {
+    pub fn want(&mut self, chunks: &[WantedChunk]) -> Result<PlanCapacity> {
         self.planning(|planning| chunks.iter().try_for_each(|chunk| planning.want(chunk)))?;
         Ok(self.room())
     }
@@ -191,7 +191,7 @@ impl<'a> BulkReader<'a> {
     ///
     /// # Errors
     /// I/O errors of the index.
-    pub fn stage(&mut self, id: &BlobId) -> Result<Room> {
+    pub fn stage(&mut self, id: &BlobId) -> Result<PlanCapacity> {
         let Self { plan, footers, .. } = self;
         let planned = self.repository.index().reading(|index| plan.want_rebuilt(id, &mut Source { index, footers }))?;
         if planned {
@@ -201,8 +201,8 @@ impl<'a> BulkReader<'a> {
     }
 
     /// Whether more chunks may be asked for.
-    pub fn room(&self) -> Room {
-        if self.plan.is_full() { Room::Full } else { Room::Left }
+    pub fn room(&self) -> PlanCapacity {
+        if self.plan.is_full() { PlanCapacity::Full } else { PlanCapacity::Left }
     }
 
     /// Reads what was asked for since the last time, hands it out in no particular order, and returns what could not be
@@ -211,7 +211,7 @@ impl<'a> BulkReader<'a> {
     /// # Errors
     /// Those of `take`.
     pub fn read(&mut self, take: TakeChunk<'_>) -> Result<Vec<WantedChunk>> {
-        self.carry_out(Holders::Untold, &|id, bytes, _| take(id, bytes))
+        self.carry_out(HolderReport::Untold, &|id, bytes, _| take(id, bytes))
     }
 
     /// The same, and tells which records hold the bytes of chunks with long chains.
@@ -219,10 +219,10 @@ impl<'a> BulkReader<'a> {
     /// # Errors
     /// Those of `take`.
     pub fn read_with_holders(&mut self, take: TakeHeldChunk<'_>) -> Result<Vec<WantedChunk>> {
-        self.carry_out(Holders::OfLongChains, take)
+        self.carry_out(HolderReport::OfLongChains, take)
     }
 
-    fn carry_out(&mut self, holders: Holders, take: TakeHeldChunk<'_>) -> Result<Vec<WantedChunk>> {
+    fn carry_out(&mut self, holders: HolderReport, take: TakeHeldChunk<'_>) -> Result<Vec<WantedChunk>> {
         let mut plan = std::mem::take(&mut self.plan);
         let came_out = Mutex::new(HashSet::new());
         let take = |id: &BlobId, bytes: &[u8], held: &[HeldRun]| {

@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, ErrorCode, params};
 
 use self::file::{PATIENCE, distrust, open_or_begin, prepare, remove_files};
-pub use self::kept::{Losses, Question};
+pub use self::kept::{LossMark, Question};
 use self::rows::{Left, Row, SmallestRows, key_of};
 use super::packs::PackFile;
 use crate::error::{Error, Result};
@@ -28,7 +28,7 @@ use crate::id::{BlobId, BlobPrefix, PackId};
 
 /// Where a blob is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct RecordPlace {
     /// The pack.
     pub pack: PackFile,
     /// Number of the record in the pack's footer.
@@ -98,7 +98,7 @@ impl Index {
         }
         self.reading(|lookups| {
             for (record, known) in (0..).zip(&footer.records) {
-                if !lookups.places(&known.id)?.contains(&Place { pack: *pack, record }) {
+                if !lookups.places(&known.id)?.contains(&RecordPlace { pack: *pack, record }) {
                     return Ok(false);
                 }
             }
@@ -220,7 +220,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
-    pub fn places(&self, id: &BlobId) -> Result<Vec<Place>> {
+    pub fn places(&self, id: &BlobId) -> Result<Vec<RecordPlace>> {
         let places = self.lock().places(id);
         places.map_err(|cause| self.unusable(cause, "read"))
     }
@@ -229,7 +229,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
-    pub fn first_places<'b>(&self, ids: impl IntoIterator<Item = &'b BlobId>) -> Result<Vec<Option<Place>>> {
+    pub fn first_places<'b>(&self, ids: impl IntoIterator<Item = &'b BlobId>) -> Result<Vec<Option<RecordPlace>>> {
         self.reading(|lookups| ids.into_iter().map(|id| Ok(lookups.places(id)?.into_iter().next())).collect())
     }
 
@@ -322,7 +322,7 @@ pub(super) struct Lookups<'i> {
 
 impl Lookups<'_> {
     /// As [`Index::places`].
-    pub(super) fn places(&self, id: &BlobId) -> Result<Vec<Place>> {
+    pub(super) fn places(&self, id: &BlobId) -> Result<Vec<RecordPlace>> {
         self.inner.places(id).map_err(|cause| self.index.unusable(cause, "read"))
     }
 
@@ -398,14 +398,14 @@ impl Inner {
         Ok(rows)
     }
 
-    fn places(&self, id: &BlobId) -> rusqlite::Result<Vec<Place>> {
+    fn places(&self, id: &BlobId) -> rusqlite::Result<Vec<RecordPlace>> {
         let mut query = self.connection.prepare_cached("SELECT pack, record FROM blobs WHERE id = ?")?;
         let rows = query.query_map([id.as_bytes()], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?)))?;
         let mut places = Vec::new();
         for row in rows {
             let (key, record) = row?;
             if let Some(&pack) = self.packs.get(&key) {
-                places.push(Place { pack, record });
+                places.push(RecordPlace { pack, record });
             }
         }
         Ok(places)

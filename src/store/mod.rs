@@ -36,8 +36,8 @@ pub mod wanted;
 
 pub use base::{Base, PreviousVersion, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader, BlobResult, RecordedDelta};
-pub use blob_writer::{BlobWriter, Company, DeltaRecord, Purpose, Stored};
-pub use bulk_reader::{BulkReader, HeldRun, Planning, Room, TakeChunk, WantedChunk};
+pub use blob_writer::{BlobWriter, DeltaRecord, FrameGroup, Purpose, Stored};
+pub use bulk_reader::{BulkReader, HeldRun, PlanCapacity, Planning, TakeChunk, WantedChunk};
 pub use decoded_frames::DecodedFrames;
 pub use metadata_frame::MetadataRecords;
 pub use repository::{Access, LockWait, Repository};

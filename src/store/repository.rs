@@ -53,13 +53,13 @@ pub struct Repository {
     scratch: Option<ScratchDirectory>,
     lock: Option<FileLock>,
     wait: LockWait,
-    packs: Extent,
+    packs: PackSet,
     footers: Footers,
 }
 
 /// Which packs a repository is taken to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
+enum PackSet {
     /// All there are.
     All,
     /// Those that its index was made of.
@@ -132,7 +132,7 @@ impl Repository {
             scratch,
             lock,
             wait,
-            packs: Extent::All,
+            packs: PackSet::All,
             footers: Footers::new(),
         }))
     }
@@ -224,7 +224,7 @@ impl Repository {
     /// # Errors
     /// When packs cannot be listed.
     pub fn reindex(&self) -> Result<()> {
-        if self.packs == Extent::Given {
+        if self.packs == PackSet::Given {
             return Ok(());
         }
         let existing = packs::list(self.storage())?;
@@ -259,7 +259,7 @@ impl Repository {
             scratch: None,
             lock: None,
             wait: self.wait,
-            packs: Extent::Given,
+            packs: PackSet::Given,
             footers: Footers::new(),
         })
     }

@@ -39,13 +39,13 @@ impl Span {
 #[derive(Debug)]
 pub struct StagedBlobs {
     directory: PathBuf,
-    file: OnceLock<Option<Opened>>,
+    file: OnceLock<Option<StagingFile>>,
     used: AtomicU64,
     blobs: RwLock<HashMap<BlobId, Span>>,
 }
 
 #[derive(Debug)]
-struct Opened {
+struct StagingFile {
     file: File,
     /// Most bytes that it may take.
     limit: u64,
@@ -57,10 +57,10 @@ impl StagedBlobs {
         Self { directory, file: OnceLock::new(), used: AtomicU64::new(0), blobs: RwLock::default() }
     }
 
-    fn opened(&self) -> Option<&Opened> {
+    fn opened(&self) -> Option<&StagingFile> {
         let open = || {
             let limit = space::available(&self.directory).ok()? / 2;
-            Some(Opened { file: tempfile::tempfile_in(&self.directory).ok()?, limit })
+            Some(StagingFile { file: tempfile::tempfile_in(&self.directory).ok()?, limit })
         };
         self.file.get_or_init(open).as_ref()
     }

@@ -26,12 +26,12 @@ pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
 }
 
 /// Keeps what SQLite said of the image of this content, unless that says nothing about the image, and returns what it means.
-pub fn keep(index: &Index, content: &Content, verdict: sqlite::Verdict) -> Verdict {
+pub fn keep(index: &Index, content: &Content, verdict: sqlite::CheckOutcome) -> Verdict {
     let verdict = match verdict {
-        sqlite::Verdict::Ok => Verdict::Ok,
-        sqlite::Verdict::Failed(cause) => Verdict::Failed(cause),
-        sqlite::Verdict::Unknown(cause) | sqlite::Verdict::Unreadable(cause) => Verdict::Unknown(cause),
-        sqlite::Verdict::OpenFailed(cause) => Verdict::OpenFailed(cause),
+        sqlite::CheckOutcome::Ok => Verdict::Ok,
+        sqlite::CheckOutcome::Failed(cause) => Verdict::Failed(cause),
+        sqlite::CheckOutcome::Unknown(cause) | sqlite::CheckOutcome::Unreadable(cause) => Verdict::Unknown(cause),
+        sqlite::CheckOutcome::OpenFailed(cause) => Verdict::OpenFailed(cause),
     };
     if !matches!(verdict, Verdict::Unknown(_) | Verdict::Unchecked)
         && let Err(cause) = index.record_verdict(Question::Integrity, content, &verdict)

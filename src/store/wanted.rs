@@ -13,7 +13,7 @@ use crate::id::{BlobId, BlobPrefix};
 
 /// What is done with a blob that is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum OnFound {
     /// It is counted.
     Count,
     /// It is counted and stored.
@@ -24,7 +24,7 @@ pub enum Finding {
 #[derive(Debug)]
 pub struct WantedBlobs {
     database: Mutex<Connection>,
-    finding: Finding,
+    finding: OnFound,
 }
 
 impl WantedBlobs {
@@ -32,7 +32,7 @@ impl WantedBlobs {
     ///
     /// # Errors
     /// When no temporary file can be made.
-    pub fn new(finding: Finding) -> Result<Self> {
+    pub fn new(finding: OnFound) -> Result<Self> {
         let schema =
             "CREATE TABLE wanted(prefix BLOB PRIMARY KEY, found INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID; BEGIN;";
         Ok(Self { database: Mutex::new(temporary::database(schema)?), finding })
@@ -54,7 +54,7 @@ impl WantedBlobs {
         let update = prepared(&database, "UPDATE wanted SET found = 1 WHERE prefix = ? AND found = 0");
         // What cannot be looked up stays lost, which is told in the end.
         let found = update.is_ok_and(|mut update| update.execute([id.prefix().as_bytes()]).is_ok_and(|rows| rows > 0));
-        found && self.finding == Finding::Store
+        found && self.finding == OnFound::Store
     }
 
     /// How many are looked for.
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn what_is_looked_for_is_found_once() {
         let [a, b] = [b"a", b"b"].map(|content| BlobId::of_chunk(content));
-        for (finding, stored) in [(Finding::Store, true), (Finding::Count, false)] {
+        for (finding, stored) in [(OnFound::Store, true), (OnFound::Count, false)] {
             let wanted = WantedBlobs::new(finding).unwrap();
             wanted.add(&a.prefix()).unwrap();
             wanted.add(&a.prefix()).unwrap();

@@ -24,7 +24,7 @@ use crate::store::index::Index;
 use crate::store::packs::{self, PackFile};
 use crate::store::repository::is_writable;
 use crate::store::verdicts::Recheck;
-use crate::store::wanted::{Finding, WantedBlobs};
+use crate::store::wanted::{OnFound, WantedBlobs};
 use crate::store::{Access, LockWait, Repository, layout};
 
 /// Looks at the live sources at most: a list node that comes back may name further blobs that are lost.
@@ -254,7 +254,7 @@ fn refill(
     report: &mut RepairReport,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let finding = if report.mode == RepairMode::Confirmed { Finding::Store } else { Finding::Count };
+    let on_found = if report.mode == RepairMode::Confirmed { OnFound::Store } else { OnFound::Count };
     for round in 1.. {
         if !examined.damaged.is_empty() {
             let saved = salvage::salvage(repository, examined, report.mode, progress)?;
@@ -263,7 +263,7 @@ fn refill(
         }
         let found = FoundSnapshots::of(repository)?;
         let mut losses = survey(repository, &found, THOROUGH, None, progress)?;
-        let wanted = Arc::new(WantedBlobs::new(finding)?);
+        let wanted = Arc::new(WantedBlobs::new(on_found)?);
         losses.each(|blob| wanted.add(&blob))?;
         // What earlier rounds stored is not lost any more.
         report.lost_blobs = report.retaken_blobs + wanted.count()?;
@@ -278,7 +278,7 @@ fn refill(
             report.stored_bytes += retaken.stored_bytes;
             report.unread_sources = retaken.unread_sources;
         }
-        if wanted.found()? == 0 || finding == Finding::Count || round == MOST_ROUNDS {
+        if wanted.found()? == 0 || on_found == OnFound::Count || round == MOST_ROUNDS {
             report.snapshots = judge(repository, &found, &mut losses, progress)?;
             return Ok(());
         }

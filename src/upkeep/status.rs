@@ -52,7 +52,7 @@ pub struct Status {
     /// The last drill.
     pub drill: Option<Drill>,
     /// Whether there is room for the next snapshot, and for a restore, a file system each.
-    pub room: Vec<Room>,
+    pub room: Vec<SpaceNeed>,
     /// Damaged packs that were set aside.
     pub damaged: Aside,
 }
@@ -87,7 +87,7 @@ impl KnownSnapshot {
 
 /// What room is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum SpaceUse {
     /// The next snapshot, in the repository.
     Snapshot,
     /// A restore of the last snapshots, in place.
@@ -96,9 +96,9 @@ pub enum Purpose {
 
 /// The room on one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
+pub struct SpaceNeed {
     /// What it is for.
-    pub purpose: Purpose,
+    pub purpose: SpaceUse,
     /// A path on it.
     pub path: PathBuf,
     /// Bytes that are free.
@@ -200,14 +200,14 @@ fn wanted<'a>(status: &'a Status, live: Option<&LiveSources>) -> Vec<Wanted<'a>>
     wanted.collect()
 }
 
-fn room(root: &Path, status: &Status, live: Option<&LiveSources>) -> Result<Vec<Room>> {
+fn room(root: &Path, status: &Status, live: Option<&LiveSources>) -> Result<Vec<SpaceNeed>> {
     let wanted = wanted(status, live);
     let captured = bytes_of(wanted.iter().map(|source| source.record));
     // The largest database is copied beside the packs before it is stored.
     let image = wanted.iter().map(largest_database).collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or(0);
     let free = space::available(root)?;
     let needed_at_most = captured.saturating_add(image);
-    let mut rooms = vec![Room { purpose: Purpose::Snapshot, path: root.to_path_buf(), free, needed_at_most }];
+    let mut rooms = vec![SpaceNeed { purpose: SpaceUse::Snapshot, path: root.to_path_buf(), free, needed_at_most }];
     let mut devices: Vec<u64> = Vec::new();
     for source in &wanted {
         let there = source.path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
@@ -219,7 +219,7 @@ fn room(root: &Path, status: &Status, live: Option<&LiveSources>) -> Result<Vec<
                 devices.push(device);
                 let free = space::available(there)?;
                 let path = source.path.clone();
-                rooms.push(Room { purpose: Purpose::Restore, path, free, needed_at_most: needed });
+                rooms.push(SpaceNeed { purpose: SpaceUse::Restore, path, free, needed_at_most: needed });
             }
         }
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, ffi};
 
-use super::connection::{Access, open};
+use super::connection::{SqliteAccess, open};
 use super::image::{ImageSize, SourceTrouble};
 use crate::error::Error;
 
@@ -35,7 +35,7 @@ pub(super) fn copy(
         _ if is_of_writing(&error) => Error::sqlite("write", image)(error).into(),
         _ => SourceTrouble::of(error, "copy", path),
     };
-    let mut destination = open(image, Access::ReadWrite).map_err(Error::sqlite("create", image))?;
+    let mut destination = open(image, SqliteAccess::ReadWrite).map_err(Error::sqlite("create", image))?;
     destination
         .execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;")
         .map_err(Error::sqlite("prepare", image))?;

@@ -22,7 +22,7 @@ use std::thread;
 use rusqlite::hooks::{AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, ffi};
 
-use super::connection::{Access, check_length, open};
+use super::connection::{SqliteAccess, check_length, open};
 use crate::error::{Error, Result};
 
 /// How many findings are reported at most.
@@ -46,7 +46,7 @@ const ENDS_ALL: [ErrorCode; 4] =
 
 /// What the check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CheckOutcome {
     /// Everything is sound.
     Ok,
     /// The database is damaged; the first findings.
@@ -61,22 +61,22 @@ pub enum Verdict {
 
 /// Checks a database that no process uses: an image, or a restored file. Opened as immutable, so that no lock is taken and
 /// no sidecar appears or is looked at. Memory: about 18 MiB of cache.
-pub fn integrity_check(path: &Path) -> Verdict {
+pub fn integrity_check(path: &Path) -> CheckOutcome {
     let opened = std::path::absolute(path).map_err(Error::io("resolve", path)).and_then(|path| {
         check_length(&path)?;
         // SQLite calls damaged, too, what could not be read (`SQLITE_IOERR_CORRUPTFS`): this time, or ever.
         match verdict(&path) {
-            Verdict::Failed(_) => {
+            CheckOutcome::Failed(_) => {
                 read_through(&path)?;
                 Ok(verdict(&path))
             }
             verdict => Ok(verdict),
         }
     });
-    opened.unwrap_or_else(|error| Verdict::Unreadable(error.to_string()))
+    opened.unwrap_or_else(|error| CheckOutcome::Unreadable(error.to_string()))
 }
 
-fn verdict(path: &Path) -> Verdict {
+fn verdict(path: &Path) -> CheckOutcome {
     findings(path).map_or_else(verdict_of_error, verdict_of_findings)
 }
 
@@ -156,7 +156,7 @@ fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
 }
 
 fn open_with_cache(path: &Path, kibibytes: i64) -> rusqlite::Result<Connection> {
-    let connection = open(path, Access::Immutable)?;
+    let connection = open(path, SqliteAccess::Immutable)?;
     connection.pragma_update(None, "cache_size", -kibibytes)?;
     Ok(connection)
 }
@@ -206,20 +206,20 @@ fn check_sql() -> String {
     format!("PRAGMA integrity_check({FINDINGS})")
 }
 
-fn verdict_of_findings(mut findings: Vec<String>) -> Verdict {
+fn verdict_of_findings(mut findings: Vec<String>) -> CheckOutcome {
     let was_checked = findings.iter().any(|finding| finding == "ok");
     findings.retain(|finding| finding != "ok");
     if was_checked && findings.is_empty() {
-        return Verdict::Ok;
+        return CheckOutcome::Ok;
     }
     let all_unchecked = findings.iter().all(|finding| finding.starts_with(NOT_CHECKED));
     let not_read = findings.iter().any(|finding| is_of_reading(finding));
     findings.truncate(FINDINGS);
     let text = findings.join("; ");
     match (not_read, all_unchecked) {
-        (true, _) => Verdict::Unreadable(text),
-        (_, true) => Verdict::Unknown(text),
-        _ => Verdict::Failed(text),
+        (true, _) => CheckOutcome::Unreadable(text),
+        (_, true) => CheckOutcome::Unknown(text),
+        _ => CheckOutcome::Failed(text),
     }
 }
 
@@ -230,14 +230,14 @@ fn is_of_reading(finding: &str) -> bool {
     finding.contains("failed to get page") || codes.any(|code| code & 0xff == ffi::SQLITE_IOERR)
 }
 
-fn verdict_of_error(error: rusqlite::Error) -> Verdict {
+fn verdict_of_error(error: rusqlite::Error) -> CheckOutcome {
     let text = error.to_string();
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt) => Verdict::Failed(text),
-        Some(ErrorCode::NotADatabase) => Verdict::OpenFailed(text),
+        Some(ErrorCode::DatabaseCorrupt) => CheckOutcome::Failed(text),
+        Some(ErrorCode::NotADatabase) => CheckOutcome::OpenFailed(text),
         Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure | ErrorCode::PermissionDenied) => {
-            Verdict::Unreadable(text)
+            CheckOutcome::Unreadable(text)
         }
-        _ => Verdict::Unknown(text),
+        _ => CheckOutcome::Unknown(text),
     }
 }

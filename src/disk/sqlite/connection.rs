@@ -17,7 +17,7 @@ const LONGEST_PATH: usize = 512 - "-journal".len();
 
 /// What a connection may do to the files of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum SqliteAccess {
     /// Take locks and read. On a WAL database without sidecars this would leave new ones behind.
     ReadOnly,
     /// Take locks and read, but clean up like a writer: the sidecars of a WAL database vanish again at the end.
@@ -39,7 +39,7 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens the database at an absolute path without symlinks. SQLite reads nothing before the first statement.
-    pub(super) fn open(path: &Path, access: Access) -> Result<Self> {
+    pub(super) fn open(path: &Path, access: SqliteAccess) -> Result<Self> {
         let sqlite_use = SqliteUse::of(path)?;
         let connection = open(path, access).map_err(Error::sqlite("open", path))?;
         Ok(Self { connection, _use: sqlite_use })
@@ -73,22 +73,22 @@ pub(super) fn check_length(path: &Path) -> Result<()> {
 }
 
 /// Opens a connection that is not registered: for private files that are never read raw while it is open.
-pub(super) fn open(path: &Path, access: Access) -> rusqlite::Result<Connection> {
+pub(super) fn open(path: &Path, access: SqliteAccess) -> rusqlite::Result<Connection> {
     let mode = match access {
-        Access::ReadOnly | Access::Immutable => OpenFlags::SQLITE_OPEN_READ_ONLY,
-        Access::QueryOnly | Access::ReadWrite | Access::Unlocked => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        SqliteAccess::ReadOnly | SqliteAccess::Immutable => OpenFlags::SQLITE_OPEN_READ_ONLY,
+        SqliteAccess::QueryOnly | SqliteAccess::ReadWrite | SqliteAccess::Unlocked => OpenFlags::SQLITE_OPEN_READ_WRITE,
     };
     let flags = mode | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(uri(path, access), flags)?;
     connection.busy_timeout(Duration::ZERO)?;
-    if access == Access::QueryOnly {
+    if access == SqliteAccess::QueryOnly {
         connection.pragma_update(None, "query_only", true)?;
     }
     Ok(connection)
 }
 
 /// The path as a `file:` URI, so that a name with `?`, `%` or bytes that are no UTF-8 means itself.
-fn uri(path: &Path, access: Access) -> String {
+fn uri(path: &Path, access: SqliteAccess) -> String {
     let mut uri = String::from("file:");
     if path.is_absolute() {
         // An empty authority, lest a path that begins with two slashes be taken for one.
@@ -103,9 +103,9 @@ fn uri(path: &Path, access: Access) -> String {
         }
     }
     uri.push_str(match access {
-        Access::Immutable => "?immutable=1",
-        Access::Unlocked => "?vfs=unix-none",
-        Access::ReadOnly | Access::QueryOnly | Access::ReadWrite => "",
+        SqliteAccess::Immutable => "?immutable=1",
+        SqliteAccess::Unlocked => "?vfs=unix-none",
+        SqliteAccess::ReadOnly | SqliteAccess::QueryOnly | SqliteAccess::ReadWrite => "",
     });
     uri
 }
@@ -121,10 +121,11 @@ mod tests {
         for name in [&b"plain.db"[..], b"a?mode=memory&x=1#y", b"100%25 db", b"\xff\xfe.db", "für.db".as_bytes()] {
             let path = root.path().join(OsStr::from_bytes(name));
             std::fs::write(&path, b"").unwrap();
-            open(&path, Access::ReadWrite).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+            open(&path, SqliteAccess::ReadWrite).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
             assert!(std::fs::metadata(&path).unwrap().len() > 0, "{name:?}");
-            let count =
-                |sql: &str| open(&path, Access::Immutable).unwrap().query_row(sql, [], |row| row.get::<_, i64>(0));
+            let count = |sql: &str| {
+                open(&path, SqliteAccess::Immutable).unwrap().query_row(sql, [], |row| row.get::<_, i64>(0))
+            };
             assert_eq!(count("SELECT count(*) FROM sqlite_schema").unwrap(), 1);
         }
         assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 5);

@@ -14,7 +14,7 @@ use rusqlite::ErrorCode;
 use super::super::durable::{parent_of, sync_directory};
 use super::super::stat::{FileKind, lstat, stat};
 use super::Sidecar;
-use super::connection::{Access, Database, check_length};
+use super::connection::{Database, SqliteAccess, check_length};
 use crate::error::{Error, Result};
 
 /// What became of the content of the sidecars.
@@ -98,7 +98,7 @@ fn fold(path: &Path) -> Result<Folded> {
 }
 
 fn fold_at_once(path: &Path) -> Result<Folded> {
-    let database = Database::open(path, Access::Unlocked)?;
+    let database = Database::open(path, SqliteAccess::Unlocked)?;
     let folded = database.connection().execute_batch(
         "PRAGMA locking_mode = EXCLUSIVE; PRAGMA wal_checkpoint(TRUNCATE); PRAGMA journal_mode = DELETE; BEGIN EXCLUSIVE; COMMIT;",
     );

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::ErrorCode;
 
-use super::connection::{Access, Database, check_length};
+use super::connection::{Database, SqliteAccess, check_length};
 use crate::error::{Error, Result};
 
 /// How long to sleep when another writer is at work.
@@ -38,7 +38,7 @@ impl WriteLock {
     /// [`Error::Sqlite`] for a database that may not be written or is damaged.
     pub fn take(path: &Path, deadline: Instant) -> Result<Frozen> {
         check_length(path)?;
-        let database = Database::open(path, Access::ReadWrite)?;
+        let database = Database::open(path, SqliteAccess::ReadWrite)?;
         loop {
             match database.connection().execute_batch("BEGIN IMMEDIATE") {
                 Ok(()) => {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::connection::{Access, Database, check_length, open};
+use super::connection::{Database, SqliteAccess, check_length, open};
 use super::{DatabaseStats, HeaderMode, backup, pages};
 use crate::error::{Error, Result};
 
@@ -106,7 +106,7 @@ pub struct ImageCopy {
 pub struct PinnedSource {
     database: Database,
     path: PathBuf,
-    access: Access,
+    access: SqliteAccess,
     pinned_at: Instant,
     mode: HeaderMode,
     stats: DatabaseStats,
@@ -115,12 +115,12 @@ pub struct PinnedSource {
 impl PinnedSource {
     /// Opens the database at `path` (absolute, symlinks resolved) and pins its present state, waiting for locks until
     /// `deadline`.
-    pub fn open(path: &Path, access: Access, deadline: Instant) -> Result<Self, SourceTrouble> {
+    pub fn open(path: &Path, access: SqliteAccess, deadline: Instant) -> Result<Self, SourceTrouble> {
         check_length(path)?;
         let database = Database::open(path, access)?;
         let trouble = |error| SourceTrouble::of(error, "read", path);
         // SQLite opens a file that may not be written read-only; as such it would leave new sidecars behind.
-        if access == Access::QueryOnly && database.connection().is_readonly("main").map_err(trouble)? {
+        if access == SqliteAccess::QueryOnly && database.connection().is_readonly("main").map_err(trouble)? {
             return Err(SourceTrouble::NeedsWriting("the file may not be written".into()));
         }
         pin_until(database.connection(), path, deadline)?;
@@ -183,7 +183,7 @@ impl PinnedSource {
 
     /// Whether the writers of the source wait for it to be let go.
     fn others_wait(&self) -> bool {
-        self.mode == HeaderMode::Rollback && self.access != Access::Immutable
+        self.mode == HeaderMode::Rollback && self.access != SqliteAccess::Immutable
     }
 
     /// When writers have been held off for as long as they may, if any are.
@@ -232,7 +232,7 @@ impl PinnedSource {
     }
 
     fn let_go(self) {
-        if self.access == Access::QueryOnly {
+        if self.access == SqliteAccess::QueryOnly {
             self.database.leave_wal_alone(&self.path);
         }
     }
@@ -243,7 +243,7 @@ impl PinnedSource {
 /// # Errors
 /// [`Error::Sqlite`].
 pub fn read_image<T>(image: &Path, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T> {
-    let connection = open(image, Access::Immutable).map_err(Error::sqlite("open", image))?;
+    let connection = open(image, SqliteAccess::Immutable).map_err(Error::sqlite("open", image))?;
     read(&connection).map_err(Error::sqlite("read", image))
 }
 

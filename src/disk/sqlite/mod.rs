@@ -14,8 +14,8 @@ mod pages;
 mod sidecar;
 mod sniff;
 
-pub use check::{Verdict, integrity_check};
-pub use connection::Access;
+pub use check::{CheckOutcome, integrity_check};
+pub use connection::SqliteAccess;
 pub use fold::{Folded, fold_sidecars};
 pub use freeze::{Frozen, WriteLock};
 pub use image::{BlockLimit, CopyLimits, ImageCopy, PinnedSource, SourceTrouble, read_image};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::super::held::{Opened, open_source};
+use super::super::held::{SourceOpen, open_source};
 use super::super::stat::{FileStat, stat};
 use crate::error::{Error, Result};
 
@@ -78,8 +78,8 @@ impl DatabaseStats {
 pub fn is_wal_live(database: &Path) -> Result<bool> {
     let shm = Sidecar::Shm.of(database);
     let file = match open_source(&shm) {
-        Ok(Opened::File(file)) => file,
-        Ok(Opened::HeldBySqlite) => return Ok(true),
+        Ok(SourceOpen::File(file)) => file,
+        Ok(SourceOpen::HeldBySqlite) => return Ok(true),
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => return Ok(false),
         Err(error) if error.is_not_found() => return Ok(false),
         Err(error) => return Err(error),

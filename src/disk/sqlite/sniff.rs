@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::super::held::{Opened, open_source};
+use super::super::held::{SourceOpen, open_source};
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
@@ -40,8 +40,8 @@ pub enum Sniffed {
 /// Looks at the first bytes of a regular file.
 pub fn sniff(path: &Path) -> Result<Sniffed> {
     let file = match open_source(path)? {
-        Opened::File(file) => file,
-        Opened::HeldBySqlite => return Ok(Sniffed::HeldBySqlite),
+        SourceOpen::File(file) => file,
+        SourceOpen::HeldBySqlite => return Ok(Sniffed::HeldBySqlite),
     };
     let mut start = Vec::new();
     let mut buffer = [0; READ_VERSION + 1];

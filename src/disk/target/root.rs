@@ -92,7 +92,8 @@ impl TargetRoot {
                 let entry = entry?;
                 let child = entry.file_name().to_bytes();
                 if child != b"." && child != b".." {
-                    let place = Place { directory: directory.try_clone().map_err(from_io)?, last: child.to_vec() };
+                    let place =
+                        NameInDirectory { directory: directory.try_clone().map_err(from_io)?, last: child.to_vec() };
                     entries.push(TargetEntry { stat: place.stat()?, name: place.last });
                 }
             }
@@ -248,7 +249,7 @@ impl TargetRoot {
     }
 
     /// The open directory that holds a name, and the name in it.
-    pub(super) fn at(&self, name: &[u8]) -> Result<Place, Fault> {
+    pub(super) fn at(&self, name: &[u8]) -> Result<NameInDirectory, Fault> {
         let (parent, last) = match name.iter().rposition(|byte| *byte == b'/') {
             Some(slash) => (name.get(..slash).unwrap_or_default(), name.get(slash + 1..).unwrap_or_default()),
             None => (&b""[..], name),
@@ -258,7 +259,7 @@ impl TargetRoot {
         }
         let directory = self.open_beneath(parent, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
         // The root itself is "." in itself.
-        Ok(Place { directory, last: if name.is_empty() { b".".to_vec() } else { last.to_vec() } })
+        Ok(NameInDirectory { directory, last: if name.is_empty() { b".".to_vec() } else { last.to_vec() } })
     }
 
     fn open_directory(&self, name: &[u8]) -> Result<OwnedFd, Fault> {
@@ -317,12 +318,12 @@ impl TargetRoot {
 }
 
 /// A name in an open directory.
-pub(super) struct Place {
+pub(super) struct NameInDirectory {
     pub(super) directory: OwnedFd,
     last: Vec<u8>,
 }
 
-impl Place {
+impl NameInDirectory {
     pub(super) fn name(&self) -> &[u8] {
         &self.last
     }

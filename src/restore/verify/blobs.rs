@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::Progress;
 use crate::store::{
-    BlobFault, BlobReader, BlobResult, BulkReader, Repository, Room, StagedBlobs, WantedChunk, temporary,
+    BlobFault, BlobReader, BlobResult, BulkReader, PlanCapacity, Repository, StagedBlobs, WantedChunk, temporary,
 };
 
 /// Frames kept decoded while tables are read, in bytes.
@@ -99,7 +99,7 @@ impl NeededChunks {
         self.in_order_of_packs(|chunk| {
             if chosen(&chunk.id) {
                 chunks.push(chunk);
-                if chunks.len() == CHUNKS_AT_ONCE && reading.want(&mut chunks)? == Room::Full {
+                if chunks.len() == CHUNKS_AT_ONCE && reading.want(&mut chunks)? == PlanCapacity::Full {
                     return reading.read(images);
                 }
             }
@@ -151,7 +151,7 @@ impl<'r> Reading<'r> {
         Ok(Self { bulk, single, lost: LostChunks::new()?, progress })
     }
 
-    fn want(&mut self, chunks: &mut Vec<WantedChunk>) -> Result<Room> {
+    fn want(&mut self, chunks: &mut Vec<WantedChunk>) -> Result<PlanCapacity> {
         let room = self.bulk.want(chunks);
         chunks.clear();
         room

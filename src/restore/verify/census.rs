@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use super::blobs::{self, LostChunks, NeededChunks};
 use super::walk::is_repeated;
-use super::{MOST_LOST, Survey, Verification, VerifyOptions, judge};
+use super::{MOST_LOST, Survey, Verification, VerifyOptions, Visited, WalkDepth, judge, walk};
 use crate::error::Result;
 use crate::format::content::{Content, Root};
 use crate::format::manifest::{Manifest, SourceRecord};
@@ -179,11 +179,11 @@ impl<'r> Census<'r> {
     ///
     /// # Errors
     /// I/O errors; an interruption.
-    pub fn read(self, options: VerifyOptions, progress: &dyn Progress) -> Result<Losses<'r>> {
+    pub fn read(self, options: VerifyOptions, progress: &dyn Progress) -> Result<CensusResult<'r>> {
         let bytes = self.needed.bytes();
         progress.phase(Phase::Verifying, Some(bytes));
         let chunks = self.needed.check(self.repository, options.depth, HashSet::new(), None, progress)?.lost;
-        Ok(Losses { reader: self.reader, chunks, marks: self.marks, options, bytes })
+        Ok(CensusResult { reader: self.reader, chunks, marks: self.marks, options, bytes })
     }
 }
 
@@ -196,7 +196,7 @@ fn drawn_records(repository: &Repository, pack: &PackFile, sample: &Sample) -> V
 }
 
 /// The blobs that a census found lost.
-pub struct Losses<'r> {
+pub struct CensusResult<'r> {
     reader: BlobReader<'r>,
     chunks: LostChunks,
     marks: Connection,
@@ -204,7 +204,7 @@ pub struct Losses<'r> {
     bytes: u64,
 }
 
-impl Losses<'_> {
+impl CensusResult<'_> {
     /// Distinct bytes of contents that were read or looked up.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -241,10 +241,10 @@ impl Losses<'_> {
     /// # Errors
     /// Those of [`super::verify`].
     pub fn judge(&mut self, manifest: &Manifest, progress: &dyn Progress) -> Result<Verification> {
-        let descent = if self.any_hiding()? { super::Descent::Chunks } else { super::Descent::Entries };
+        let depth = if self.any_hiding()? { WalkDepth::Chunks } else { WalkDepth::Entries };
         let mut surveys = Vec::with_capacity(manifest.sources.len());
         for source in &manifest.sources {
-            surveys.push(look_over(source, descent, &mut self.reader, progress)?);
+            surveys.push(look_over(source, depth, &mut self.reader, progress)?);
         }
         judge(manifest, surveys, &self.chunks, &[], self.options, &mut self.reader, progress)
     }
@@ -253,20 +253,20 @@ impl Losses<'_> {
 /// What a source holds, chunks aside; what hides any of it comes out if it is gone through down to the chunks.
 fn look_over(
     source: &SourceRecord,
-    descent: super::Descent,
+    depth: WalkDepth,
     reader: &mut BlobReader<'_>,
     progress: &dyn Progress,
 ) -> Result<Survey> {
     let mut survey = Survey::default();
-    super::walk(source, descent, reader, &mut |reader, step| {
-        match step {
-            super::Step::Entry(entry) => {
+    walk(source, depth, reader, &mut |reader, visited| {
+        match visited {
+            Visited::Entry(entry) => {
                 progress.check()?;
                 survey.entries += 1;
                 survey.files += u64::from(matches!(entry.kind, EntryKind::File(_)));
             }
-            super::Step::Chunk { .. } | super::Step::Hole { .. } => {}
-            super::Step::Hidden { .. } => {
+            Visited::Chunk { .. } | Visited::Hole { .. } => {}
+            Visited::Hidden { .. } => {
                 survey.hidden = true;
                 if survey.lost.len() < MOST_LOST {
                     survey.lost.extend(reader.blamed());

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use super::finding::{Finding, file_name};
 use super::images::{CheckedImage, ImageRoom};
-use super::walk::{Descent, Step, walk};
+use super::walk::{Visited, WalkDepth, walk};
 use super::{Depth, VerifyOptions};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -33,8 +33,8 @@ pub(super) fn check_images(
     progress: &dyn Progress,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    walk(source, Descent::Entries, reader, &mut |reader, step| {
-        if let Step::Entry(entry) = step
+    walk(source, WalkDepth::Entries, reader, &mut |reader, visited| {
+        if let Visited::Entry(entry) = visited
             && let EntryKind::File(file) = &entry.kind
             && file.capture == Capture::SqliteImage
         {
@@ -160,8 +160,8 @@ fn write_content(content: &Content, reader: &mut BlobReader<'_>, path: &PathBuf)
 /// I/O errors; a registry with lost blobs is not judged.
 pub fn check_registry(source: &SourceRecord, reader: &mut BlobReader<'_>) -> Result<Option<Finding>> {
     let mut finding = None;
-    walk(source, Descent::Entries, reader, &mut |reader, step| {
-        if let Step::Entry(Entry { kind: EntryKind::File(file), .. }) = step {
+    walk(source, WalkDepth::Entries, reader, &mut |reader, visited| {
+        if let Visited::Entry(Entry { kind: EntryKind::File(file), .. }) = visited {
             let mut bytes = ContentBytes::of(&file.content, reader);
             let judged = json::judge(&mut bytes);
             match (bytes.failure, bytes.lost, judged) {

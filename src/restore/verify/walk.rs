@@ -16,7 +16,7 @@ use crate::store::file_table::{TableFault, TableReader};
 use crate::store::{BlobFault, BlobReader};
 
 /// What a walk meets.
-pub enum Step<'a> {
+pub enum Visited<'a> {
     /// An entry of the file table.
     Entry(&'a Entry),
     /// A chunk of the file whose entry came last.
@@ -50,7 +50,7 @@ pub enum Step<'a> {
 
 /// How far a walk goes down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Descent {
+pub enum WalkDepth {
     /// Entries alone.
     Entries,
     /// Entries and the chunks of files.
@@ -66,25 +66,25 @@ const REMEMBERED_DEPTH: u8 = 2;
 /// Walks a captured source.
 ///
 /// # Errors
-/// I/O errors and those of `step`; damage comes as [`Step::Hidden`].
+/// I/O errors and those of `visit`; damage comes as [`Visited::Hidden`].
 pub fn walk(
     source: &SourceRecord,
-    descent: Descent,
+    descent: WalkDepth,
     reader: &mut BlobReader<'_>,
-    step: &mut dyn FnMut(&mut BlobReader<'_>, Step<'_>) -> Result<()>,
+    visit: &mut dyn FnMut(&mut BlobReader<'_>, Visited<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut table = TableReader::of(&source.table);
     let mut last = None;
-    let mut seen = (descent == Descent::DistinctChunks).then(HashSet::new);
+    let mut seen = (descent == WalkDepth::DistinctChunks).then(HashSet::new);
     loop {
         let entry = match table.next(reader, |_| ())? {
             Ok(Some(entry)) => entry,
             Ok(None) => return Ok(()),
-            Err(fault) => return step(reader, hidden_table(source, last.as_ref(), fault)),
+            Err(fault) => return visit(reader, hidden_table(source, last.as_ref(), fault)),
         };
-        step(reader, Step::Entry(&entry))?;
-        if let (EntryKind::File(file), Descent::Chunks | Descent::DistinctChunks) = (&entry.kind, descent) {
-            walk_content(source, &entry, &file.content, seen.as_mut(), reader, step)?;
+        visit(reader, Visited::Entry(&entry))?;
+        if let (EntryKind::File(file), WalkDepth::Chunks | WalkDepth::DistinctChunks) = (&entry.kind, descent) {
+            walk_content(source, &entry, &file.content, seen.as_mut(), reader, visit)?;
         }
         last = Some(entry);
     }
@@ -101,7 +101,7 @@ fn walk_content(
     content: &Content,
     mut seen: Option<&mut HashSet<BlobId>>,
     reader: &mut BlobReader<'_>,
-    step: &mut dyn FnMut(&mut BlobReader<'_>, Step<'_>) -> Result<()>,
+    visit: &mut dyn FnMut(&mut BlobReader<'_>, Visited<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut pieces = Pieces::of(content);
     let mut descend = |node: NodePlace| {
@@ -111,19 +111,19 @@ fn walk_content(
     while let Some(piece) = pieces.next_in(reader, &mut descend)? {
         match piece {
             Piece::Chunk { id, offset, length } => {
-                step(reader, Step::Chunk { entry, id, offset, length: length as u64 })?;
+                visit(reader, Visited::Chunk { entry, id, offset, length: length as u64 })?;
             }
-            Piece::Hole { offset, length } => step(reader, Step::Hole { offset, length })?,
+            Piece::Hole { offset, length } => visit(reader, Visited::Hole { offset, length })?,
             Piece::Hidden { offset, length, fault, .. } => {
                 let range = FileRange { file: file_name(&source.name, entry), offset, length };
-                step(reader, Step::Hidden { range, fault, also: String::new() })?;
+                visit(reader, Visited::Hidden { range, fault, also: String::new() })?;
             }
         }
     }
     Ok(())
 }
 
-fn hidden_table(source: &SourceRecord, last: Option<&Entry>, fault: TableFault) -> Step<'static> {
+fn hidden_table(source: &SourceRecord, last: Option<&Entry>, fault: TableFault) -> Visited<'static> {
     let also = match last {
         Some(entry) => format!("this hides every file after {}", file_name(&source.name, entry)),
         None => format!("this hides every file of {}", source.name),
@@ -134,5 +134,5 @@ fn hidden_table(source: &SourceRecord, last: Option<&Entry>, fault: TableFault) 
         TableFault::Malformed(cause) => (0, BlobFault::Corrupt(cause)),
     };
     let range = FileRange { file, offset, length: source.table.length.saturating_sub(offset) };
-    Step::Hidden { range, fault, also }
+    Visited::Hidden { range, fault, also }
 }

@@ -11,12 +11,12 @@ use rusqlite::Connection;
 
 use super::records::{self, Records};
 use super::store_database::Answer;
-use super::{Attempt, DATABASE, HeldPath, Reading, StoreCapture, is_captured_by_sqlite};
+use super::{Attempt, DATABASE, PendingPath, Reading, StoreCapture, is_captured_by_sqlite};
 use crate::disk::stat::FileKind;
 use crate::error::{Error, Result};
 use crate::format::manifest::CHROMA;
 use crate::save::capturing::Capturing;
-use crate::save::database::{self, HeldDatabase, Known};
+use crate::save::database::{self, Known, PendingDatabase};
 use crate::save::previous::Previous;
 use crate::save::tree::in_tree;
 use crate::save::tree::look::Look;
@@ -27,7 +27,7 @@ const LARGE: u64 = 16 * 1024 * 1024;
 
 /// What came of one database.
 enum OneDatabase {
-    Held(HeldDatabase),
+    Held(PendingDatabase),
     /// It is where that of a store would be, and is none.
     NoStore,
     /// It was there a moment ago.
@@ -35,7 +35,7 @@ enum OneDatabase {
 }
 
 impl OneDatabase {
-    fn of(captured: Result<HeldDatabase>) -> Result<Self> {
+    fn of(captured: Result<PendingDatabase>) -> Result<Self> {
         match captured {
             Ok(held) => Ok(Self::Held(held)),
             Err(error) if error.is_not_found() => Ok(Self::Vanished),
@@ -71,13 +71,13 @@ impl StoreCapture<'_> {
             };
             self.writer_blocked = self.writer_blocked.max(held.writer_blocked());
             if path == DATABASE {
-                let is_taken_over = matches!(held, HeldDatabase::TakenOver(_));
+                let is_taken_over = matches!(held, PendingDatabase::TakenOver(_));
                 if is_taken_over && self.examine {
                     reading.records = self.database.live(records::records)?.given();
                 }
                 is_store = reading.records.is_some() || (is_taken_over && self.judged.is_some() && !self.examine);
             }
-            reading.databases.push(HeldPath { path: path.clone(), held });
+            reading.databases.push(PendingPath { path: path.clone(), held });
         }
         Ok(if is_store { Ok(reading) } else { Err(Attempt::NoStore) })
     }
@@ -94,7 +94,7 @@ impl StoreCapture<'_> {
         let source = self.absolute(path);
         let request = in_tree(&source, path, self.options.check);
         let previous = match database::compare(capturing, previous, &request) {
-            Ok(Known::Unchanged(stored)) => return Ok(OneDatabase::Held(HeldDatabase::TakenOver(stored))),
+            Ok(Known::Unchanged(stored)) => return Ok(OneDatabase::Held(PendingDatabase::TakenOver(stored))),
             Ok(Known::Changed { previous }) => previous,
             Err(error) => return OneDatabase::of(Err(error)),
         };
@@ -109,7 +109,7 @@ impl StoreCapture<'_> {
                 Ok(())
             });
             // What is not taken through SQLite is not asked either.
-            let is_image = captured.as_ref().is_ok_and(HeldDatabase::is_image);
+            let is_image = captured.as_ref().is_ok_and(PendingDatabase::is_image);
             *records = records.take().filter(|_| is_image);
             captured
         };

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::pickle;
 use super::suspicion::Suspicion;
-use crate::disk::held::{Opened, open_source};
+use crate::disk::held::{SourceOpen, open_source};
 use crate::disk::stat::{FileKind, lstat};
 use crate::error::{Error, Result};
 
@@ -120,8 +120,8 @@ fn start_of(path: &Path, most: usize) -> Result<Option<Vec<u8>>> {
         Ok(Some(bytes))
     };
     match open_source(path) {
-        Ok(Opened::File(source)) => read(source.file()),
-        Ok(Opened::HeldBySqlite) => Ok(None),
+        Ok(SourceOpen::File(source)) => read(source.file()),
+        Ok(SourceOpen::HeldBySqlite) => Ok(None),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }

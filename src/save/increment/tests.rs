@@ -190,7 +190,7 @@ fn with_identified(directory: &Path, old: &[u8], new: &[u8], go_on: impl FnOnce(
     std::fs::write(source.path(), new).unwrap();
     let repository = Repository::open_or_create(directory, WAIT).unwrap();
     with_capturing(&repository, Effort::Normal, |capturing| {
-        let file = SourceFile { file: source.as_file(), path: source.path(), length: new.len() as u64, chunks: None };
+        let file = SourceSlots { file: source.as_file(), path: source.path(), length: new.len() as u64, chunks: None };
         let previous = capturing.version(first).unwrap();
         let mut increment = Increment::begin(capturing, file, previous).unwrap();
         assert_eq!(file.identify(&mut |slots| increment.take(slots)).unwrap(), Steadiness::Same);

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::{CapturedDatabase, DatabaseContent, Obstacle, Taking, image_through, obstacle};
 use crate::disk::durable::FILE_MODE;
-use crate::disk::held::{Opened, open_source};
-use crate::disk::sqlite::{Access, BlockLimit, CopyLimits, DatabaseStats, Sidecar};
+use crate::disk::held::{SourceOpen, open_source};
+use crate::disk::sqlite::{BlockLimit, CopyLimits, DatabaseStats, Sidecar, SqliteAccess};
 use crate::disk::stat::FileStat;
 use crate::error::{Error, Result};
 
@@ -35,7 +35,7 @@ pub(super) fn image_of_copy(source: &Path, mut taking: Taking<'_>) -> Result<Cap
     let copy = directory.path().join("copy.db");
     let stats = copy_settled(source, &copy, taking.limits.deadline)?;
     let limits = CopyLimits { block: BlockLimit::default(), ..taking.limits };
-    let mut captured = image_through(&copy, Access::ReadWrite, taking.within(limits))
+    let mut captured = image_through(&copy, SqliteAccess::ReadWrite, taking.within(limits))
         .map_err(|trouble| obstacle(source, BlockLimit::default(), trouble))?;
     captured.stats = stats;
     if let DatabaseContent::Image(image) = &mut captured.content {
@@ -88,7 +88,7 @@ fn copy_files(source: &Path, copy: &Path) -> Result<()> {
 /// Copies the bytes; a missing source is an error for which `is_not_found` holds.
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
     let source = match open_source(from)? {
-        Opened::File(source) => source,
+        SourceOpen::File(source) => source,
         // Its holder in this process may have begun a moment ago; to the caller that is a change like any other.
         held => held.or_fail(from)?,
     };

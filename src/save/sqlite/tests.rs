@@ -13,8 +13,8 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::disk::held::{Opened, open_source};
-use crate::disk::sqlite::{Verdict, integrity_check};
+use crate::disk::held::{SourceOpen, open_source};
+use crate::disk::sqlite::{CheckOutcome, integrity_check};
 use crate::disk::stat::{FileStat, lstat};
 
 const OPTIONS: ImageOptions = ImageOptions {
@@ -108,7 +108,7 @@ fn assert_unchanged(before: &Picture, directory: &Path) {
 }
 
 fn total(database: &Path) -> i64 {
-    assert_eq!(integrity_check(database), Verdict::Ok);
+    assert_eq!(integrity_check(database), CheckOutcome::Ok);
     let connection = Connection::open(database).unwrap();
     connection.query_row("SELECT coalesce(sum(x), 0) FROM t", [], |row| row.get(0)).unwrap()
 }
@@ -312,7 +312,7 @@ fn what_only_the_application_can_read_is_copied_all_the_same() {
         )
         .unwrap();
     let image = place.image("a.db");
-    assert!(matches!(integrity_check(&image.file), Verdict::Unknown(_)));
+    assert!(matches!(integrity_check(&image.file), CheckOutcome::Unknown(_)));
 }
 
 #[test]
@@ -429,9 +429,9 @@ fn looking_at_a_database_never_drops_the_locks_that_sqlite_holds_on_it() {
             .unwrap();
         String::from_utf8(output.stdout).unwrap().contains("it wrote")
     };
-    let pinned = PinnedSource::open(&path, Access::ReadOnly, Instant::now()).map_err(|_| "not pinned").unwrap();
+    let pinned = PinnedSource::open(&path, SqliteAccess::ReadOnly, Instant::now()).map_err(|_| "not pinned").unwrap();
     assert_eq!(sniff(&path).unwrap(), Sniffed::HeldBySqlite);
-    assert!(matches!(open_source(&path).unwrap(), Opened::HeldBySqlite));
+    assert!(matches!(open_source(&path).unwrap(), SourceOpen::HeldBySqlite));
     // A second capture of the same file, as when the database also lies in a tree.
     let second = capture_alone(&path, place.scratch.path(), OPTIONS).unwrap();
     assert!(matches!(second.content, DatabaseContent::Image(_)));

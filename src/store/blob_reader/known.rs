@@ -1,6 +1,6 @@
 //! Whether a blob is known to be there, with all that its record needs, without reading any content.
 
-use super::search::{RecordPlace, Search};
+use super::search::Search;
 use super::{BlobFault, BlobReader, Found, PREFIX_MATCHES, tolerable};
 use crate::error::Result;
 use crate::format::pack::{BlobKind, Encoding};
@@ -57,7 +57,6 @@ impl BlobReader<'_> {
                     continue;
                 }
             };
-            let place = RecordPlace { pack: found.place.pack.id, record: found.place.record };
             let tried = search.mark();
             if let Err(end) = search.try_record(place) {
                 search.blame_end(id, end, self.describe(&found, end.text()));

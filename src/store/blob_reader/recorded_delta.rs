@@ -9,7 +9,7 @@ use super::{BlobReader, Resolved, tolerable};
 use crate::error::Result;
 use crate::format::pack::{Encoding, Step};
 use crate::id::BlobId;
-use crate::store::index::Place;
+use crate::store::index::RecordPlace;
 
 /// A delta record with the blobs that its base prefixes name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl BlobReader<'_> {
     ///
     /// # Errors
     /// I/O errors of the index.
-    pub fn recorded_delta(&mut self, id: &BlobId, place: &Place) -> Result<Option<RecordedDelta>> {
+    pub fn recorded_delta(&mut self, id: &BlobId, place: &RecordPlace) -> Result<Option<RecordedDelta>> {
         let found = match self.find(place, id) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),

@@ -9,7 +9,8 @@
 use std::collections::HashSet;
 
 use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
-use crate::id::{BlobId, BlobPrefix, PackId};
+use crate::id::{BlobId, BlobPrefix};
+use crate::store::index::RecordPlace;
 
 /// Most decodings for one blob, when caches are too small for its chain or a hostile chain branches without end.
 const ATTEMPTS: usize = 16 * CHAIN_RECORDS;
@@ -17,12 +18,6 @@ const ATTEMPTS: usize = 16 * CHAIN_RECORDS;
 const MOST_BLAMED: usize = 256;
 /// Blobs named in a text.
 const MOST_NAMED: usize = 3;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct RecordPlace {
-    pub(super) pack: PackId,
-    pub(super) record: u32,
-}
 
 /// A blob in the way, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,13 +187,15 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::PackId;
+    use crate::store::packs::PackFile;
 
     fn id(number: u32) -> BlobId {
         BlobId::of_chunk(&number.to_le_bytes())
     }
 
     fn place(record: u32) -> RecordPlace {
-        RecordPlace { pack: PackId::from_bytes([0; 32]), record }
+        RecordPlace { pack: PackFile { id: PackId::from_bytes([0; 32]), size: 1 }, record }
     }
 
     #[test]

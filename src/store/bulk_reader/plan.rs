@@ -33,7 +33,7 @@ pub(super) struct Node {
     pub(super) kind: BlobKind,
     /// Bytes of the blob.
     pub(super) length: u32,
-    pub(super) record: RecordPlace,
+    pub(super) record: PayloadPlace,
     pub(super) form: Form,
     /// Whether it was asked for itself.
     pub(super) is_wanted: bool,
@@ -63,14 +63,14 @@ pub(super) struct Payload {
 
 /// Where a record's payload lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RecordPlace {
+pub(super) struct PayloadPlace {
     pub(super) pack: PackId,
     pub(super) frame: Frame,
     pub(super) start: u32,
     pub(super) length: u32,
 }
 
-impl RecordPlace {
+impl PayloadPlace {
     /// Where a part of the payload lies in the frame.
     pub(super) fn in_frame(&self, part: &Range<u32>) -> Range<u32> {
         self.start.saturating_add(part.start)..self.start.saturating_add(part.end)
@@ -158,7 +158,7 @@ impl Plan {
             id: record.id,
             kind: record.kind,
             length: record.length,
-            record: RecordPlace {
+            record: PayloadPlace {
                 pack: found.place.pack.id,
                 frame: found.footer.frames.get(record.frame as usize).copied().unwrap_or_default(),
                 start: record.offset,

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::HeldRun;
 use super::plan::{Form, Node, NodeNumber, Payload, Plan};
-use crate::format::delta::{self, Origin, Run};
+use crate::format::delta::{self, Origin, ResultRun};
 use crate::format::limits::{BLOB_BYTES, CHAIN_DEPTH};
 use crate::store::staged::StagedBlobs;
 
@@ -36,7 +36,7 @@ enum Open {
 
 struct OpenDelta {
     payload: Vec<u8>,
-    runs: Vec<Run>,
+    runs: Vec<ResultRun>,
 }
 
 /// A stretch of a blob, with the bytes that it consists of.
@@ -207,7 +207,7 @@ impl<'p> Splicer<'p> {
         let mut payload = vec![0; span.length as usize];
         self.staged.read(span, 0, &mut payload)?;
         let runs = delta::runs(&payload).ok()?;
-        if runs.last().map_or(0, Run::end) != node.length {
+        if runs.last().map_or(0, ResultRun::end) != node.length {
             return None;
         }
         let delta = Rc::new(OpenDelta { payload, runs });

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::order::{FrameTask, NeededParts, Order, Round};
 use super::plan::{Form, Node, NodeNumber, Payload, Plan};
 use super::splice::{Spliced, Splicer};
-use super::{Holders, TakeHeldChunk};
+use super::{HolderReport, TakeHeldChunk};
 use crate::disk::Storage;
 use crate::error::Result;
 use crate::format::pack::BlobKind;
@@ -51,7 +51,7 @@ pub(super) struct Work<'w> {
     pub(super) staged: &'w StagedBlobs,
     pub(super) kept: &'w HashSet<BlobId>,
     pub(super) take: TakeHeldChunk<'w>,
-    pub(super) holders: Holders,
+    pub(super) holders: HolderReport,
 }
 
 impl Work<'_> {
@@ -137,7 +137,7 @@ impl Work<'_> {
         if self.kept.contains(&node.id) {
             self.staged.keep(node.id, &spliced.bytes);
         }
-        let is_told = self.holders == Holders::OfLongChains && node.facts.is_long();
+        let is_told = self.holders == HolderReport::OfLongChains && node.facts.is_long();
         let held = if is_told { spliced.held_runs(plan) } else { Vec::new() };
         (self.take)(&node.id, &spliced.bytes, &held)
     }

@@ -35,7 +35,7 @@ impl Question {
 
 /// What had been lost of what the index knew, at one moment: where two are equal, nothing was lost in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Losses {
+pub struct LossMark {
     /// In this process.
     own: u64,
     /// SQLite's `data_version`: another one after any change by another process, so after a loss too.
@@ -47,7 +47,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
-    pub fn losses(&self) -> Result<Losses> {
+    pub fn loss_mark(&self) -> Result<LossMark> {
         self.lock().losses().map_err(self.failed("read"))
     }
 
@@ -64,7 +64,7 @@ impl Index {
     ///
     /// # Errors
     /// [`Error::Sqlite`] if it cannot be written; it is then found out again next time.
-    pub fn mark_whole(&self, contents: &[Content], since: Losses) -> Result<()> {
+    pub fn mark_whole(&self, contents: &[Content], since: LossMark) -> Result<()> {
         let unencodable = |fault| Error::Failed(format!("a content: {fault}"));
         let keys: Vec<Vec<u8>> =
             contents.iter().map(codec::encode).collect::<std::result::Result<_, _>>().map_err(unencodable)?;
@@ -100,16 +100,16 @@ impl Index {
 }
 
 impl Inner {
-    fn losses(&self) -> rusqlite::Result<Losses> {
+    fn losses(&self) -> rusqlite::Result<LossMark> {
         let others = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
-        Ok(Losses { own: self.losses, others })
+        Ok(LossMark { own: self.losses, others })
     }
 
-    fn mark_whole(&mut self, keys: &[Vec<u8>], since: Losses) -> rusqlite::Result<()> {
+    fn mark_whole(&mut self, keys: &[Vec<u8>], since: LossMark) -> rusqlite::Result<()> {
         let own = self.losses;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let others = transaction.pragma_query_value(None, "data_version", |row| row.get(0))?;
-        if since != (Losses { own, others }) {
+        if since != (LossMark { own, others }) {
             return Ok(());
         }
         {

@@ -33,7 +33,7 @@ fn places_are_those_of_packs_that_exist() {
     assert_eq!(index.places(&b).unwrap().len(), 2);
     assert_eq!(index.with_prefix(&b.prefix(), 8).unwrap(), [b]);
     assert_eq!(index.reconcile(&[pack(2)]).unwrap(), []);
-    assert_eq!(index.places(&b).unwrap(), [Place { pack: pack(2), record: 0 }]);
+    assert_eq!(index.places(&b).unwrap(), [RecordPlace { pack: pack(2), record: 0 }]);
     assert!(!index.contains(&BlobId::of_chunk(b"a")).unwrap());
     index.forget(&[pack(2).id]).unwrap();
     assert!(!index.contains(&b).unwrap());
@@ -96,7 +96,7 @@ fn an_index_of_an_earlier_boot_is_begun_anew_but_what_was_unreadable_stays_so() 
     let path = directory.path().join("index.sqlite");
     let index = Index::open(&path).unwrap();
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-    index.mark_whole(&[Content::EMPTY], index.losses().unwrap()).unwrap();
+    index.mark_whole(&[Content::EMPTY], index.loss_mark().unwrap()).unwrap();
     index.distrust(&[BlobId::of_chunk(b"a").prefix()]).unwrap();
     drop(index);
     assert_eq!(Index::open(&path).unwrap().reconcile(&[pack(1)]).unwrap(), [], "of the same boot it is kept");
@@ -132,7 +132,7 @@ fn a_content_is_whole_until_a_pack_is_lost() {
     index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
     index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
     assert!(!index.is_whole(&Content::EMPTY));
-    index.mark_whole(&[Content::EMPTY], index.losses().unwrap()).unwrap();
+    index.mark_whole(&[Content::EMPTY], index.loss_mark().unwrap()).unwrap();
     index.reconcile(&[pack(1), pack(2), pack(3)]).unwrap();
     assert!(index.is_whole(&Content::EMPTY));
     index.reconcile(&[pack(1), pack(3)]).unwrap();
@@ -147,7 +147,7 @@ fn nothing_is_marked_as_whole_that_may_have_been_lost_since_it_was_looked_into()
     index.adopt(&pack(1), &footer(&[b"a"])).unwrap();
     index.adopt(&pack(2), &footer(&[b"b"])).unwrap();
     let is_marked = |lose: &dyn Fn()| {
-        let since = index.losses().unwrap();
+        let since = index.loss_mark().unwrap();
         lose();
         index.mark_whole(&[Content::EMPTY], since).unwrap();
         index.is_whole(&Content::EMPTY)
@@ -185,7 +185,7 @@ fn a_file_found_damaged_at_a_look_up_is_removed_and_the_next_one_is_whole() {
 fn a_distrusted_blob_counts_as_absent_until_it_is_stored_again() {
     let index = Index::open_private().unwrap();
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();
-    let before = index.losses().unwrap();
+    let before = index.loss_mark().unwrap();
     index.mark_whole(&[Content::EMPTY], before).unwrap();
     let (a, b) = (BlobId::of_chunk(b"a"), BlobId::of_chunk(b"b"));
     index.distrust(&[a.prefix()]).unwrap();
@@ -193,7 +193,7 @@ fn a_distrusted_blob_counts_as_absent_until_it_is_stored_again() {
     assert!(!index.is_whole(&Content::EMPTY));
     index.mark_whole(&[Content::EMPTY], before).unwrap();
     assert!(!index.is_whole(&Content::EMPTY), "it may hold the one that cannot be read");
-    index.mark_whole(&[Content::EMPTY], index.losses().unwrap()).unwrap();
+    index.mark_whole(&[Content::EMPTY], index.loss_mark().unwrap()).unwrap();
     assert!(index.is_whole(&Content::EMPTY), "it was looked into since");
     assert_eq!(index.places(&a).unwrap().len(), 1, "its record may still be tried");
     index.adopt(&pack(1), &footer(&[b"a", b"b"])).unwrap();

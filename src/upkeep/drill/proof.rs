@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::disk::sqlite::{self, Verdict};
+use crate::disk::sqlite::{self, CheckOutcome};
 use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
 use crate::format::manifest::{Manifest, REGISTRY, SourceRecord, bytes_of};
@@ -22,7 +22,7 @@ use crate::format::table::{Capture, Entry, EntryKind};
 use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
 use crate::restore::directory_of;
-use crate::restore::verify::{Descent, Step, walk};
+use crate::restore::verify::{Visited, WalkDepth, walk};
 use crate::store::json::{self, JsonVerdict};
 use crate::store::{BlobReader, Repository, verdicts};
 
@@ -77,24 +77,24 @@ fn compare(
 ) -> Result<Vec<String>> {
     let mut faults = Vec::new();
     let mut current: Option<Restored> = None;
-    walk(source, Descent::Chunks, reader, &mut |_, step| {
+    walk(source, WalkDepth::Chunks, reader, &mut |_, visited| {
         progress.check()?;
-        let fault = match step {
-            Step::Entry(entry) => {
+        let fault = match visited {
+            Visited::Entry(entry) => {
                 let path = path_of(source, entry, directory);
                 let opened = open(entry, &path, shown(&path, directory))?;
                 current = opened.file;
                 opened.fault
             }
-            Step::Chunk { id, offset, length, .. } => {
+            Visited::Chunk { id, offset, length, .. } => {
                 progress.advance(length);
                 difference(&mut current, offset, |file| has_chunk(file, &id, offset, length as usize))?
             }
-            Step::Hole { offset, length } => {
+            Visited::Hole { offset, length } => {
                 progress.advance(length);
                 difference(&mut current, offset, |file| is_hole(file, offset, length))?
             }
-            Step::Hidden { range, fault, .. } => Some(format!("{range}: {fault:?}")),
+            Visited::Hidden { range, fault, .. } => Some(format!("{range}: {fault:?}")),
         };
         faults.extend(fault);
         Ok(())
@@ -103,24 +103,24 @@ fn compare(
 }
 
 /// What stands where an entry should have been restored.
-struct Opened {
+struct Inspected {
     file: Option<Restored>,
     fault: Option<String>,
 }
 
-fn open(entry: &Entry, path: &Path, name: String) -> Result<Opened> {
-    let wrong = |what: &str| Opened { file: None, fault: Some(format!("{name}: {what}")) };
+fn open(entry: &Entry, path: &Path, name: String) -> Result<Inspected> {
+    let wrong = |what: &str| Inspected { file: None, fault: Some(format!("{name}: {what}")) };
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(wrong("it was not restored")) };
     Ok(match &entry.kind {
-        EntryKind::Directory if found.is_dir() => Opened { file: None, fault: None },
+        EntryKind::Directory if found.is_dir() => Inspected { file: None, fault: None },
         EntryKind::Directory => wrong("it is no directory"),
         EntryKind::Symlink(target) => match fs::read_link(path) {
-            Ok(link) if link.as_os_str().as_bytes() == target.as_slice() => Opened { file: None, fault: None },
+            Ok(link) if link.as_os_str().as_bytes() == target.as_slice() => Inspected { file: None, fault: None },
             _ => wrong("it is not the link that it should be"),
         },
         EntryKind::File(file) if found.is_file() && found.len() == file.content.length => {
             let file = File::open(path).map_err(Error::io("open", path))?;
-            Opened { file: Some(Restored { file, name, differs: false }), fault: None }
+            Inspected { file: Some(Restored { file, name, differs: false }), fault: None }
         }
         EntryKind::File(file) => wrong(&format!("it is no file of {} bytes", file.content.length)),
     })
@@ -174,9 +174,9 @@ fn check_files(
     progress: &dyn Progress,
 ) -> Result<Vec<String>> {
     let mut faults = Vec::new();
-    walk(source, Descent::Entries, reader, &mut |reader, step| {
+    walk(source, WalkDepth::Entries, reader, &mut |reader, visited| {
         progress.check()?;
-        let Step::Entry(entry) = step else { return Ok(()) };
+        let Visited::Entry(entry) = visited else { return Ok(()) };
         let EntryKind::File(file) = &entry.kind else { return Ok(()) };
         let path = path_of(source, entry, directory);
         if file.capture == Capture::SqliteImage && file.content.length > 0 {
@@ -195,12 +195,14 @@ fn check_files(
     Ok(faults)
 }
 
-fn fault_of(verdict: Verdict, name: &str) -> Option<String> {
+fn fault_of(verdict: CheckOutcome, name: &str) -> Option<String> {
     match verdict {
-        Verdict::Ok => None,
-        Verdict::Failed(cause) => Some(format!("db_integrity_check_failed: {name}: {cause}")),
-        Verdict::OpenFailed(cause) | Verdict::Unreadable(cause) => Some(format!("db_open_failed: {name}: {cause}")),
-        Verdict::Unknown(cause) => {
+        CheckOutcome::Ok => None,
+        CheckOutcome::Failed(cause) => Some(format!("db_integrity_check_failed: {name}: {cause}")),
+        CheckOutcome::OpenFailed(cause) | CheckOutcome::Unreadable(cause) => {
+            Some(format!("db_open_failed: {name}: {cause}"))
+        }
+        CheckOutcome::Unknown(cause) => {
             tracing::warn!(path = name, %cause, "db_integrity_unknown: the integrity check could not run");
             None
         }

@@ -13,7 +13,7 @@ use crate::format::pack::Step;
 use crate::progress::Progress;
 use crate::store::chain::ChainFacts;
 use crate::store::packs::PackFile;
-use crate::store::{Base, BlobReader, BlobWriter, Company, RecordedDelta, Repository, Stored};
+use crate::store::{Base, BlobReader, BlobWriter, FrameGroup, RecordedDelta, Repository, Stored};
 
 /// Decoded frames kept at one time: whole records are read in the order of packs, and a few frames are enough; those of
 /// deltas that are needed again go to a temporary file.
@@ -74,7 +74,7 @@ impl Rewriter<'_> {
         if rewrite.group == Group::Metadata {
             self.writer.put_metadata(rewrite.kind, &content, || Ok(record.and_then(first_base)))?;
         } else if self.writer.reserve(rewrite.id) == Stored::New {
-            let company = if rewrite.group == Group::Bulk { Company::Bulk } else { Company::Increment };
+            let company = if rewrite.group == Group::Bulk { FrameGroup::Bulk } else { FrameGroup::Increment };
             let delta = record.and_then(|record| {
                 let subject = Subject { id: rewrite.id, content: &content, old: &record.delta };
                 let copied = if record.stays { rebased::copy(&subject, &record.offered) } else { None };

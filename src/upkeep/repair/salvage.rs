@@ -12,10 +12,10 @@ use crate::format::delta;
 use crate::format::pack::{BlobKind, Encoding, Record};
 use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
-use crate::store::index::Place;
+use crate::store::index::RecordPlace;
 use crate::store::packs::{self, PackFile};
 use crate::store::temporary::{self, failed, prepared};
-use crate::store::{BlobReader, BlobWriter, Company, DeltaRecord, Repository, Stored};
+use crate::store::{BlobReader, BlobWriter, DeltaRecord, FrameGroup, Repository, Stored};
 
 /// Greatest depth and number of records of a chain that a copied delta makes longer.
 const DEEPEST: u32 = 64;
@@ -89,7 +89,7 @@ impl Salvage<'_> {
         for (number, record) in (0..).zip(&footer.records) {
             progress.check()?;
             if self.sound.look_up(&record.id, record.kind)?.is_err() && self.is_first(&record.id)? {
-                self.record(record, Place { pack: *pack, record: number })?;
+                self.record(record, RecordPlace { pack: *pack, record: number })?;
             }
         }
         Ok(())
@@ -100,7 +100,7 @@ impl Salvage<'_> {
         insert.execute([id.as_bytes()]).map(|rows| rows > 0).map_err(failed("write"))
     }
 
-    fn record(&mut self, record: &Record, place: Place) -> Result<()> {
+    fn record(&mut self, record: &Record, place: RecordPlace) -> Result<()> {
         // What cannot be read is lost, which a look at the snapshots will tell.
         let Ok(content) = self.all.blob(&record.id, record.kind)? else { return Ok(()) };
         self.blobs += 1;
@@ -112,12 +112,12 @@ impl Salvage<'_> {
         match (writer.reserve(record.id), delta) {
             (Stored::Reused, _) => Ok(()),
             (Stored::New, Some(delta)) => writer.put_delta(delta),
-            (Stored::New, None) => writer.put_whole(record.id, &content, Company::Increment),
+            (Stored::New, None) => writer.put_whole(record.id, &content, FrameGroup::Increment),
         }
     }
 
     /// The record as it is, if it is a delta whose bases are all sound and that leads to the content.
-    fn delta(&mut self, record: &Record, place: Place, content: &[u8]) -> Result<Option<DeltaRecord>> {
+    fn delta(&mut self, record: &Record, place: RecordPlace, content: &[u8]) -> Result<Option<DeltaRecord>> {
         if record.kind == BlobKind::ListNode || record.encoding == Encoding::Whole {
             return Ok(None);
         }

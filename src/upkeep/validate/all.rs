@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::id::BlobPrefix;
 use crate::progress::{Phase, Progress};
 use crate::restore::verify::VerifyOptions;
-use crate::restore::verify::census::{Census, Losses, Sample};
+use crate::restore::verify::census::{Census, CensusResult, Sample};
 use crate::store::snapshots;
 use crate::store::{Repository, SnapshotFormat, SnapshotListing, packs};
 use crate::upkeep::impact::{self, HurtSnapshot};
@@ -101,7 +101,7 @@ pub(in crate::upkeep) fn survey<'r>(
     options: VerifyOptions,
     sample: Option<Sample>,
     progress: &dyn Progress,
-) -> Result<Losses<'r>> {
+) -> Result<CensusResult<'r>> {
     progress.phase(Phase::Marking, None);
     let mut census = Census::begin(repository, sample)?;
     for listing in &found.listings {
@@ -116,7 +116,7 @@ pub(in crate::upkeep) fn survey<'r>(
 pub(in crate::upkeep) fn judge(
     repository: &Repository,
     found: &FoundSnapshots,
-    losses: &mut Losses<'_>,
+    losses: &mut CensusResult<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Validation>> {
     let mut snapshots = Vec::with_capacity(found.listings.len());
@@ -130,7 +130,7 @@ pub(in crate::upkeep) fn judge(
     Ok(snapshots)
 }
 
-fn hurt(repository: &Repository, losses: &Losses<'_>, progress: &dyn Progress) -> Result<Vec<HurtSnapshot>> {
+fn hurt(repository: &Repository, losses: &CensusResult<'_>, progress: &dyn Progress) -> Result<Vec<HurtSnapshot>> {
     let mut lost: Vec<BlobPrefix> = Vec::new();
     losses.each(|blob| {
         if lost.len() < MOST_LOST {

@@ -13,7 +13,7 @@ const MOST_ERRORS: usize = 5;
 /// How much a validation read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Extent {
+pub enum ValidationExtent {
     /// Everything.
     Full,
     /// No content.
@@ -30,7 +30,7 @@ pub struct ValidationRecord {
     /// The snapshot; all of them if none is named.
     pub stamp: Option<String>,
     /// How much it read.
-    pub extent: Extent,
+    pub extent: ValidationExtent,
     /// Whether everything was valid, as far as it looked.
     pub ok: bool,
     /// The first errors.
@@ -53,7 +53,7 @@ impl Begun {
     }
 
     /// Keeps its outcome, if the repository can be written; that it could not be kept is no failure of the validation.
-    pub fn keep(self, repository: &Repository, stamp: Option<&str>, extent: Extent, errors: &[String]) {
+    pub fn keep(self, repository: &Repository, stamp: Option<&str>, extent: ValidationExtent, errors: &[String]) {
         let record = ValidationRecord {
             at: self.at,
             stamp: stamp.map(str::to_owned),

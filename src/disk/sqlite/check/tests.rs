@@ -15,7 +15,7 @@ fn a_sound_database_is_ok_in_either_journal_mode_and_no_sidecar_appears() {
         let root = tempfile::tempdir().unwrap();
         let path =
             database(root.path(), &format!("PRAGMA journal_mode={mode}; CREATE TABLE t(x); INSERT INTO t VALUES(1)"));
-        assert_eq!(integrity_check(&path), Verdict::Ok, "{mode}");
+        assert_eq!(integrity_check(&path), CheckOutcome::Ok, "{mode}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1, "{mode}");
     }
 }
@@ -27,7 +27,7 @@ fn an_unknown_collation_is_no_damage() {
                PRAGMA writable_schema=ON;
                UPDATE sqlite_schema SET sql='CREATE TABLE t(x COLLATE house)' WHERE name='t'";
     let verdict = integrity_check(&database(root.path(), sql));
-    assert!(matches!(&verdict, Verdict::Unknown(cause) if cause.contains("house")), "{verdict:?}");
+    assert!(matches!(&verdict, CheckOutcome::Unknown(cause) if cause.contains("house")), "{verdict:?}");
 }
 
 #[test]
@@ -36,7 +36,7 @@ fn an_unknown_tokenizer_is_no_damage() {
     let sql = "CREATE VIRTUAL TABLE t USING fts5(x); INSERT INTO t VALUES('a b'); PRAGMA writable_schema=ON;
                UPDATE sqlite_schema SET sql='CREATE VIRTUAL TABLE t USING fts5(x, tokenize=house)' WHERE name='t'";
     let verdict = integrity_check(&database(root.path(), sql));
-    assert!(matches!(&verdict, Verdict::Unknown(_)), "{verdict:?}");
+    assert!(matches!(&verdict, CheckOutcome::Unknown(_)), "{verdict:?}");
 }
 
 /// A database with full-text indexes of every kind, and a table beside them.
@@ -63,7 +63,7 @@ fn change(path: &Path, sql: &str) {
 }
 
 /// Says what one check of everything says, and returns it.
-fn agreed(path: &Path) -> Verdict {
+fn agreed(path: &Path) -> CheckOutcome {
     let whole = all_findings(&open_with_cache(path, CACHE).unwrap()).map_or_else(verdict_of_error, verdict_of_findings);
     let verdict = integrity_check(path);
     assert_eq!(verdict, whole);
@@ -78,11 +78,11 @@ fn virtual_tables_are_checked_beside_the_rest() {
     assert_eq!(tables, ["text0", "text1", "text2", "text3"]);
     assert_eq!(findings_before_virtual(&path).unwrap(), [""; 0]);
     assert_eq!(findings_of(&path, &tables).unwrap(), ["ok"; 4]);
-    assert_eq!(agreed(&path), Verdict::Ok);
+    assert_eq!(agreed(&path), CheckOutcome::Ok);
     // What is wrong in a virtual table is found by its own check alone.
     change(&path, "UPDATE text0_content SET c0 = 'other' WHERE id = 7");
     assert_eq!(findings_before_virtual(&path).unwrap(), [""; 0]);
-    assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("text0")));
+    assert!(matches!(agreed(&path), CheckOutcome::Failed(cause) if cause.contains("text0")));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn damage_of_every_kind_of_table_is_found() {
         let path = with_full_text(root.path());
         change(&path, harm);
         let verdict = agreed(&path);
-        assert!(matches!(&verdict, Verdict::Failed(cause) if cause.contains(named)), "{harm}: {verdict:?}");
+        assert!(matches!(&verdict, CheckOutcome::Failed(cause) if cause.contains(named)), "{harm}: {verdict:?}");
         fs::remove_file(path).unwrap();
     }
 }
@@ -116,7 +116,7 @@ fn what_was_found_before_a_check_ended_with_an_error_counts() {
     change(&path, "PRAGMA writable_schema=ON; DELETE FROM sqlite_schema WHERE name='text0_content'");
     change(&path, ORPHAN);
     let verdict = integrity_check(&path);
-    assert!(matches!(&verdict, Verdict::Failed(cause) if cause.contains("never used")), "{verdict:?}");
+    assert!(matches!(&verdict, CheckOutcome::Failed(cause) if cause.contains("never used")), "{verdict:?}");
 }
 
 #[test]
@@ -131,8 +131,8 @@ fn tables_are_checked_one_by_one_where_not_all_can_be() {
         change(&path, harm);
         let verdict = integrity_check(&path);
         match is_damaged {
-            true => assert!(matches!(&verdict, Verdict::Failed(cause) if cause.contains("by_x")), "{verdict:?}"),
-            false => assert!(matches!(&verdict, Verdict::Unknown(_)), "{verdict:?}"),
+            true => assert!(matches!(&verdict, CheckOutcome::Failed(cause) if cause.contains("by_x")), "{verdict:?}"),
+            false => assert!(matches!(&verdict, CheckOutcome::Unknown(_)), "{verdict:?}"),
         }
         fs::remove_file(path).unwrap();
     }
@@ -146,7 +146,7 @@ fn a_virtual_table_that_cannot_be_checked_hides_no_other() {
         let path = with_full_text(root.path());
         change(&path, &format!("DELETE FROM {gone}_config; DELETE FROM {damaged}_data WHERE id > 100"));
         let verdict = integrity_check(&path);
-        assert!(matches!(&verdict, Verdict::Failed(cause) if cause.contains(damaged)), "{verdict:?}");
+        assert!(matches!(&verdict, CheckOutcome::Failed(cause) if cause.contains(damaged)), "{verdict:?}");
         fs::remove_file(path).unwrap();
     }
 }
@@ -155,7 +155,7 @@ fn a_virtual_table_that_cannot_be_checked_hides_no_other() {
 fn with_rtree(root: &Path, besides: &str) -> PathBuf {
     let rtree = "CREATE VIRTUAL TABLE t USING rtree(id, a, b); INSERT INTO t VALUES(1, 2, 3);";
     let path = database(root, &format!("{rtree} {besides}"));
-    assert_eq!(agreed(&path), Verdict::Ok);
+    assert_eq!(agreed(&path), CheckOutcome::Ok);
     path
 }
 
@@ -171,7 +171,7 @@ fn a_constraint_that_asks_a_virtual_table_does_not_end_the_check() {
         &path,
         "PRAGMA writable_schema=ON; UPDATE sqlite_schema SET sql='CREATE TABLE z(y NOT NULL, x, w NOT NULL)' WHERE name='z'",
     );
-    assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("NULL value in z.w")));
+    assert!(matches!(agreed(&path), CheckOutcome::Failed(cause) if cause.contains("NULL value in z.w")));
 }
 
 #[test]
@@ -179,9 +179,9 @@ fn damage_beside_virtual_tables_of_another_kind_is_found() {
     let root = tempfile::tempdir().unwrap();
     let path = with_rtree(root.path(), "CREATE TABLE z(x); CREATE INDEX by_x ON z(x); INSERT INTO z VALUES('a')");
     change(&path, "DELETE FROM t_rowid");
-    assert!(matches!(agreed(&path), Verdict::Failed(_)));
+    assert!(matches!(agreed(&path), CheckOutcome::Failed(_)));
     change(&path, ORPHAN);
-    assert!(matches!(agreed(&path), Verdict::Failed(cause) if cause.contains("never used")));
+    assert!(matches!(agreed(&path), CheckOutcome::Failed(cause) if cause.contains("never used")));
 }
 
 #[test]
@@ -201,8 +201,8 @@ fn damage_and_files_that_are_no_database_are_told_apart() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[4096..4196].fill(0xAA);
     fs::write(&path, &bytes).unwrap();
-    assert!(matches!(integrity_check(&path), Verdict::Failed(_)));
+    assert!(matches!(integrity_check(&path), CheckOutcome::Failed(_)));
     fs::write(&path, [0x55; 4096]).unwrap();
-    assert!(matches!(integrity_check(&path), Verdict::OpenFailed(_)));
-    assert!(matches!(integrity_check(&root.path().join("none")), Verdict::Unreadable(_)));
+    assert!(matches!(integrity_check(&path), CheckOutcome::OpenFailed(_)));
+    assert!(matches!(integrity_check(&root.path().join("none")), CheckOutcome::Unreadable(_)));
 }

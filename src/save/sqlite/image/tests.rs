@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use super::super::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
 use super::*;
-use crate::disk::sqlite::{BlockLimit, Verdict, integrity_check};
+use crate::disk::sqlite::{BlockLimit, CheckOutcome, integrity_check};
 use crate::save::Effort;
 use crate::save::capturing::tests::with_capturing;
-use crate::save::database::{self, CheckImage, DatabaseRequest, HeldDatabase};
+use crate::save::database::{self, CheckImage, DatabaseRequest, PendingDatabase};
 use crate::save::file::{self, ReadOutcome};
 use crate::save::tree::in_tree;
 use crate::store::{LockWait, packs};
@@ -199,10 +199,10 @@ fn only_large_images_that_sqlite_does_not_check_lack_anything() {
         let request = DatabaseRequest { check, written_in_full, ..in_tree(&live, b"live.db", check) };
         let captured =
             database::capture(&place.repository, &request, BlockLimit::default(), Some(first), &mut |_| Ok(()));
-        let HeldDatabase::Captured { captured, .. } = captured.unwrap() else { panic!() };
+        let PendingDatabase::Captured { captured, .. } = captured.unwrap() else { panic!() };
         let DatabaseContent::Image(image) = captured.content else { panic!() };
         assert_eq!(!left_out(&image).is_empty(), lacks, "{check:?} {written_in_full}");
-        let passes = integrity_check(&image.file) == Verdict::Ok;
+        let passes = integrity_check(&image.file) == CheckOutcome::Ok;
         assert_eq!(passes, !lacks, "{check:?} {written_in_full}");
     }
 }

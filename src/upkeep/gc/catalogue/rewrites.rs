@@ -48,7 +48,7 @@ pub(in crate::upkeep::gc) struct Rewrite {
     pub(in crate::upkeep::gc) kind: BlobKind,
     pub(in crate::upkeep::gc) group: Group,
     /// The record chosen so far, and the key of its pack.
-    pub(in crate::upkeep::gc) place: index::Place,
+    pub(in crate::upkeep::gc) place: index::RecordPlace,
     pub(in crate::upkeep::gc) pack: i64,
 }
 
@@ -269,7 +269,7 @@ impl Catalogue {
                 let kind = if row.get(1)? { BlobKind::ListNode } else { BlobKind::Chunk };
                 let id = PackId::from_bytes(row.get(4)?);
                 let pack = PackFile { id, size: row.get::<_, i64>(5)?.cast_unsigned() };
-                let place = index::Place { pack, record: row.get(6)? };
+                let place = index::RecordPlace { pack, record: row.get(6)? };
                 Ok(Rewrite {
                     id: BlobId::from_bytes(row.get(0)?),
                     kind,
