@@ -16,7 +16,7 @@ use vecsnap::progress::Silent;
 use vecsnap::restore::{
     self, ChromaChoice, Goal, HardLinkPolicy, OthersPolicy, OwnerPolicy, PreSnapshot, RestoreOptions,
 };
-use vecsnap::save::{self, CreateOptions, Effort, LiveSources, Reading};
+use vecsnap::save::{self, CreateOptions, Effort, LiveSources, ReadPolicy};
 use vecsnap::store::{LockWait, Repository};
 
 const MEBIBYTE: usize = 1024 * 1024;
@@ -53,7 +53,7 @@ fn create(repository: &Repository, sources: &LiveSources) -> Stamp {
         sources: sources.clone(),
         include_chroma: true,
         check_trees: false,
-        reading: Reading::All,
+        read_policy: ReadPolicy::All,
         effort: Effort::Normal,
         writers: Default::default(),
         kind: SnapshotKind::Ordinary,

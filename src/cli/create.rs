@@ -10,7 +10,7 @@ use super::session::{Done, Session};
 use crate::disk::{LocalStorage, stat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Consistency, SnapshotKind, SourceRecord, SourceState, Verdict};
-use crate::save::{self, CreateOptions, CreateReport, Freeze, IngestLock, Reading, WriterPolicy};
+use crate::save::{self, CreateOptions, CreateReport, Freeze, IngestLock, ReadPolicy, WriterPolicy};
 use crate::store::{Repository, repository};
 
 /// How long writers may be held off unless the operator says otherwise: a service that waits 5 s for a lock, as most do,
@@ -39,7 +39,7 @@ pub fn run(session: &Session<'_>, arguments: &CreateArguments) -> Result<Exit> {
         sources,
         include_chroma: arguments.chroma,
         check_trees: arguments.check,
-        reading: if arguments.force_read { Reading::All } else { Reading::Changed },
+        read_policy: if arguments.force_read { ReadPolicy::All } else { ReadPolicy::Changed },
         effort: arguments.effort.into(),
         writers: writers(session, arguments)?,
         kind: SnapshotKind::Ordinary,

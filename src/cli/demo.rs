@@ -27,7 +27,7 @@ use crate::progress::Progress;
 use crate::restore::{
     self, ChromaChoice, Goal, HardLinkPolicy, OthersPolicy, OwnerPolicy, PreSnapshot, RestoreOptions, RestoreReport,
 };
-use crate::save::{self, CreateOptions, CreateReport, Effort, Reading};
+use crate::save::{self, CreateOptions, CreateReport, Effort, ReadPolicy};
 use crate::store::Repository;
 
 /// What the data, three snapshots of it and SQLite's temporary images take at most.
@@ -107,7 +107,7 @@ fn snapshot(repository: &Repository, workload: &Workload, progress: &dyn Progres
         sources: workload.sources(),
         include_chroma: true,
         check_trees: false,
-        reading: Reading::Changed,
+        read_policy: ReadPolicy::Changed,
         effort: Effort::default(),
         writers: Default::default(),
         kind: SnapshotKind::Ordinary,

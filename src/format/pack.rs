@@ -53,14 +53,14 @@ pub enum Encoding {
         /// Whether the pack's own id table follows as one more base.
         id_table: bool,
         /// How far back the first base is; for writers.
-        step: Step,
+        distance: BaseDistance,
     },
 }
 
 /// How many versions of a chunk lie between a delta and its first base: a hint for the chain policy of writers, without
 /// meaning for readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Step {
+pub enum BaseDistance {
     /// The first base is the version before, or nothing is known.
     #[default]
     One,
@@ -168,9 +168,9 @@ impl Footer {
         };
         for record in &self.records {
             let mut flags = if record.kind == BlobKind::ListNode { FLAG_NODE } else { 0 };
-            if let Encoding::Delta { bases, id_table, step } = &record.encoding {
+            if let Encoding::Delta { bases, id_table, distance } = &record.encoding {
                 flags |= FLAG_DELTA | if *id_table { FLAG_ID_TABLE } else { 0 };
-                flags |= if *step == Step::Stride { FLAG_STRIDE } else { 0 };
+                flags |= if *distance == BaseDistance::Stride { FLAG_STRIDE } else { 0 };
                 stored.base_counts.push(bases.len() as u8);
                 stored.bases.extend_from_slice(bases);
             }
@@ -362,8 +362,8 @@ fn take_encoding(
         return Err(Malformed::Limit("number of bases"));
     }
     *bases = rest;
-    let step = if flags & FLAG_STRIDE == 0 { Step::One } else { Step::Stride };
-    Ok(Encoding::Delta { bases: own.to_vec(), id_table: flags & FLAG_ID_TABLE != 0, step })
+    let distance = if flags & FLAG_STRIDE == 0 { BaseDistance::One } else { BaseDistance::Stride };
+    Ok(Encoding::Delta { bases: own.to_vec(), id_table: flags & FLAG_ID_TABLE != 0, distance })
 }
 
 #[cfg(test)]
@@ -385,8 +385,14 @@ mod tests {
             frames: vec![Frame::new(100, 50, 70, 2, Codec::Zstd), Frame::new(150, 9, 9, 1, Codec::Raw)],
             records: vec![
                 record(0, 0, 0, 60, Encoding::Whole),
-                record(1, 0, 60, 10, Encoding::Delta { bases, id_table: true, step: Step::One }),
-                record(2, 1, 0, 9, Encoding::Delta { bases: Vec::new(), id_table: false, step: Step::Stride }),
+                record(1, 0, 60, 10, Encoding::Delta { bases, id_table: true, distance: BaseDistance::One }),
+                record(
+                    2,
+                    1,
+                    0,
+                    9,
+                    Encoding::Delta { bases: Vec::new(), id_table: false, distance: BaseDistance::Stride },
+                ),
             ],
         }
     }

@@ -14,7 +14,7 @@ use super::intent::Intent;
 use super::list_node::ListNode;
 use super::manifest::{Consistency, Extension, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, Verdict};
 use super::metadata::SnapshotMetadata;
-use super::pack::{self, BlobKind, Encoding, Footer, FooterPlace, Frame, Record, Step};
+use super::pack::{self, BaseDistance, BlobKind, Encoding, Footer, FooterPlace, Frame, Record};
 use super::table::{Capture, Entry, EntryDecoder, EntryKind, FileEntry, SourceStats, Stat, Time};
 use super::{codec, limits, planes};
 use crate::id::{BlobId, RepositoryId};
@@ -75,13 +75,19 @@ fn footer() -> Footer {
         frames: vec![Frame::new(92, 14, 14, 3, Codec::Raw)],
         records: vec![
             record(BlobKind::Chunk, b"abc", 0, 3, Encoding::Whole),
-            record(BlobKind::Chunk, b"abd", 3, 4, Encoding::Delta { bases, id_table: false, step: Step::One }),
+            record(
+                BlobKind::Chunk,
+                b"abd",
+                3,
+                4,
+                Encoding::Delta { bases, id_table: false, distance: BaseDistance::One },
+            ),
             record(
                 BlobKind::ListNode,
                 &node,
                 7,
                 7,
-                Encoding::Delta { bases: Vec::new(), id_table: true, step: Step::One },
+                Encoding::Delta { bases: Vec::new(), id_table: true, distance: BaseDistance::One },
             ),
         ],
     }

@@ -42,7 +42,7 @@ use crate::format::limits::FORMAT_VERSION;
 use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceKind, SourceState, bytes_of};
 use crate::id::{BlobId, Stamp};
 use crate::progress::{Phase, Progress};
-use crate::save::{self, CreateOptions, Effort, LiveSources, Reading, WriterPolicy};
+use crate::save::{self, CreateOptions, Effort, LiveSources, ReadPolicy, WriterPolicy};
 use crate::store::{BlobReader, Repository, StagedBlobs, intents};
 
 use apply::{Applied, Applier};
@@ -266,7 +266,7 @@ fn keep_present_state(
         sources: options.targets.clone(),
         include_chroma: job.restores(CHROMA),
         check_trees: false,
-        reading: Reading::All,
+        read_policy: ReadPolicy::All,
         // It should be over soon, and is seldom kept for long.
         effort: Effort::Fast,
         writers: WriterPolicy::default(),

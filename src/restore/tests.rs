@@ -200,7 +200,7 @@ fn while_a_restore_is_unfinished_no_database_can_be_read() {
         sources: runtime.live(),
         include_chroma: false,
         check_trees: false,
-        reading: Reading::All,
+        read_policy: ReadPolicy::All,
         effort: Effort::default(),
         writers: Default::default(),
         kind: SnapshotKind::Ordinary,

@@ -158,7 +158,7 @@ fn candidates(found: &[FoundRun]) -> Vec<Candidate> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::pack::Step;
+    use crate::format::pack::BaseDistance;
     use crate::save::changed::{Against, Differences};
     use crate::store::HeldRun;
     use crate::store::chain::ChainFacts;
@@ -170,7 +170,7 @@ mod tests {
 
     fn own(records: u32) -> OwnBase {
         let HaystackChunk { id, facts } = source("own", records);
-        OwnBase { id, step: Step::One, facts }
+        OwnBase { id, distance: BaseDistance::One, facts }
     }
 
     /// A chunk that differs from its base but for the last `stays` bytes, and has 500 bytes of each of these chunks.

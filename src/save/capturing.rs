@@ -7,13 +7,13 @@
 use std::time::{Duration, Instant};
 
 use super::effort::Effort;
-use super::previous::{Predecessors, Previous, Reading, TABLE_CACHE};
+use super::previous::{EarlierSnapshots, Previous, ReadPolicy, TABLE_CACHE};
 use crate::disk::sqlite::BlockLimit;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::progress::Progress;
 use crate::store::file_table::TableWriter;
-use crate::store::{BlobReader, BlobWriter, BulkReader, DecodedFrames, PreviousVersion, Repository};
+use crate::store::{BlobReader, BlobWriter, BulkReader, DecodedFrames, PreviousContent, Repository};
 
 /// Decoded frames kept for reading previous contents, in bytes.
 const VERSION_CACHE: usize = 24 * 1024 * 1024;
@@ -23,9 +23,9 @@ pub(super) struct Capturing<'a> {
     pub(super) repository: &'a Repository,
     pub(super) writer: &'a mut BlobWriter,
     pub(super) progress: &'a dyn Progress,
-    pub(super) reading: Reading,
+    pub(super) read_policy: ReadPolicy,
     pub(super) effort: Effort,
-    pub(super) predecessors: &'a Predecessors<'a>,
+    pub(super) earlier: &'a EarlierSnapshots<'a>,
     pub(super) patience: Patience<'a>,
     /// What was decoded for one file and serves the next.
     pub(super) frames: &'a DecodedFrames,
@@ -34,8 +34,8 @@ pub(super) struct Capturing<'a> {
 impl<'a> Capturing<'a> {
     /// The previous version of a source.
     pub(super) fn previous(&self, name: &str) -> Result<Option<Previous<'a>>> {
-        let record = self.predecessors.record(name)?;
-        Ok(record.map(|record| Previous::of(self.repository, record, self.reading)))
+        let record = self.earlier.record(name)?;
+        Ok(record.map(|record| Previous::of(self.repository, record, self.read_policy)))
     }
 
     /// A writer for the table of a source, which is stored against the previous one where deltas are wanted.
@@ -43,9 +43,9 @@ impl<'a> Capturing<'a> {
         if self.effort == Effort::None {
             return Ok(TableWriter::default());
         }
-        let record = self.predecessors.record(name)?;
+        let record = self.earlier.record(name)?;
         let reader = || BlobReader::with_frame_cache(self.repository, TABLE_CACHE);
-        Ok(TableWriter::after(record.map(|record| PreviousVersion::of(reader(), record.table))))
+        Ok(TableWriter::after(record.map(|record| PreviousContent::of(reader(), record.table))))
     }
 
     /// A reader of what stood in previous versions.
@@ -54,8 +54,8 @@ impl<'a> Capturing<'a> {
     }
 
     /// A previous content to store the next one against, where deltas are wanted.
-    pub(super) fn version(&self, content: Content) -> Option<PreviousVersion<'a>> {
-        (self.effort != Effort::None).then(|| PreviousVersion::of(self.version_reader(), content))
+    pub(super) fn version(&self, content: Content) -> Option<PreviousContent<'a>> {
+        (self.effort != Effort::None).then(|| PreviousContent::of(self.version_reader(), content))
     }
 
     /// A reader for one previous content.
@@ -111,17 +111,17 @@ pub(in crate::save) mod tests {
         use_it: impl FnOnce(&mut Capturing<'_>) -> T,
     ) -> T {
         let mut writer = BlobWriter::begin(repository, effort.metadata(), effort.thoroughness()).unwrap();
-        let predecessors = Predecessors::none(repository);
+        let earlier = EarlierSnapshots::none(repository);
         let patience = Patience::new(&Silent, None);
-        let (reading, predecessors) = (Reading::All, &predecessors);
+        let (read_policy, earlier) = (ReadPolicy::All, &earlier);
         let writer_ref = &mut writer;
         let used = use_it(&mut Capturing {
             repository,
             writer: writer_ref,
             progress: &Silent,
-            reading,
+            read_policy,
             effort,
-            predecessors,
+            earlier,
             patience,
             frames: &DecodedFrames::default(),
         });

@@ -57,7 +57,7 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     if stat::lstat(&database)?.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
         return Ok(None);
     }
-    let judged = capturing.predecessors.record(CHROMA)?.map(|record| record.consistency);
+    let judged = capturing.earlier.record(CHROMA)?.map(|record| record.consistency);
     let judged = judged.filter(|consistency| *consistency != Consistency::Unproven);
     let mut capture = StoreCapture {
         root,
@@ -128,7 +128,7 @@ struct StoreCapture<'a> {
 }
 
 /// What was captured in one attempt, before it is in the store.
-struct Reading {
+struct StoreParts {
     databases: Vec<PendingPath>,
     /// Of all that is not a database, in the order of the walk.
     entries: Vec<Entry>,
@@ -157,15 +157,15 @@ impl StoreCapture<'_> {
             Freeze::No => None,
         };
         capturing.patience.hold_writers(frozen.as_ref().map(WriteLock::since));
-        let reading = self.read(capturing);
+        let read = self.read(capturing);
         capturing.patience.hold_writers(None);
         if let Some(lock) = frozen {
             let since = lock.since();
             drop(lock);
             self.writer_blocked = self.writer_blocked.max(since.elapsed());
         }
-        match reading? {
-            Ok(reading) => self.finish(capturing, reading),
+        match read? {
+            Ok(parts) => self.finish(capturing, parts),
             Err(attempt) => Ok(attempt),
         }
     }
@@ -175,13 +175,13 @@ impl StoreCapture<'_> {
     }
 
     /// Takes the images, then reads and proves part after part.
-    fn read(&mut self, capturing: &mut Capturing<'_>) -> Result<Result<Reading, Attempt>> {
+    fn read(&mut self, capturing: &mut Capturing<'_>) -> Result<Result<StoreParts, Attempt>> {
         let mut previous = capturing.previous(CHROMA)?;
         let Some(before) = look(self.root, Cut::Directories, previous.as_mut())? else {
             return Ok(Err(Attempt::Moved(String::new())));
         };
-        let mut reading = match self.capture_databases(capturing, previous.as_mut(), &before)? {
-            Ok(reading) => reading,
+        let mut parts = match self.capture_databases(capturing, previous.as_mut(), &before)? {
+            Ok(parts) => parts,
             Err(attempt) => return Ok(Err(attempt)),
         };
         previous.iter_mut().for_each(Previous::rewind);
@@ -196,10 +196,10 @@ impl StoreCapture<'_> {
             let part = Cut::Directories.part(&found).to_vec();
             let stillness = if part.is_empty() {
                 beside.add(&found);
-                self.read_one(capturing, previous.as_mut(), &found, &mut reading)?
+                self.read_one(capturing, previous.as_mut(), &found, &mut parts)?
             } else if let Some(print) = before.parts.get(&part) {
                 directories += 1;
-                self.read_directory(capturing, previous.as_mut(), &part, (*print, &before), &mut reading)?
+                self.read_directory(capturing, previous.as_mut(), &part, (*print, &before), &mut parts)?
             } else {
                 // It came after the image, which knows nothing of it.
                 Stillness::Still
@@ -214,7 +214,7 @@ impl StoreCapture<'_> {
             moved = Some(String::new());
         }
         Ok(match moved {
-            None => Ok(reading),
+            None => Ok(parts),
             Some(part) => Err(Attempt::Moved(part)),
         })
     }
@@ -226,7 +226,7 @@ impl StoreCapture<'_> {
         mut previous: Option<&mut Previous<'_>>,
         name: &[u8],
         (before, look): (blake3::Hash, &Look),
-        reading: &mut Reading,
+        parts: &mut StoreParts,
     ) -> Result<Stillness> {
         let mut print = Fingerprint::default();
         let mut stillness = Stillness::Still;
@@ -236,7 +236,7 @@ impl StoreCapture<'_> {
                 continue;
             }
             print.add(&found);
-            if self.read_one(capturing, previous.as_deref_mut(), &found, reading)? == Stillness::Moved {
+            if self.read_one(capturing, previous.as_deref_mut(), &found, parts)? == Stillness::Moved {
                 stillness = Stillness::Moved;
             }
         }
@@ -244,11 +244,11 @@ impl StoreCapture<'_> {
             return Ok(Stillness::Moved);
         }
         let segment = std::str::from_utf8(name).ok();
-        let known = segment.and_then(|id| Some((id, reading.records.as_ref()?.get(id)?.watermark)));
+        let known = segment.and_then(|id| Some((id, parts.records.as_ref()?.get(id)?.watermark)));
         if let Some((id, in_image)) = known {
             let files = segment::examine(&self.absolute(name), id)?;
-            reading.files.insert(id.to_owned(), files);
-            if !self.watermark_stood(id, in_image, reading)? {
+            parts.files.insert(id.to_owned(), files);
+            if !self.watermark_stood(id, in_image, parts)? {
                 return Ok(Stillness::Moved);
             }
         }
@@ -257,17 +257,17 @@ impl StoreCapture<'_> {
     }
 
     /// Whether the watermark of a segment is the same before, in the image and now.
-    fn watermark_stood(&self, id: &str, in_image: Option<u64>, reading: &mut Reading) -> Result<bool> {
-        let Some(before) = &reading.before else { return Ok(true) };
+    fn watermark_stood(&self, id: &str, in_image: Option<u64>, parts: &mut StoreParts) -> Result<bool> {
+        let Some(before) = &parts.before else { return Ok(true) };
         if before.get(id).copied() != in_image {
             return Ok(false);
         }
         let stats = DatabaseStats::of(self.database.path())?;
-        if reading.after.as_ref().is_none_or(|(known, _)| *known != stats) {
+        if parts.after.as_ref().is_none_or(|(known, _)| *known != stats) {
             let Some(watermarks) = self.database.live(records::watermarks)?.given() else { return Ok(false) };
-            reading.after = Some((stats, watermarks));
+            parts.after = Some((stats, watermarks));
         }
-        Ok(reading.after.as_ref().is_some_and(|(_, after)| after.get(id).copied() == in_image))
+        Ok(parts.after.as_ref().is_some_and(|(_, after)| after.get(id).copied() == in_image))
     }
 
     /// Reads one thing that is no database, unless it was read before and is the same still.
@@ -276,15 +276,15 @@ impl StoreCapture<'_> {
         capturing: &mut Capturing<'_>,
         previous: Option<&mut Previous<'_>>,
         found: &Found,
-        reading: &mut Reading,
+        parts: &mut StoreParts,
     ) -> Result<Stillness> {
         capturing.patience.check()?;
         match self.read_once(capturing, previous, found)? {
             EntryRead::Stored(entry) => {
-                reading.any_read |= matches!(entry.kind, EntryKind::File(_));
-                reading.entries.push(entry);
+                parts.any_read |= matches!(entry.kind, EntryKind::File(_));
+                parts.entries.push(entry);
             }
-            EntryRead::TakenOver(entry) => reading.entries.push(entry),
+            EntryRead::TakenOver(entry) => parts.entries.push(entry),
             EntryRead::NotCaptured => {}
             EntryRead::Changed => return Ok(Stillness::Moved),
         }
@@ -322,16 +322,16 @@ impl StoreCapture<'_> {
     }
 
     /// Judges what was captured, then stores the images and the table.
-    fn finish(&mut self, capturing: &mut Capturing<'_>, reading: Reading) -> Result<Attempt> {
-        let consistency = match (&reading.records, &self.judged) {
-            (Some(records), _) => judgement::judge(self.root, records, &reading.files),
-            (None, Some(judged)) if !reading.any_read => judged.clone(),
+    fn finish(&mut self, capturing: &mut Capturing<'_>, parts: StoreParts) -> Result<Attempt> {
+        let consistency = match (&parts.records, &self.judged) {
+            (Some(records), _) => judgement::judge(self.root, records, &parts.files),
+            (None, Some(judged)) if !parts.any_read => judged.clone(),
             (None, _) => {
                 self.examine = true;
                 return Ok(Attempt::ToBeExamined);
             }
         };
-        let Reading { databases, mut entries, .. } = reading;
+        let StoreParts { databases, mut entries, .. } = parts;
         let mut stored = Vec::with_capacity(databases.len());
         for PendingPath { path, held } in databases {
             let source = self.absolute(&path);

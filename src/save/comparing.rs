@@ -14,10 +14,10 @@ use super::haystack::{Haystack, HaystackChunk};
 use super::reading::{SourceSlots, Steadiness};
 use crate::chunk::delta::{Run, differences};
 use crate::error::Result;
-use crate::format::pack::{BlobKind, Step};
+use crate::format::pack::{BaseDistance, BlobKind};
 use crate::id::BlobId;
 use crate::store::chain::{BaseChoice, choose_base};
-use crate::store::{BulkReader, PlanCapacity, Planning, PreviousVersion, WantedChunk};
+use crate::store::{BulkReader, PlanCapacity, Planning, PreviousContent, WantedChunk};
 
 /// Chunks planned for in one look at the index.
 const PLANNED_TOGETHER: usize = 64;
@@ -35,7 +35,7 @@ pub(super) struct Comparing<'p> {
 /// What is compared with what.
 pub(super) struct Versions<'c, 'f, 'a> {
     pub(super) source: SourceSlots<'f>,
-    pub(super) previous: &'c mut PreviousVersion<'a>,
+    pub(super) previous: &'c mut PreviousContent<'a>,
     /// Takes what was replaced, if that is looked into.
     pub(super) haystack: Option<&'c mut Haystack>,
     pub(super) patience: Patience<'c>,
@@ -225,14 +225,14 @@ impl Ground<'_> {
 /// Chooses the base for what follows a chunk, and asks for it.
 fn plan(planning: &mut Planning<'_, '_>, before: &BlobId) -> Result<Planned> {
     let Some(previous) = planning.chain(before)? else { return Ok(Planned::Unplanned) };
-    let (id, step, chain) = match choose_base(&previous.facts) {
+    let (id, distance, chain) = match choose_base(&previous.facts) {
         BaseChoice::Whole => return Ok(Planned::Whole),
-        BaseChoice::Previous => (*before, Step::One, previous),
+        BaseChoice::Previous => (*before, BaseDistance::One, previous),
         BaseChoice::Anchor(anchor) => match planning.chain(&anchor)? {
-            Some(chain) => (anchor, Step::Stride, chain),
+            Some(chain) => (anchor, BaseDistance::Stride, chain),
             None => return Ok(Planned::Unplanned),
         },
     };
     planning.want(&WantedChunk { id, length: chain.length })?;
-    Ok(Planned::Base(OwnBase { id, step, facts: chain.facts }))
+    Ok(Planned::Base(OwnBase { id, distance, facts: chain.facts }))
 }

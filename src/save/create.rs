@@ -13,7 +13,7 @@ use chrono::Utc;
 use super::capturing::{Capturing, Patience};
 use super::database::{self, CheckImage, DatabaseRequest, ImageToCheck, StoredDatabase};
 use super::effort::Effort;
-use super::previous::{Predecessors, Reading};
+use super::previous::{EarlierSnapshots, ReadPolicy};
 use super::registry;
 use super::report::{self, CreateReport};
 use super::sources::{self, LiveSources};
@@ -41,7 +41,7 @@ pub struct CreateOptions {
     /// Whether SQLite images inside trees are checked now; the database's always is.
     pub check_trees: bool,
     /// Whether files whose stats are those of the previous snapshot are read all the same.
-    pub reading: Reading,
+    pub read_policy: ReadPolicy,
     /// How much time is spent to store less.
     pub effort: Effort,
     /// How it gets along with those who write meanwhile.
@@ -68,17 +68,17 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     let mut manifest =
         Manifest::new(repository.header().clone(), first_stamp, options.kind, created.timestamp_micros());
     manifest.host = host_name();
-    let predecessors = Predecessors::of(repository, first_stamp)?;
-    manifest.set_parent(predecessors.newest());
+    let earlier = EarlierSnapshots::of(repository, first_stamp)?;
+    manifest.set_parent(earlier.newest());
 
     let ingestion = options.writers.ingest_lock.as_ref().map(IngestLock::take).transpose()?;
     progress.phase(Phase::Reading, None);
     let mut writer = BlobWriter::begin(repository, options.effort.metadata(), options.effort.thoroughness())?;
-    let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
+    let (read_policy, effort, earlier) = (options.read_policy, options.effort, &earlier);
     let patience = Patience::new(progress, options.writers.max_block);
     let frames = &DecodedFrames::default();
     let mut capturing =
-        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience, frames };
+        Capturing { repository, writer: &mut writer, progress, read_policy, effort, earlier, patience, frames };
     let sources = capture_sources(&mut capturing, options)?;
     manifest.sources = sources.records;
     drop(ingestion);
@@ -131,7 +131,7 @@ fn capture_sources(capturing: &mut Capturing<'_>, options: &CreateOptions) -> Re
         };
         let registry = registry::capture(capturing, &options.sources.registry)?;
         if registry.record.state == SourceState::Absent && options.kind == SnapshotKind::Ordinary {
-            registry::warn_of_absence(&options.sources.registry, capturing.predecessors)?;
+            registry::warn_of_absence(&options.sources.registry, capturing.earlier)?;
         }
         let chroma = capture_chroma(capturing, options)?;
         if let Some(checking) = checking {

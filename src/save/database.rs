@@ -16,7 +16,7 @@ use super::effort::Effort;
 use super::file::{self, ReadOutcome};
 use super::previous::Previous;
 use super::sources::{table_stat, time};
-use super::sqlite::image::EarlierVersion;
+use super::sqlite::image::PreviousImage;
 use super::sqlite::{
     CapturedDatabase, CopyMethod, DamagedSource, DatabaseContent, DatabaseImage, ImageOptions, RawDatabase, Witness,
     capture_image,
@@ -197,7 +197,7 @@ pub(super) fn capture(
     let scratch = repository.scratch()?;
     let options = ImageOptions { deadline: DEADLINE, block, damaged: request.damaged, method: request.method };
     let earlier = match previous.filter(|content| request.may_lack(content)) {
-        Some(content) => EarlierVersion::of(repository, content)?,
+        Some(content) => PreviousImage::of(repository, content)?,
         None => None,
     };
     let captured = Box::new(capture_image(request.source, scratch, options, earlier.as_ref(), witness)?);

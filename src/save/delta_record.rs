@@ -14,7 +14,7 @@ use super::holders::FoundRun;
 use crate::chunk::delta::{self, Encoder, Run};
 use crate::format::delta::apply;
 use crate::format::limits::CHUNK_SIZE;
-use crate::format::pack::Step;
+use crate::format::pack::BaseDistance;
 use crate::id::BlobId;
 use crate::store::chain::ChainFacts;
 use crate::store::{Base, DeltaRecord};
@@ -26,13 +26,13 @@ pub(super) const SHORT_COPY: usize = 32;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OwnBase {
     pub(super) id: BlobId,
-    pub(super) step: Step,
+    pub(super) distance: BaseDistance,
     pub(super) facts: ChainFacts,
 }
 
 impl From<&Base> for OwnBase {
     fn from(base: &Base) -> Self {
-        Self { id: base.id, step: base.step, facts: base.facts }
+        Self { id: base.id, distance: base.distance, facts: base.facts }
     }
 }
 
@@ -107,7 +107,7 @@ impl Making<'_> {
             length: content.len() as u32,
             payload,
             bases: ids.map(|id| id.prefix()).collect(),
-            step: own.map_or(Step::Stride, |own| own.step),
+            distance: own.map_or(BaseDistance::Stride, |own| own.distance),
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
-use crate::store::{FrameGroup, PreviousVersion, Stored, TreeSink};
+use crate::store::{FrameGroup, PreviousContent, Stored, TreeSink};
 
 /// What was stored of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(super) fn store_identified(
     chunks: &ImageChunks,
 ) -> Result<ReadOutcome> {
     let source = SourceSlots { file, path, length, chunks: Some(chunks) };
-    let previous = PreviousVersion::of(capturing.version_reader(), chunks.against);
+    let previous = PreviousContent::of(capturing.version_reader(), chunks.against);
     let outcome = increment::store(capturing, source, previous)?;
     if let ReadOutcome::Stored(stored) = &outcome {
         capturing.writer.complete(&stored.content);

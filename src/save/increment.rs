@@ -29,7 +29,7 @@ use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
-use crate::store::{DeltaRecord, FrameGroup, PreviousVersion, Stored, TreeSink};
+use crate::store::{DeltaRecord, FrameGroup, PreviousContent, Stored, TreeSink};
 
 /// Changed chunks that are compared together at most: 256 MiB of the file.
 const BATCH: usize = 4096;
@@ -50,7 +50,7 @@ enum Pending {
 struct Increment<'c, 'f, 'a, 'p> {
     capturing: &'c mut Capturing<'p>,
     source: SourceSlots<'f>,
-    previous: PreviousVersion<'a>,
+    previous: PreviousContent<'a>,
     tree: TreeBuilder,
     pending: Vec<Pending>,
     /// The slot that comes next.
@@ -84,7 +84,7 @@ enum Encoded {
 pub(super) fn store(
     capturing: &mut Capturing<'_>,
     source: SourceSlots<'_>,
-    previous: PreviousVersion<'_>,
+    previous: PreviousContent<'_>,
 ) -> Result<ReadOutcome> {
     let mut increment = Increment::begin(capturing, source, previous)?;
     let steadiness = source.identify(&mut |slots| increment.take(slots))?;
@@ -98,7 +98,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
     fn begin(
         capturing: &'c mut Capturing<'p>,
         source: SourceSlots<'f>,
-        mut previous: PreviousVersion<'a>,
+        mut previous: PreviousContent<'a>,
     ) -> Result<Self> {
         let mut haystack = Haystack::new(&temporary_directory(previous.reader.repository()));
         if capturing.effort == Effort::Max {
@@ -329,7 +329,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
 fn versions<'c, 'f, 'a>(
     source: SourceSlots<'f>,
     capturing: &Capturing<'c>,
-    previous: &'c mut PreviousVersion<'a>,
+    previous: &'c mut PreviousContent<'a>,
     haystack: &'c mut Haystack,
 ) -> Versions<'c, 'f, 'a> {
     let haystack = (capturing.effort == Effort::Normal).then_some(haystack);

@@ -31,7 +31,7 @@ pub mod writers;
 
 pub use create::{CreateOptions, create};
 pub use effort::Effort;
-pub use previous::Reading;
+pub use previous::ReadPolicy;
 pub use report::CreateReport;
 pub use sources::LiveSources;
 pub use writers::{Freeze, IngestLock, WriterPolicy};

@@ -24,7 +24,7 @@ pub(super) const TABLE_CACHE: usize = 8 * 1024 * 1024;
 
 /// Whether files are trusted to be what they were when their stats are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReadPolicy {
     /// Only what changed is read.
     Changed,
     /// Everything is read.
@@ -32,7 +32,7 @@ pub enum Reading {
 }
 
 /// The snapshots before the one that is taken.
-pub(super) struct Predecessors<'a> {
+pub(super) struct EarlierSnapshots<'a> {
     repository: &'a Repository,
     /// The newest that can be read.
     newest: Option<Manifest>,
@@ -40,7 +40,7 @@ pub(super) struct Predecessors<'a> {
     older: Vec<Stamp>,
 }
 
-impl<'a> Predecessors<'a> {
+impl<'a> EarlierSnapshots<'a> {
     /// Of a snapshot to be taken at `now`; those of the future do not count.
     ///
     /// # Errors
@@ -105,15 +105,15 @@ pub(super) struct Previous<'a> {
     /// The entry that the walk has not reached yet.
     next: Option<Entry>,
     record: SourceRecord,
-    reading: Reading,
+    read_policy: ReadPolicy,
 }
 
 impl<'a> Previous<'a> {
     /// Reads the table of a record from its first entry.
-    pub(super) fn of(repository: &'a Repository, record: SourceRecord, reading: Reading) -> Self {
+    pub(super) fn of(repository: &'a Repository, record: SourceRecord, read_policy: ReadPolicy) -> Self {
         let table = TableReader::of(&record.table);
         let reader = BlobReader::with_frame_cache(repository, TABLE_CACHE);
-        Self { reader, table, next: None, record, reading }
+        Self { reader, table, next: None, record, read_policy }
     }
 
     /// Begins again with the first entry.
@@ -126,7 +126,7 @@ impl<'a> Previous<'a> {
     /// call.
     pub(super) fn capture_of_unchanged(&mut self, path: &[u8], stat: &Stat) -> Result<Option<Capture>> {
         let main = SourceStats { file: *stat, wal: None, journal: None };
-        let trusted = is_settled(&main, self.record.started) && self.reading == Reading::Changed;
+        let trusted = is_settled(&main, self.record.started) && self.read_policy == ReadPolicy::Changed;
         let same = |file: &FileEntry| trusted && file.stats.file == *stat;
         Ok(self.file(path)?.filter(same).map(|file| file.capture))
     }
@@ -143,7 +143,7 @@ impl<'a> Previous<'a> {
     /// Whether the file is unchanged and all its content is there.
     pub(super) fn holds(&mut self, file: &FileEntry, stats: &SourceStats, capture: Capture) -> Result<bool> {
         let same = file.capture == capture && file.stats == *stats && is_settled(stats, self.record.started);
-        let trusted = same && self.reading == Reading::Changed;
+        let trusted = same && self.read_policy == ReadPolicy::Changed;
         Ok(trusted && unless_unreadable(is_whole(&mut self.reader, &file.content))?.unwrap_or(false))
     }
 

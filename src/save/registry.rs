@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::capturing::Capturing;
 use super::database;
-use super::previous::{Predecessors, is_settled};
+use super::previous::{EarlierSnapshots, is_settled};
 use super::sources::{self, table_stat};
 use crate::disk::stat;
 use crate::error::{Error, Result};
@@ -61,9 +61,9 @@ pub(super) fn capture(capturing: &mut Capturing<'_>, path: &Path) -> Result<Capt
 ///
 /// # Errors
 /// When a snapshot cannot be read.
-pub(super) fn warn_of_absence(path: &Path, predecessors: &Predecessors<'_>) -> Result<()> {
+pub(super) fn warn_of_absence(path: &Path, earlier: &EarlierSnapshots<'_>) -> Result<()> {
     let path = path.display();
-    match predecessors.newest_with(REGISTRY)?.and_then(|manifest| manifest.stamp()) {
+    match earlier.newest_with(REGISTRY)?.and_then(|manifest| manifest.stamp()) {
         None => tracing::warn!(
             event = REGISTRY_SKIPPED,
             %path,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::capturing::{Capturing, Patience};
 use super::create::{self, CreateOptions};
 use super::effort::Effort;
-use super::previous::{Predecessors, Reading};
+use super::previous::{EarlierSnapshots, ReadPolicy};
 use super::registry;
 use super::sources::LiveSources;
 use super::writers::WriterPolicy;
@@ -44,22 +44,22 @@ pub fn retake(
     sources.check_apart_from(repository.root())?;
     progress.phase(Phase::Reading, None);
     let mut writer = BlobWriter::begin_wanted(repository, Arc::clone(wanted))?;
-    let predecessors = Predecessors::none(repository);
+    let earlier = EarlierSnapshots::none(repository);
     let options = CreateOptions {
         sources: sources.clone(),
         include_chroma: sources.chroma.is_some(),
         check_trees: false,
-        reading: Reading::All,
+        read_policy: ReadPolicy::All,
         effort: Effort::None,
         writers: WriterPolicy::default(),
         // What is missing or damaged is no error then.
         kind: SnapshotKind::PreRestore,
     };
-    let (reading, effort, predecessors) = (options.reading, options.effort, &predecessors);
+    let (read_policy, effort, earlier) = (options.read_policy, options.effort, &earlier);
     let patience = Patience::new(progress, options.writers.max_block);
     let frames = &DecodedFrames::default();
     let mut capturing =
-        Capturing { repository, writer: &mut writer, progress, reading, effort, predecessors, patience, frames };
+        Capturing { repository, writer: &mut writer, progress, read_policy, effort, earlier, patience, frames };
     let mut unread_sources = Vec::new();
     let outcomes = [
         create::capture_db(&mut capturing, &options).map(|_| ()),

@@ -34,7 +34,7 @@ use crate::disk::sqlite::{
 };
 use crate::error::{Error, Result};
 pub(super) use image::DatabaseImage;
-use image::EarlierVersion;
+use image::PreviousImage;
 
 /// How the pages come into an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ struct Taking<'t> {
     /// For temporary files.
     scratch: &'t Path,
     method: CopyMethod,
-    earlier: Option<&'t EarlierVersion>,
+    earlier: Option<&'t PreviousImage>,
     limits: CopyLimits,
     witness: Witness<'t>,
 }
@@ -143,7 +143,7 @@ pub(super) fn capture_image(
     source: &Path,
     scratch: &Path,
     options: ImageOptions,
-    earlier: Option<&EarlierVersion>,
+    earlier: Option<&PreviousImage>,
     witness: Witness<'_>,
 ) -> Result<CapturedDatabase> {
     let source = std::fs::canonicalize(source).map_err(Error::io("resolve", source))?;

@@ -93,7 +93,7 @@ struct Fetched {
 }
 
 /// Chunks that were read and still were what they had been.
-struct Reading<'u> {
+struct ContentCache<'u> {
     unchanged: &'u Unchanged<'u>,
     at_hand: LruCache<u16, Vec<u8>>,
 }
@@ -180,7 +180,7 @@ impl<'f> Unchanged<'f> {
     /// What stands in the chunks noted so far and is missing, for each changed chunk; their numbers are those of the
     /// unchanged ones.
     fn look(&self, changed: &[Changed]) -> Result<Vec<Vec<Match>>> {
-        let look = |(reading, buffer): &mut (Reading<'_>, Vec<u8>), chunk: &Changed| {
+        let look = |(reading, buffer): &mut (ContentCache<'_>, Vec<u8>), chunk: &Changed| {
             let sought = chunk.sought();
             if self.contents.source.runs_again(chunk.slot, sought.iter().copied(), buffer)? == Steadiness::Changed {
                 return Ok(Vec::new());
@@ -189,7 +189,7 @@ impl<'f> Unchanged<'f> {
             let found = sought.into_iter().flat_map(search).collect();
             Ok(choose(&chunk.matches, found, SHORT_COPY))
         };
-        let reading = || (Reading { unchanged: self, at_hand: LruCache::new(AT_HAND) }, Vec::new());
+        let reading = || (ContentCache { unchanged: self, at_hand: LruCache::new(AT_HAND) }, Vec::new());
         changed.par_iter().with_max_len(SEARCHED_IN_A_ROW).map_init(reading, look).collect()
     }
 
@@ -293,7 +293,7 @@ impl Contents<'_> {
     }
 }
 
-impl moved::StretchSource for Reading<'_> {
+impl moved::StretchSource for ContentCache<'_> {
     fn stretch(&mut self, place: WindowPlace) -> Option<Stretch<'_>> {
         let Self { unchanged, at_hand } = self;
         let read = || {

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::format::content::{Content, Root, slots_below};
 use crate::format::limits::NODE_SLOTS;
 use crate::format::list_node::ListNode;
-use crate::format::pack::{BlobKind, Step};
+use crate::format::pack::{BaseDistance, BlobKind};
 use crate::id::BlobId;
 
 /// A blob to store the next version of another one against.
@@ -24,7 +24,7 @@ pub struct Base {
     /// Its bytes.
     pub bytes: Arc<[u8]>,
     /// How many versions back it is.
-    pub step: Step,
+    pub distance: BaseDistance,
     /// What its own chain is like.
     pub facts: ChainFacts,
 }
@@ -42,14 +42,14 @@ impl Base {
                 return Ok(None);
             }
         };
-        let of = |id, chained: ChainedBlob, step| Self { id, bytes: chained.bytes, step, facts: chained.facts };
+        let of = |id, chained: ChainedBlob, distance| Self { id, bytes: chained.bytes, distance, facts: chained.facts };
         let anchor = match choose_base(&chained.facts) {
-            BaseChoice::Previous => return Ok(Some(of(*previous, chained, Step::One))),
+            BaseChoice::Previous => return Ok(Some(of(*previous, chained, BaseDistance::One))),
             BaseChoice::Anchor(anchor) => anchor,
             BaseChoice::Whole => return Ok(None),
         };
         Ok(match reader.chained(&anchor, kind)? {
-            Ok(chained) => Some(of(anchor, chained, Step::Stride)),
+            Ok(chained) => Some(of(anchor, chained, BaseDistance::Stride)),
             Err(fault) => {
                 report(&anchor, &fault);
                 None
@@ -129,13 +129,13 @@ impl PlacedBlobs {
 }
 
 /// The previous version of something: what stood at each place of it.
-pub struct PreviousVersion<'a> {
+pub struct PreviousContent<'a> {
     /// For reading its blobs.
     pub reader: BlobReader<'a>,
     blobs: PlacedBlobs,
 }
 
-impl<'a> PreviousVersion<'a> {
+impl<'a> PreviousContent<'a> {
     /// Of this content.
     pub fn of(reader: BlobReader<'a>, content: Content) -> Self {
         Self { reader, blobs: PlacedBlobs::of(content) }
@@ -186,7 +186,7 @@ pub struct TreeSink<'s, 'a> {
     /// Takes the nodes.
     pub writer: &'s mut BlobWriter,
     /// What they are stored against.
-    pub previous: Option<&'s mut PreviousVersion<'a>>,
+    pub previous: Option<&'s mut PreviousContent<'a>>,
 }
 
 impl NodeSink for TreeSink<'_, '_> {

@@ -31,7 +31,7 @@ use super::staged::StagedBlobs;
 use crate::error::{Error, Result};
 use crate::format::delta;
 use crate::format::limits::{BASE_COMBINATIONS, BLOB_BYTES};
-use crate::format::pack::{BlobKind, Encoding, Footer, Record, Step};
+use crate::format::pack::{BaseDistance, BlobKind, Encoding, Footer, Record};
 use crate::id::{BlobId, BlobPrefix};
 
 use search::Search;
@@ -130,7 +130,7 @@ struct StoredDelta<'a> {
     payload: &'a [u8],
     prefixes: &'a [BlobPrefix],
     id_table: bool,
-    step: Step,
+    distance: BaseDistance,
 }
 
 impl<'a> BlobReader<'a> {
@@ -384,12 +384,13 @@ impl<'a> BlobReader<'a> {
         }
         match &found.record.encoding {
             Encoding::Whole => Ok(Ok(Rebuilt { bytes: payload, facts: ChainFacts::whole(found.record.id) })),
-            Encoding::Delta { bases, id_table, step } => {
+            Encoding::Delta { bases, id_table, distance } => {
                 if let Err(end) = search.descend(&found.record.id) {
                     search.blame_end(&found.record.id, end, self.describe(found, end.text()));
                     return Ok(Err(RecordFault::Blamed));
                 }
-                let delta = StoredDelta { payload: &payload, prefixes: bases, id_table: *id_table, step: *step };
+                let delta =
+                    StoredDelta { payload: &payload, prefixes: bases, id_table: *id_table, distance: *distance };
                 let rebuilt = self.apply(found, &delta, search);
                 search.ascend();
                 rebuilt
@@ -437,7 +438,7 @@ impl<'a> BlobReader<'a> {
         for bases in combinations(&candidates) {
             match delta::apply(delta.payload, &bases, found.record.length as usize) {
                 Ok(bytes) if found.record.kind.id_of(&bytes) == found.record.id => {
-                    let facts = ChainFacts::delta(found.record.id, delta.step, &facts);
+                    let facts = ChainFacts::delta(found.record.id, delta.distance, &facts);
                     return Ok(Ok(Rebuilt { bytes, facts }));
                 }
                 Ok(_) => fault = "its delta does not lead to its id".into(),

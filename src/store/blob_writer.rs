@@ -25,7 +25,7 @@ use crate::error::Result;
 use crate::format::content::{Content, Root};
 use crate::format::header::RepositoryHeader;
 use crate::format::limits::FRAME_BYTES;
-use crate::format::pack::{BlobKind, Encoding, Step};
+use crate::format::pack::{BaseDistance, BlobKind, Encoding};
 use crate::id::{BlobId, BlobPrefix};
 
 /// Raw bytes after which a frame of whole chunks is closed.
@@ -74,7 +74,7 @@ pub struct DeltaRecord {
     /// The bases by number.
     pub bases: Vec<BlobPrefix>,
     /// How far back the first base is.
-    pub step: Step,
+    pub distance: BaseDistance,
 }
 
 /// What a writer did, in numbers.
@@ -267,7 +267,7 @@ impl BlobWriter {
             kind: BlobKind::Chunk,
             length: delta.length,
             payload_length: delta.payload.len() as u32,
-            encoding: Encoding::Delta { bases: delta.bases, id_table: false, step: delta.step },
+            encoding: Encoding::Delta { bases: delta.bases, id_table: false, distance: delta.distance },
         };
         self.append_to_increment(record, &delta.payload)
     }

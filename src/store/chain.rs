@@ -6,7 +6,7 @@
 //! 32nd against the 32nd before it. That is at most twice the bytes and a depth of at most 63 over 1,024 versions; then a
 //! whole record begins the chain anew. It is no part of the format, whose limits are wider (format-spec.md §12).
 
-use crate::format::pack::Step;
+use crate::format::pack::BaseDistance;
 use crate::id::BlobId;
 
 /// Versions between the two ends of a long step.
@@ -55,13 +55,13 @@ impl ChainFacts {
     }
 
     /// Of a delta with these bases.
-    pub fn delta(id: BlobId, step: Step, bases: &[Self]) -> Self {
+    pub fn delta(id: BlobId, distance: BaseDistance, bases: &[Self]) -> Self {
         let depth = bases.iter().map(|base| base.depth + 1).max().unwrap_or(1);
         let sum = |of: fn(&Self) -> u32| bases.iter().fold(1_u32, |sum, base| sum.saturating_add(of(base)));
         let (records, ways) = (sum(|base| base.records), sum(|base| base.ways));
-        let (generation, anchor) = match (bases.first(), step) {
-            (Some(first), Step::One) => (first.generation.saturating_add(1), first.anchor),
-            (Some(first), Step::Stride) => (first.generation.saturating_add(RADIX), id),
+        let (generation, anchor) = match (bases.first(), distance) {
+            (Some(first), BaseDistance::One) => (first.generation.saturating_add(1), first.anchor),
+            (Some(first), BaseDistance::Stride) => (first.generation.saturating_add(RADIX), id),
             (None, _) => (1, id),
         };
         Self { depth, records, ways, generation, anchor }
@@ -154,11 +154,11 @@ mod tests {
         for version in 1..5000 {
             let previous = facts[version as usize - 1];
             let next = match choose_base(&previous) {
-                BaseChoice::Previous => ChainFacts::delta(id(version), Step::One, &[previous]),
+                BaseChoice::Previous => ChainFacts::delta(id(version), BaseDistance::One, &[previous]),
                 BaseChoice::Anchor(anchor) => {
                     let base = versions[&anchor];
                     assert_eq!(version - base, 32);
-                    ChainFacts::delta(id(version), Step::Stride, &[facts[base as usize]])
+                    ChainFacts::delta(id(version), BaseDistance::Stride, &[facts[base as usize]])
                 }
                 BaseChoice::Whole => {
                     whole += 1;
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_chain_is_long_beyond_32_records() {
         let base = ChainFacts::whole(BlobId::of_chunk(b"base"));
-        let with = |bases: &[ChainFacts]| ChainFacts::delta(BlobId::of_chunk(b"delta"), Step::One, bases);
+        let with = |bases: &[ChainFacts]| ChainFacts::delta(BlobId::of_chunk(b"delta"), BaseDistance::One, bases);
         assert!(!with(&[base; 31]).is_long() && with(&[base; 32]).is_long());
     }
 
@@ -183,12 +183,12 @@ mod tests {
     fn a_chunk_that_moved_as_a_whole_is_where_a_long_step_leads_back_to() {
         let elsewhere = ChainFacts { generation: 3, ..ChainFacts::whole(BlobId::of_chunk(b"elsewhere")) };
         let moved = BlobId::of_chunk(b"moved");
-        let facts = ChainFacts::delta(moved, Step::Stride, &[elsewhere]);
+        let facts = ChainFacts::delta(moved, BaseDistance::Stride, &[elsewhere]);
         let mut latest = facts;
         let next = BlobId::of_chunk(b"next");
         for _ in 0..100 {
             match choose_base(&latest) {
-                BaseChoice::Previous => latest = ChainFacts::delta(next, Step::One, &[latest]),
+                BaseChoice::Previous => latest = ChainFacts::delta(next, BaseDistance::One, &[latest]),
                 choice => return assert_eq!(choice, BaseChoice::Anchor(moved)),
             }
         }
@@ -219,7 +219,7 @@ mod tests {
             while needs.admit(&other) == Admission::Admitted {
                 bases.push(other);
             }
-            let facts = ChainFacts::delta(id, Step::One, &bases);
+            let facts = ChainFacts::delta(id, BaseDistance::One, &bases);
             assert!(bases.len() > 13 && (facts.records > 700 || facts.ways > 11_000), "{facts:?}");
             let later = ChainFacts { records: facts.records + 200, ways: facts.ways + 200, ..facts };
             assert!(later.may_go_on());

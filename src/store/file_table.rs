@@ -2,7 +2,7 @@
 //!
 //! A table is streamed in both directions, so that a source of a million files needs no more memory than one of ten.
 
-use super::base::{PreviousVersion, TreeSink};
+use super::base::{PreviousContent, TreeSink};
 use super::blob_reader::{BlobFault, BlobReader};
 use super::blob_writer::BlobWriter;
 use super::content::{Piece, Pieces};
@@ -20,12 +20,12 @@ pub struct TableWriter<'a> {
     cutter: Cutter,
     tree: TreeBuilder,
     length: u64,
-    previous: Option<PreviousVersion<'a>>,
+    previous: Option<PreviousContent<'a>>,
 }
 
 impl<'a> TableWriter<'a> {
     /// A writer that stores the table against the previous one.
-    pub fn after(previous: Option<PreviousVersion<'a>>) -> Self {
+    pub fn after(previous: Option<PreviousContent<'a>>) -> Self {
         Self { previous, ..Self::default() }
     }
 
@@ -59,7 +59,7 @@ impl<'a> TableWriter<'a> {
 fn put_chunk(
     chunk: &[u8],
     tree: &mut TreeBuilder,
-    previous: &mut Option<PreviousVersion<'_>>,
+    previous: &mut Option<PreviousContent<'_>>,
     writer: &mut BlobWriter,
 ) -> Result<()> {
     let id = writer.put_metadata(BlobKind::Chunk, chunk, || match previous {

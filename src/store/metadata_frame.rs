@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::base::Base;
 use super::pack_builder::WaitingRecord;
 use crate::chunk::delta::{self, Encoder, Run};
-use crate::format::pack::{BlobKind, Encoding, Record, Step};
+use crate::format::pack::{BaseDistance, BlobKind, Encoding, Record};
 use crate::id::BlobId;
 
 /// A table chunk or list node that waits.
@@ -96,9 +96,9 @@ fn encode_one(blob: &WaitingBlob, table: &IdTable) -> Option<(Vec<u8>, Encoding)
     let at = encoder.written();
     encoder.copy(0, at as u32, (content.len() - at) as u32);
     let payload = encoder.finish();
-    let step = blob.base.as_ref().map_or(Step::One, |base| base.step);
+    let distance = blob.base.as_ref().map_or(BaseDistance::One, |base| base.distance);
     let worth = (id_table || !bases.is_empty()) && delta::pays(payload.len(), bases.len(), content.len());
-    worth.then_some((payload, Encoding::Delta { bases, id_table, step }))
+    worth.then_some((payload, Encoding::Delta { bases, id_table, distance }))
 }
 
 impl IdTable {
@@ -152,7 +152,7 @@ mod tests {
 
     fn waiting(content: Vec<u8>, base: Option<&[u8]>) -> WaitingBlob {
         let facts = crate::store::chain::ChainFacts::whole(id(999));
-        let base = base.map(|bytes| Base { id: id(999), bytes: bytes.into(), step: Step::One, facts });
+        let base = base.map(|bytes| Base { id: id(999), bytes: bytes.into(), distance: BaseDistance::One, facts });
         WaitingBlob { id: BlobId::of_list_node(&content), kind: BlobKind::ListNode, content, base }
     }
 

@@ -34,7 +34,7 @@ mod upload;
 pub mod verdicts;
 pub mod wanted;
 
-pub use base::{Base, PreviousVersion, TreeSink};
+pub use base::{Base, PreviousContent, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader, BlobResult, RecordedDelta};
 pub use blob_writer::{BlobWriter, DeltaRecord, FrameGroup, Purpose, Stored};
 pub use bulk_reader::{BulkReader, HeldRun, PlanCapacity, Planning, TakeChunk, WantedChunk};

@@ -16,7 +16,7 @@ use vecsnap::format::compression;
 use vecsnap::format::envelope::{CHECKSUM_BYTES, HEAD_BYTES};
 use vecsnap::format::header::RepositoryDocument;
 use vecsnap::format::manifest::Manifest;
-use vecsnap::format::pack::{self, END_BYTES, Encoding, Footer, FooterPlace, Step};
+use vecsnap::format::pack::{self, BaseDistance, END_BYTES, Encoding, Footer, FooterPlace};
 use vecsnap::id::PackId;
 
 /// Every fixture, with what it is there for.
@@ -91,10 +91,10 @@ fn every_structure_of_every_fixture_decodes() {
             assert_eq!(entry.file_name().to_str().unwrap(), format!("{id}.pack"));
             assert_eq!(pack::decode_header(&pack).unwrap(), header);
             for record in check_pack(&pack) {
-                if let Encoding::Delta { id_table, step, .. } = record.encoding {
+                if let Encoding::Delta { id_table, distance, .. } = record.encoding {
                     deltas += 1;
                     id_tables += usize::from(id_table);
-                    strides += usize::from(step == Step::Stride);
+                    strides += usize::from(distance == BaseDistance::Stride);
                 }
             }
         }

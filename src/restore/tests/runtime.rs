@@ -60,7 +60,7 @@ impl Runtime {
             sources: self.live(),
             include_chroma: true,
             check_trees: false,
-            reading: Reading::All,
+            read_policy: ReadPolicy::All,
             effort: Effort::default(),
             writers: Default::default(),
             kind: SnapshotKind::Ordinary,

@@ -73,7 +73,7 @@ impl NeededChunks {
             let lost = self.look_up_all(repository, progress)?;
             return Ok(Checked { lost, staged: None, images: Vec::new() });
         }
-        let mut reading = Reading::begin(repository, kept, progress)?;
+        let mut reading = ChunkReading::begin(repository, kept, progress)?;
         let Some(images) = images else {
             self.read(&mut reading, None, |_| true)?;
             return Ok(reading.finish(Vec::new()));
@@ -91,7 +91,7 @@ impl NeededChunks {
     /// Reads the chunks that are chosen, and writes them into images.
     fn read(
         &self,
-        reading: &mut Reading<'_>,
+        reading: &mut ChunkReading<'_>,
         images: Option<&ImageFiles>,
         chosen: impl Fn(&BlobId) -> bool,
     ) -> Result<()> {
@@ -136,7 +136,7 @@ impl NeededChunks {
 }
 
 /// What reads chunks of a snapshot, and what it found so far.
-struct Reading<'r> {
+struct ChunkReading<'r> {
     bulk: BulkReader<'r>,
     /// For what cannot be read in bulk.
     single: BlobReader<'r>,
@@ -144,7 +144,7 @@ struct Reading<'r> {
     progress: &'r dyn Progress,
 }
 
-impl<'r> Reading<'r> {
+impl<'r> ChunkReading<'r> {
     fn begin(repository: &'r Repository, kept: HashSet<BlobId>, progress: &'r dyn Progress) -> Result<Self> {
         let bulk = BulkReader::keeping(repository, kept);
         let single = BlobReader::with_frame_cache(repository, FRAME_CACHE).with_staged(bulk.staged());

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 
 use super::records::{self, Records};
 use super::store_database::Answer;
-use super::{Attempt, DATABASE, PendingPath, Reading, StoreCapture, is_captured_by_sqlite};
+use super::{Attempt, DATABASE, PendingPath, StoreCapture, StoreParts, is_captured_by_sqlite};
 use crate::disk::stat::FileKind;
 use crate::error::{Error, Result};
 use crate::format::manifest::CHROMA;
@@ -51,8 +51,8 @@ impl StoreCapture<'_> {
         capturing: &mut Capturing<'_>,
         mut previous: Option<&mut Previous<'_>>,
         look: &Look,
-    ) -> Result<Result<Reading, Attempt>> {
-        let mut reading = Reading {
+    ) -> Result<Result<StoreParts, Attempt>> {
+        let mut parts = StoreParts {
             databases: Vec::new(),
             entries: Vec::new(),
             any_read: false,
@@ -64,7 +64,7 @@ impl StoreCapture<'_> {
         let mut is_store = false;
         previous.iter_mut().for_each(|previous| previous.rewind());
         for path in &look.databases {
-            let held = match self.capture_database(capturing, previous.as_deref_mut(), path, look, &mut reading)? {
+            let held = match self.capture_database(capturing, previous.as_deref_mut(), path, look, &mut parts)? {
                 OneDatabase::Held(held) => held,
                 OneDatabase::NoStore => return Ok(Err(Attempt::NoStore)),
                 OneDatabase::Vanished => return Ok(Err(Attempt::Moved(String::from_utf8_lossy(path).into_owned()))),
@@ -73,13 +73,13 @@ impl StoreCapture<'_> {
             if path == DATABASE {
                 let is_taken_over = matches!(held, PendingDatabase::TakenOver(_));
                 if is_taken_over && self.examine {
-                    reading.records = self.database.live(records::records)?.given();
+                    parts.records = self.database.live(records::records)?.given();
                 }
-                is_store = reading.records.is_some() || (is_taken_over && self.judged.is_some() && !self.examine);
+                is_store = parts.records.is_some() || (is_taken_over && self.judged.is_some() && !self.examine);
             }
-            reading.databases.push(PendingPath { path: path.clone(), held });
+            parts.databases.push(PendingPath { path: path.clone(), held });
         }
-        Ok(if is_store { Ok(reading) } else { Err(Attempt::NoStore) })
+        Ok(if is_store { Ok(parts) } else { Err(Attempt::NoStore) })
     }
 
     /// Captures one database, and asks that of the store for its watermarks before, and for its records in the image.
@@ -89,7 +89,7 @@ impl StoreCapture<'_> {
         previous: Option<&mut Previous<'_>>,
         path: &[u8],
         look: &Look,
-        reading: &mut Reading,
+        parts: &mut StoreParts,
     ) -> Result<OneDatabase> {
         let source = self.absolute(path);
         let request = in_tree(&source, path, self.options.check);
@@ -102,7 +102,7 @@ impl StoreCapture<'_> {
         if path != DATABASE {
             return OneDatabase::of(database::capture(repository, &request, block, previous, &mut |_| Ok(())));
         }
-        let records = &mut reading.records;
+        let records = &mut parts.records;
         let mut copy = || {
             let captured = database::capture(repository, &request, block, previous, &mut |connection| {
                 *records = records_in(connection)?;
@@ -115,7 +115,7 @@ impl StoreCapture<'_> {
         };
         match self.database.live(records::watermarks)? {
             Answer::Store(watermarks) => {
-                reading.before = Some(watermarks);
+                parts.before = Some(watermarks);
                 OneDatabase::of(self.read_ahead_during(copy, capturing, look)?)
             }
             Answer::NoStore => Ok(OneDatabase::NoStore),

@@ -16,7 +16,7 @@ use crate::format::manifest::{SnapshotKind, SourceRecord, SourceState};
 use crate::progress::{Phase, Progress, Silent};
 use crate::save::capturing::tests::with_capturing;
 use crate::save::database::CheckImage;
-use crate::save::{CreateOptions, CreateReport, Effort, LiveSources, Reading as WhatToRead, WriterPolicy, create};
+use crate::save::{CreateOptions, CreateReport, Effort, LiveSources, ReadPolicy, WriterPolicy, create};
 use crate::store::content::{Piece, Pieces};
 use crate::store::file_table::TableReader;
 use crate::store::{BlobReader, LockWait, Repository};
@@ -71,7 +71,7 @@ impl Service {
             sources: LiveSources { db: at("app.db"), registry: at("none.json"), chroma: Some(self.chroma()) },
             include_chroma: true,
             check_trees: false,
-            reading: WhatToRead::Changed,
+            read_policy: ReadPolicy::Changed,
             effort: Effort::Fast,
             writers,
             kind: SnapshotKind::Ordinary,

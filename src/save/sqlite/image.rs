@@ -51,13 +51,13 @@ pub(in crate::save) struct DatabaseImage {
 }
 
 /// The version of a database before the one that is captured.
-pub(in crate::save) struct EarlierVersion {
+pub(in crate::save) struct PreviousImage {
     content: Content,
     /// The ids of its chunks by their slots.
     ids: File,
 }
 
-impl EarlierVersion {
+impl PreviousImage {
     /// The version with this content; `None` where not all of it is known to be in packs.
     ///
     /// # Errors
@@ -139,7 +139,7 @@ pub(super) fn take(
     mut pinned: PinnedSource,
     scratch: &Path,
     method: CopyMethod,
-    earlier: Option<&EarlierVersion>,
+    earlier: Option<&PreviousImage>,
     limits: CopyLimits,
     witness: Witness<'_>,
 ) -> Result<DatabaseImage, SourceTrouble> {
@@ -176,7 +176,7 @@ fn copy_what_changed(
     pinned: PinnedSource,
     scratch: &Path,
     image: &NamedTempFile,
-    earlier: &EarlierVersion,
+    earlier: &PreviousImage,
     limits: CopyLimits,
 ) -> Result<(ImageCopy, ImageChunks), SourceTrouble> {
     thread::scope(|scope| {
@@ -197,7 +197,7 @@ fn write_what_changed(
     stretches: Receiver<Vec<u8>>,
     scratch: &Path,
     image: &NamedTempFile,
-    earlier: &EarlierVersion,
+    earlier: &PreviousImage,
 ) -> Result<ImageChunks> {
     let mut before = BufReader::new(&earlier.ids);
     before.rewind().map_err(Error::io("read", IDS))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::search::Search;
 use super::{BlobReader, Resolved, tolerable};
 use crate::error::Result;
-use crate::format::pack::{Encoding, Step};
+use crate::format::pack::{BaseDistance, Encoding};
 use crate::id::BlobId;
 use crate::store::index::RecordPlace;
 
@@ -19,7 +19,7 @@ pub struct RecordedDelta {
     /// The bases by number, the id table not counted.
     pub bases: Vec<BlobId>,
     /// How far back the first base is.
-    pub step: Step,
+    pub distance: BaseDistance,
 }
 
 impl BlobReader<'_> {
@@ -45,7 +45,7 @@ impl BlobReader<'_> {
             Ok(None) => return Ok(None),
             Err(error) => return tolerable(error).map(|_| None),
         };
-        let Encoding::Delta { bases: prefixes, step, .. } = &found.record.encoding else { return Ok(None) };
+        let Encoding::Delta { bases: prefixes, distance, .. } = &found.record.encoding else { return Ok(None) };
         let mut bases = Vec::with_capacity(prefixes.len());
         for prefix in prefixes {
             match self.repository.index().with_prefix(prefix, 2)?.as_slice() {
@@ -54,7 +54,7 @@ impl BlobReader<'_> {
             }
         }
         match self.payload(&found) {
-            Ok(payload) => Ok(Some(RecordedDelta { payload, bases, step: *step })),
+            Ok(payload) => Ok(Some(RecordedDelta { payload, bases, distance: *distance })),
             Err(error) => tolerable(error).map(|_| None),
         }
     }

@@ -175,12 +175,12 @@ impl Plan {
             Encoding::Delta { id_table: true, .. } => Form::Unplanned,
             Encoding::Delta { bases, .. } => self.bases_of(bases, depth, source)?,
         };
-        if let (Form::Delta { bases }, Encoding::Delta { step, .. }) = (&form, &record.encoding) {
+        if let (Form::Delta { bases }, Encoding::Delta { distance, .. }) = (&form, &record.encoding) {
             let known = || bases.iter().filter_map(|base| self.node(*base));
             let facts: Vec<_> = known().map(|base| base.facts).collect();
             let root = known().next().and_then(|base| base.rests_on);
             let rests_on = root.filter(|_| known().all(|base| base.rests_on == root));
-            let mut facts = ChainFacts::delta(record.id, *step, &facts);
+            let mut facts = ChainFacts::delta(record.id, *distance, &facts);
             if facts.records > MANY {
                 facts = facts.with_records(self.distinct_records(bases));
             }

@@ -11,7 +11,7 @@ use super::*;
 use crate::format::compression::Codec;
 use crate::format::delta::{self, Instruction};
 use crate::format::limits::CHAIN_DEPTH;
-use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
+use crate::format::pack::{self, BaseDistance, BlobKind, Encoding, Footer, Frame, Record};
 use crate::id::PackId;
 use crate::store::{LockWait, layout, packs};
 
@@ -62,7 +62,7 @@ fn write_pack(repository: &Repository, records: &[Handmade]) {
             None => (content.clone(), Encoding::Whole),
             Some((bases, steps)) => {
                 let prefixes = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
-                let encoding = Encoding::Delta { bases: prefixes, id_table: false, step: Step::One };
+                let encoding = Encoding::Delta { bases: prefixes, id_table: false, distance: BaseDistance::One };
                 (payload_of(content, bases, steps), encoding)
             }
         };
@@ -397,7 +397,7 @@ fn write_circle(repository: &Repository, one: &Handmade, two: &Handmade) {
             frame: 0,
             offset: 0,
             payload_length: length,
-            encoding: Encoding::Delta { bases, id_table: false, step: Step::One },
+            encoding: Encoding::Delta { bases, id_table: false, distance: BaseDistance::One },
         };
         bytes.extend(payload);
         let footer = Footer { frames, records: vec![record] };

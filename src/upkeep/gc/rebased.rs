@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::chunk::delta::{Encoder, differences, pays};
 use crate::format::delta::{CopiedRun, apply, copies};
 use crate::format::limits::DELTA_BASES;
-use crate::format::pack::{BlobKind, Step};
+use crate::format::pack::{BaseDistance, BlobKind};
 use crate::id::BlobId;
 use crate::store::{DeltaRecord, RecordedDelta};
 
@@ -79,7 +79,7 @@ pub(super) fn encode(subject: &Subject<'_>, offered: &[Option<RebasedOn>]) -> Op
         length: content.len() as u32,
         payload,
         bases: bases.used.iter().map(|base| base.id.prefix()).collect(),
-        step: if same_first { old.step } else { Step::One },
+        distance: if same_first { old.distance } else { BaseDistance::One },
     })
 }
 
@@ -93,7 +93,7 @@ pub(super) fn copy(subject: &Subject<'_>, offered: &[Option<RebasedOn>]) -> Opti
         length: content.len() as u32,
         payload: old.payload.clone(),
         bases: old.bases.iter().map(BlobId::prefix).collect(),
-        step: old.step,
+        distance: old.distance,
     })
 }
 
@@ -152,7 +152,7 @@ mod tests {
             &[],
         );
         let bases = vec![BlobId::of_chunk(&first), BlobId::of_chunk(&second)];
-        (content, first, second, RecordedDelta { payload, bases, step: Step::Stride })
+        (content, first, second, RecordedDelta { payload, bases, distance: BaseDistance::Stride })
     }
 
     #[test]
@@ -163,12 +163,12 @@ mod tests {
         ancestor[40_000..40_010].copy_from_slice(b"otherwise!");
         let record = encode(&subject, &[base(&ancestor), base(&second)]).unwrap();
         assert!(record.payload.len() < 40, "{} bytes", record.payload.len());
-        assert_eq!(record.step, Step::One, "the first base is another one");
+        assert_eq!(record.distance, BaseDistance::One, "the first base is another one");
         assert_eq!(record.bases.len(), 2);
         second[1_500] ^= 1;
         let record = encode(&subject, &[base(&first), base(&second)]).unwrap();
         assert!(record.payload.len() < 40, "{} bytes", record.payload.len());
-        assert_eq!(record.step, Step::Stride);
+        assert_eq!(record.distance, BaseDistance::Stride);
         let record = encode(&subject, &[base(&ancestor), None]).unwrap();
         assert!((2_000..2_060).contains(&record.payload.len()), "{} bytes", record.payload.len());
         assert_eq!(record.bases, [BlobId::of_chunk(&ancestor).prefix()]);

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::catalogue::{Catalogue, Group, Rewrite};
 use super::rebased::{self, RebasedOn, Subject};
 use crate::error::Result;
-use crate::format::pack::Step;
+use crate::format::pack::BaseDistance;
 use crate::progress::Progress;
 use crate::store::chain::ChainFacts;
 use crate::store::packs::PackFile;
@@ -113,6 +113,6 @@ impl Rewriter<'_> {
 fn first_base(record: OldRecord) -> Option<Base> {
     let RebasedOn { id, bytes } = record.offered.into_iter().next()??;
     let same = record.delta.bases.first() == Some(&id);
-    let step = if same { record.delta.step } else { Step::One };
-    Some(Base { id, bytes, step, facts: ChainFacts::whole(id) })
+    let distance = if same { record.delta.distance } else { BaseDistance::One };
+    Some(Base { id, bytes, distance, facts: ChainFacts::whole(id) })
 }

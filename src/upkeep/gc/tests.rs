@@ -8,7 +8,7 @@ mod rebasing;
 use super::*;
 use crate::format::compression::Codec;
 use crate::format::delta::{self, Instruction};
-use crate::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
+use crate::format::pack::{self, BaseDistance, BlobKind, Encoding, Footer, Frame, Record};
 use crate::id::{BlobId, PackId, Stamp};
 
 pub(super) use crate::restore::verify::fixture::noise;
@@ -34,21 +34,21 @@ fn whole(content: &[u8]) -> Handmade<'_> {
 
 /// The content as a delta that copies all but its last eight bytes from the base.
 fn delta_of<'a>(content: &'a [u8], base: &'a [u8]) -> Handmade<'a> {
-    stepped(content, base, Step::One)
+    stepped(content, base, BaseDistance::One)
 }
 
-fn stepped<'a>(content: &'a [u8], base: &'a [u8], step: Step) -> Handmade<'a> {
+fn stepped<'a>(content: &'a [u8], base: &'a [u8], distance: BaseDistance) -> Handmade<'a> {
     let copy = Instruction::CopyFrom { length: (CHUNK - 8) as u32, base: 0, offset: 0 };
-    copied(content, &[base], &[copy, Instruction::Literal { length: 8 }], step)
+    copied(content, &[base], &[copy, Instruction::Literal { length: 8 }], distance)
 }
 
 /// The content as a delta with these bases; its literals are its last bytes.
-fn copied<'a>(content: &'a [u8], bases: &[&[u8]], steps: &[Instruction], step: Step) -> Handmade<'a> {
+fn copied<'a>(content: &'a [u8], bases: &[&[u8]], steps: &[Instruction], distance: BaseDistance) -> Handmade<'a> {
     let literals = steps.iter().map(|step| if let Instruction::Literal { length } = step { *length } else { 0 });
     let payload = delta::encode(steps, &content[content.len() - literals.sum::<u32>() as usize..]);
     assert_eq!(delta::apply(&payload, bases, content.len()).unwrap(), content);
     let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
-    Handmade { content, delta: Some((payload, Encoding::Delta { bases, id_table: false, step })) }
+    Handmade { content, delta: Some((payload, Encoding::Delta { bases, id_table: false, distance })) }
 }
 
 fn write_pack(root: &Path, records: &[Handmade<'_>]) -> PackFile {

@@ -139,7 +139,7 @@ impl Salvage<'_> {
             length: record.length,
             payload: recorded.payload,
             bases: recorded.bases.iter().map(BlobId::prefix).collect(),
-            step: recorded.step,
+            distance: recorded.distance,
         }))
     }
 }

@@ -7,7 +7,7 @@ use vecsnap::format::delta::Instruction::{CopyFrom, Literal};
 use vecsnap::format::limits::CHUNK_SIZE;
 use vecsnap::format::list_node::ListNode;
 use vecsnap::format::manifest::{SnapshotKind, SourceKind, SourceState};
-use vecsnap::format::pack::{BlobKind, Step};
+use vecsnap::format::pack::{BaseDistance, BlobKind};
 use vecsnap::format::table::Capture;
 use vecsnap::id::BlobId;
 
@@ -146,7 +146,7 @@ fn deltas(writer: &mut HandmadeRepository) {
     let code = [CopyFrom { length: 25_536, base: 0, offset: 40_000 }, CopyFrom { length: 40_000, base: 0, offset: 0 }];
     writer.delta(&swapped, &[&chunks[0]], &code, b"");
     writer.end_frame(Codec::Raw);
-    let second_node = writer.delta_node(Step::One, &node, 1, child);
+    let second_node = writer.delta_node(BaseDistance::One, &node, 1, child);
     against(writer, &images[0], &images[1]);
     writer.snapshot("20260402T000000Z", ordinary, &[db(images[1].clone()), tree(&inserted, &swapped)]);
 
@@ -155,7 +155,7 @@ fn deltas(writer: &mut HandmadeRepository) {
     edited[60_000..60_003].copy_from_slice(b"END");
     let (code, literals) = difference(&inserted, &edited);
     let child = writer.delta(&edited, &[&inserted], &code, &literals);
-    writer.delta_node(Step::One, &second_node, 1, child);
+    writer.delta_node(BaseDistance::One, &second_node, 1, child);
     against(writer, &images[1], &images[2]);
     let only_literals = b"a delta without any base".to_vec();
     writer.delta(&only_literals, &[], &[Literal { length: 24 }], &only_literals);
@@ -276,9 +276,10 @@ fn strides(writer: &mut HandmadeRepository) {
     let image = Database::new(1).image();
     writer.snapshot("20260401T000000Z", SnapshotKind::Ordinary, &[db(image.clone()), tree(0)]);
     for number in 1..67 {
-        let (step, base) = if number % 32 == 0 { (Step::Stride, number - 32) } else { (Step::One, number - 1) };
-        let child = writer.delta_in_place_over(step, &version(number), &version(base));
-        writer.delta_node(step, &node_of(&version(base)), 0, child);
+        let (distance, base) =
+            if number % 32 == 0 { (BaseDistance::Stride, number - 32) } else { (BaseDistance::One, number - 1) };
+        let child = writer.delta_in_place_over(distance, &version(number), &version(base));
+        writer.delta_node(distance, &node_of(&version(base)), 0, child);
         if number == 33 {
             writer.snapshot("20260402T000000Z", SnapshotKind::Ordinary, &[db(image.clone()), tree(33)]);
         }

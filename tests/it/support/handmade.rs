@@ -12,7 +12,7 @@ use vecsnap::format::header::{RepositoryDocument, RepositoryHeader};
 use vecsnap::format::limits::{CHUNK_SIZE, NODE_SLOTS};
 use vecsnap::format::list_node::ListNode;
 use vecsnap::format::manifest::{Consistency, Manifest, SnapshotKind, SourceKind, SourceRecord, SourceState, Verdict};
-use vecsnap::format::pack::{self, BlobKind, Encoding, Footer, Frame, Record, Step};
+use vecsnap::format::pack::{self, BaseDistance, BlobKind, Encoding, Footer, Frame, Record};
 use vecsnap::format::planes;
 use vecsnap::format::table::{Capture, Entry, EntryKind, FileEntry, OrderCheck, SourceStats, Stat, Time};
 use vecsnap::id::{BlobId, PackId, RepositoryId, Stamp};
@@ -133,13 +133,13 @@ impl HandmadeRepository {
 
     /// Adds a chunk as a delta against these blobs.
     pub fn delta(&mut self, content: &[u8], bases: &[&[u8]], code: &[Instruction], literals: &[u8]) -> BlobId {
-        self.delta_over(Step::One, content, bases, code, literals)
+        self.delta_over(BaseDistance::One, content, bases, code, literals)
     }
 
     /// Adds a chunk as a delta against these blobs, with the hint how far back the first of them is.
     fn delta_over(
         &mut self,
-        step: Step,
+        distance: BaseDistance,
         content: &[u8],
         bases: &[&[u8]],
         code: &[Instruction],
@@ -148,29 +148,29 @@ impl HandmadeRepository {
         let payload = delta::encode(code, literals);
         assert_eq!(delta::apply(&payload, bases, content.len()).unwrap(), content);
         let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
-        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false, step }, payload)
+        self.push(BlobKind::Chunk, content, Encoding::Delta { bases, id_table: false, distance }, payload)
     }
 
     /// Adds a record that claims to be a delta that leads to this chunk, whatever its payload says.
     pub fn claimed_delta(&mut self, content: &[u8], bases: &[&[u8]], payload: Vec<u8>) -> BlobId {
         let bases = bases.iter().map(|base| BlobId::of_chunk(base).prefix()).collect();
-        let encoding = Encoding::Delta { bases, id_table: false, step: Step::One };
+        let encoding = Encoding::Delta { bases, id_table: false, distance: BaseDistance::One };
         self.push(BlobKind::Chunk, content, encoding, payload)
     }
 
     /// Adds a chunk as a delta against one of the same length, by the places where they differ.
     pub fn delta_in_place(&mut self, content: &[u8], base: &[u8]) -> BlobId {
-        self.delta_in_place_over(Step::One, content, base)
+        self.delta_in_place_over(BaseDistance::One, content, base)
     }
 
     /// The same, with the hint how far back the base is.
-    pub fn delta_in_place_over(&mut self, step: Step, content: &[u8], base: &[u8]) -> BlobId {
+    pub fn delta_in_place_over(&mut self, distance: BaseDistance, content: &[u8], base: &[u8]) -> BlobId {
         let (code, literals) = difference(base, content);
-        self.delta_over(step, content, &[base], &code, &literals)
+        self.delta_over(distance, content, &[base], &code, &literals)
     }
 
     /// Adds the list node of a file in which one slot changed, as a delta against an earlier node and the id table.
-    pub fn delta_node(&mut self, step: Step, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
+    pub fn delta_node(&mut self, distance: BaseDistance, before: &ListNode, slot: usize, child: BlobId) -> ListNode {
         let mut after = before.clone();
         after.slots[slot] = Some(child);
         let (base, content) = (before.encode().unwrap(), after.encode().unwrap());
@@ -185,7 +185,7 @@ impl HandmadeRepository {
         }
         let bases = vec![BlobId::of_list_node(&base).prefix()];
         let payload = delta::encode(&code, b"");
-        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true, step }, payload);
+        self.push(BlobKind::ListNode, &content, Encoding::Delta { bases, id_table: true, distance }, payload);
         after
     }
 

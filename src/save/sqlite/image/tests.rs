@@ -59,7 +59,7 @@ impl Place {
         Connection::open(self.live()).unwrap().execute_batch(sql).unwrap();
     }
 
-    fn capture(&self, earlier: Option<EarlierVersion>) -> DatabaseImage {
+    fn capture(&self, earlier: Option<PreviousImage>) -> DatabaseImage {
         let scratch = self.repository.scratch().unwrap();
         let captured = capture_image(&self.live(), scratch, OPTIONS, earlier.as_ref(), &mut |_| Ok(())).unwrap();
         let DatabaseContent::Image(image) = captured.content else { panic!() };
@@ -68,7 +68,7 @@ impl Place {
 
     /// An image that lacks what is still as in this version, if all of that is there.
     fn capture_after(&self, content: Content) -> DatabaseImage {
-        self.capture(EarlierVersion::of(&self.repository, content).unwrap())
+        self.capture(PreviousImage::of(&self.repository, content).unwrap())
     }
 
     fn store(&self, image: &DatabaseImage) -> ReadOutcome {
@@ -210,7 +210,7 @@ fn only_large_images_that_sqlite_does_not_check_lack_anything() {
 #[test]
 fn what_is_asked_while_writers_wait_takes_no_longer_than_they_may() {
     let place = Place::new("DELETE");
-    let earlier = EarlierVersion::of(&place.repository, place.store_first()).unwrap();
+    let earlier = PreviousImage::of(&place.repository, place.store_first()).unwrap();
     let block = BlockLimit { most: Some(Duration::from_millis(100)), since: None };
     let forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
     let mut witness = |connection: &Connection| connection.query_row(forever, [], |_| Ok(()));

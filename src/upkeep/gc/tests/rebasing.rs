@@ -16,7 +16,7 @@ fn records_of(root: &Path, content: &[u8]) -> Vec<Encoding> {
 }
 
 fn on(base: &[u8]) -> Encoding {
-    Encoding::Delta { bases: vec![BlobId::of_chunk(base).prefix()], id_table: false, step: Step::One }
+    Encoding::Delta { bases: vec![BlobId::of_chunk(base).prefix()], id_table: false, distance: BaseDistance::One }
 }
 
 fn chained(root: &Path, content: &[u8]) -> ChainedBlob {
@@ -46,7 +46,7 @@ fn versions_between_the_root_and_what_survives_go() {
     let first = write_pack(root.path(), &records);
     let along = Instruction::CopyAlong { length: (CHUNK - own) as u32 };
     let steps = [along, Instruction::Literal { length: own as u32 }];
-    let delta = |pair: &[Vec<u8>]| write_pack(root.path(), &[copied(&pair[1], &[&pair[0]], &steps, Step::One)]);
+    let delta = |pair: &[Vec<u8>]| write_pack(root.path(), &[copied(&pair[1], &[&pair[0]], &steps, BaseDistance::One)]);
     let middle: Vec<_> = versions.windows(2).map(delta).collect();
     let kept: Vec<&[u8]> = live.iter().chain([&versions[39]]).map(Vec::as_slice).collect();
     take_snapshot(root.path(), STAMP, &kept);
@@ -105,7 +105,7 @@ fn a_version_whose_stride_anchor_goes_is_stored_against_its_nearest_relative() {
     let mut chain = Vec::new();
     for (number, pair) in (1..).zip(versions.windows(2)) {
         chain.push(match number {
-            32 | 64 => stepped(&pair[1], &versions[number - 32], Step::Stride),
+            32 | 64 => stepped(&pair[1], &versions[number - 32], BaseDistance::Stride),
             _ => delta_of(&pair[1], &pair[0]),
         });
     }
@@ -122,7 +122,7 @@ fn a_version_whose_stride_anchor_goes_is_stored_against_its_nearest_relative() {
     let repository = open(root.path(), Access::Read);
     let mut reader = BlobReader::new(&repository);
     let base = Base::after(&mut reader, BlobKind::Chunk, &BlobId::of_chunk(kept[5])).unwrap().unwrap();
-    assert_eq!((&*base.bytes, base.step), (kept[5], Step::One));
+    assert_eq!((&*base.bytes, base.distance), (kept[5], BaseDistance::One));
 }
 
 #[test]
@@ -143,13 +143,13 @@ fn copies_from_bases_that_stay_are_kept_and_those_from_others_become_literals() 
     mostly_garbage(root.path(), &dead_root);
     write_pack(root.path(), &[whole(&live)]);
     write_pack(root.path(), &[delta_of(&second, &first), delta_of(&dead, &dead_root)]);
-    write_pack(root.path(), &[copied(&content, &[&second, &live, &dead], &content_steps, Step::One)]);
-    write_pack(root.path(), &[copied(&newer, &[&dead], &newer_steps, Step::One)]);
+    write_pack(root.path(), &[copied(&content, &[&second, &live, &dead], &content_steps, BaseDistance::One)]);
+    write_pack(root.path(), &[copied(&newer, &[&dead], &newer_steps, BaseDistance::One)]);
     take_snapshot(root.path(), STAMP, &[&second, &content, &live, &newer]);
     collect(root.path());
     assert_eq!(records_of(root.path(), &dead), [], "no snapshot reaches it");
     let bases = vec![BlobId::of_chunk(&second).prefix(), BlobId::of_chunk(&live).prefix()];
-    let expected = Encoding::Delta { bases, id_table: false, step: Step::One };
+    let expected = Encoding::Delta { bases, id_table: false, distance: BaseDistance::One };
     assert_eq!(records_of(root.path(), &content), [expected]);
 }
 
@@ -165,7 +165,8 @@ fn a_dead_chunk_that_many_copy_from_is_kept() {
     let copy = Instruction::CopyFrom { length: (CHUNK - 1_000) as u32, base: 1, offset: 0 };
     let steps = [copy, Instruction::Literal { length: 1_000 }];
     let pairs = contents.iter().zip(&roots);
-    let records: Vec<_> = pairs.map(|(content, first)| copied(content, &[first, &source], &steps, Step::One)).collect();
+    let records: Vec<_> =
+        pairs.map(|(content, first)| copied(content, &[first, &source], &steps, BaseDistance::One)).collect();
     write_pack(root.path(), &records);
     let kept: Vec<&[u8]> = contents.iter().chain(&roots).map(Vec::as_slice).collect();
     take_snapshot(root.path(), STAMP, &kept);
@@ -187,7 +188,7 @@ fn behind_a_damaged_dead_base_another_record_counts_or_else_the_packs_stay() {
         if second_copy {
             let other = noise(7, CHUNK);
             let steps = [Instruction::Literal { length: CHUNK as u32 }];
-            write_pack(root.path(), &[whole(&other), copied(&versions[2], &[&other], &steps, Step::One)]);
+            write_pack(root.path(), &[whole(&other), copied(&versions[2], &[&other], &steps, BaseDistance::One)]);
         }
         flip(root.path(), &opened, &versions[0]);
         run(root.path());
