@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use rustix::system::uname;
 
 use super::capturing::{Capturing, Patience};
 use super::database::{self, CheckImage, DatabaseRequest, ImageToCheck, StoredDatabase};
@@ -287,6 +288,5 @@ fn tell(report: &CreateReport) {
 }
 
 fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().chars().take(64).collect()
+    uname().nodename().to_string_lossy().chars().take(64).collect()
 }

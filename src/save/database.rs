@@ -117,7 +117,7 @@ impl PendingDatabase {
     pub(super) fn writer_blocked(&self) -> Duration {
         match self {
             Self::Captured { captured, .. } => match &captured.content {
-                DatabaseContent::Image(image) => image.copy.writer_blocked.unwrap_or_default(),
+                DatabaseContent::Image(image) => image.writer_blocked.unwrap_or_default(),
                 DatabaseContent::Empty | DatabaseContent::Raw(_) => Duration::ZERO,
             },
             Self::TakenOver(_) => Duration::ZERO,
@@ -282,7 +282,7 @@ fn store(
             writer_blocked: Duration::ZERO,
         },
         DatabaseContent::Image(image) => {
-            let writer_blocked = image.copy.writer_blocked.unwrap_or_default();
+            let writer_blocked = image.writer_blocked.unwrap_or_default();
             if writer_blocked > LONG_BLOCK {
                 tracing::warn!(path = %source.display(), seconds = writer_blocked.as_secs_f64(), "writers of the database had to wait for long; WAL mode would spare them");
             }

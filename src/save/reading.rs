@@ -224,7 +224,7 @@ impl SourceSlots<'_> {
 
     /// Bytes of the chunk in this slot.
     pub(super) fn length_of(&self, slot: u64) -> usize {
-        self.length.saturating_sub(slot.saturating_mul(CHUNK_SIZE as u64)).min(CHUNK_SIZE as u64) as usize
+        Content::slot_bytes(self.length, slot)
     }
 
     /// Whether the file is an image that lacks the chunk in this slot.

@@ -35,15 +35,6 @@ const COMPLETE: usize = 4096;
 /// Bytes of metadata that wait for their frame at most.
 const METADATA_TARGET: usize = 2 * 1024 * 1024;
 
-/// What a blob is part of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// The content of a file.
-    Data,
-    /// A file table or a tree of list nodes.
-    Metadata,
-}
-
 /// Which frame a whole chunk goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameGroup {
@@ -293,17 +284,6 @@ impl BlobWriter {
             }
         }
         Ok(id)
-    }
-
-    /// Takes a blob of either kind, to be stored whole, and returns its id.
-    ///
-    /// # Errors
-    /// When packs cannot be written.
-    pub fn put_blob(&mut self, content: &[u8], kind: BlobKind, purpose: Purpose) -> Result<BlobId> {
-        match (purpose, kind) {
-            (Purpose::Data, BlobKind::Chunk) => self.put_chunk(content),
-            _ => self.put_metadata(kind, content, || Ok(None)),
-        }
     }
 
     /// Counts chunks of a file that was taken over without being read.

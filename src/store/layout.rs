@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::id::{PackId, Stamp};
+use crate::id::PackId;
 
 /// The readable description of the repository.
 pub const REPOSITORY: &str = "repository.json";
@@ -71,11 +71,6 @@ pub fn damaged_pack(id: &PackId, number: u32) -> String {
 pub fn pack_id(directory: &str, file: &str) -> Option<PackId> {
     let id: PackId = file.strip_suffix(".pack")?.parse().ok()?;
     file.starts_with(directory).then_some(id).filter(|_| directory.len() == 2)
-}
-
-/// The name of a file of a snapshot.
-pub fn snapshot_file(stamp: Stamp, file: &str) -> String {
-    format!("{SNAPSHOTS}/{stamp}/{file}")
 }
 
 /// The directory of a snapshot.

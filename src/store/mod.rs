@@ -36,7 +36,7 @@ pub mod wanted;
 
 pub use base::{Base, PreviousContent, TreeSink};
 pub use blob_reader::{BlobFault, BlobReader, BlobResult, RecordedDelta};
-pub use blob_writer::{BlobWriter, DeltaRecord, FrameGroup, Purpose, Stored};
+pub use blob_writer::{BlobWriter, DeltaRecord, FrameGroup, Stored};
 pub use bulk_reader::{BulkReader, HeldRun, PlanCapacity, Planning, TakeChunk, WantedChunk};
 pub use decoded_frames::DecodedFrames;
 pub use metadata_frame::MetadataRecords;

@@ -10,9 +10,9 @@ use crate::disk::{ObjectKind, Storage};
 use crate::error::{Error, Result};
 use crate::format::compression;
 use crate::format::header::RepositoryHeader;
-use crate::format::limits::{FOOTER_BYTES, HEADER_BYTES, PACK_BYTES};
+use crate::format::limits::HEADER_BYTES;
 use crate::format::pack::{self, END_BYTES, Footer, FooterPlace, Frame};
-use crate::format::{Malformed, envelope};
+use crate::format::Malformed;
 use crate::id::PackId;
 
 /// A pack in the repository.
@@ -64,9 +64,6 @@ pub fn read_footer(storage: &dyn Storage, header: &RepositoryHeader, pack: &Pack
     let end_offset = pack.size.checked_sub(END_BYTES as u64).ok_or_else(|| damaged(Malformed::Truncated))?;
     let end = storage.read_range(&name, end_offset, END_BYTES)?;
     let place = FooterPlace::decode(&end, pack.size).map_err(damaged)?;
-    if place.length > (FOOTER_BYTES + envelope::HEAD_BYTES + envelope::CHECKSUM_BYTES) as u64 {
-        return Err(damaged(Malformed::Limit("footer")));
-    }
     let footer = storage.read_range(&name, place.offset, place.length as usize)?;
     let footer = Footer::decode(&footer, place.offset).map_err(damaged)?;
     let first = usize::try_from(place.offset).unwrap_or(HEADER_BYTES).min(HEADER_BYTES);
@@ -95,9 +92,4 @@ pub fn read_frame(storage: &dyn Storage, pack: &PackId, frame: &Frame) -> Result
 /// [`Malformed`] if they are not what the footer says.
 pub fn decode_frame(frame: &Frame, stored: &[u8]) -> Result<Vec<u8>, Malformed> {
     compression::decompress(frame.codec()?, stored, frame.raw_length as usize)
-}
-
-/// Whether a pack of this size can be one at all.
-pub fn is_possible_size(size: u64) -> bool {
-    (END_BYTES as u64..=PACK_BYTES).contains(&size)
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::footers::Footers;
 use super::index::Index;
@@ -239,7 +240,7 @@ impl Repository {
     /// I/O errors; errors of the index.
     pub fn distrust_unfounded(&self) -> Result<()> {
         let existing = packs::list(self.storage())?;
-        unfounded::distrust(&self.index, self.storage(), &self.header, &existing).map(|_| ())
+        unfounded::distrust(&self.index, self.storage(), &self.header, &existing)
     }
 
     /// The same repository as if it had these packs alone, for reading: what can be read there does not need the others.
@@ -310,9 +311,7 @@ pub fn create(root: &Path) -> Result<()> {
     }
     let scratch = ScratchDirectory::create(&root.join(layout::TMP))?;
     let storage = LocalStorage::new(&root, Some(scratch.path()));
-    let mut id = [0; RepositoryId::LEN];
-    fill_random(&mut id)?;
-    let header = RepositoryHeader::new(RepositoryId::from_bytes(id));
+    let header = RepositoryHeader::new(random_id()?);
     let document = RepositoryDocument::new(&header, Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true));
     let mut bytes = serde_json::to_vec_pretty(&document)
         .map_err(|error| Error::Failed(format!("the repository's description cannot be written: {error}")))?;
@@ -325,6 +324,15 @@ pub fn create(root: &Path) -> Result<()> {
     Ok(())
 }
 
+fn random_id() -> Result<RepositoryId> {
+    let mut id = [0; RepositoryId::LEN];
+    match getrandom(&mut id, GetRandomFlags::empty()) {
+        Ok(RepositoryId::LEN) => Ok(RepositoryId::from_bytes(id)),
+        Ok(_) => Err(Error::Failed("the system gave too few random bytes; try again".into())),
+        Err(cause) => Err(Error::Failed(format!("the system gave no random bytes: {cause}"))),
+    }
+}
+
 /// Something in this directory that belongs to no repository.
 fn something_else(root: &Path) -> Option<PathBuf> {
     let names = |directory: &Path| std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -332,13 +340,6 @@ fn something_else(root: &Path) -> Option<PathBuf> {
     let beside = names(root).find(|entry| !is_ours(&entry.file_name()));
     let in_tmp = || names(&root.join(layout::TMP)).find(|entry| !scratch::is_name(entry.file_name().as_bytes()));
     beside.or_else(in_tmp).map(|entry| entry.path())
-}
-
-fn fill_random(bytes: &mut [u8]) -> Result<()> {
-    use std::io::Read;
-    let source = Path::new("/dev/urandom");
-    let mut file = std::fs::File::open(source).map_err(Error::io("open", source))?;
-    file.read_exact(bytes).map_err(Error::io("read", source))
 }
 
 /// Whether there is a repository, of a version that can be read.

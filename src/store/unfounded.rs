@@ -21,7 +21,7 @@ use crate::id::{BlobId, BlobPrefix, PackId};
 /// Ids looked at that begin with the prefix of a base; there is almost always one.
 const PREFIX_MATCHES: usize = 16;
 
-/// Has the index distrust all blobs of these packs that lack bases, and returns how many there were.
+/// Has the index distrust all blobs of these packs that lack bases.
 ///
 /// # Errors
 /// I/O errors; errors of the index.
@@ -30,12 +30,11 @@ pub(super) fn distrust(
     storage: &dyn Storage,
     header: &RepositoryHeader,
     packs: &[PackFile],
-) -> Result<usize> {
+) -> Result<()> {
     if packs.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     let noted = Noted::new()?;
-    let mut total = 0;
     // What lacks a base may be a base itself.
     loop {
         let mut lost = Vec::new();
@@ -54,9 +53,8 @@ pub(super) fn distrust(
             }
         }
         if lost.is_empty() {
-            return Ok(total);
+            return Ok(());
         }
-        total += lost.len();
         index.distrust(&lost)?;
     }
 }

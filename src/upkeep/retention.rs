@@ -32,19 +32,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The reason in a word or two, for people.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Reason::Last => "last",
-            Reason::Hourly => "hourly",
-            Reason::Daily => "daily",
-            Reason::Weekly => "weekly",
-            Reason::Monthly => "monthly",
-            Reason::Sunday => "Sunday",
-            Reason::FirstOfMonth => "first of a month",
-        }
-    }
-
     /// The number of the period that holds `stamp`, growing with time; `None` where this kind has no such period.
     fn period(self, stamp: Stamp) -> Option<i64> {
         let date = stamp.time().date_naive();

@@ -24,7 +24,7 @@ fn every_depth_up_to_the_limit_is_read_by_a_reader_that_knows_nothing_yet() {
     for (depth, version) in versions.iter().enumerate() {
         let mut reader = BlobReader::new(&repository);
         let id = BlobId::of_chunk(version);
-        assert!(reader.knows_chunk(&id).unwrap(), "depth {depth}");
+        assert!(reader.look_up_chunk(&id).unwrap().is_ok(), "depth {depth}");
         let chained =
             reader.chained(&id, BlobKind::Chunk).unwrap().unwrap_or_else(|fault| panic!("{depth}: {fault:?}"));
         assert_eq!(*chained.bytes, **version, "depth {depth}");

@@ -12,7 +12,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::connection::{SqliteAccess, open};
-use super::image::{ImageSize, SourceTrouble};
+use super::image::SourceTrouble;
 use crate::error::Error;
 
 /// Pages copied between two looks at the clock.
@@ -22,12 +22,7 @@ const PAGES_PER_STEP: i32 = 512;
 const POLL: Duration = Duration::from_millis(5);
 
 /// Copies the pinned state into the file `image`, which is empty.
-pub(super) fn copy(
-    source: &Connection,
-    path: &Path,
-    image: &Path,
-    deadline: Instant,
-) -> Result<ImageSize, SourceTrouble> {
+pub(super) fn copy(source: &Connection, path: &Path, image: &Path, deadline: Instant) -> Result<(), SourceTrouble> {
     let trouble = |error: rusqlite::Error| match error.sqlite_error_code() {
         // The image is what finds no room, not the source.
         Some(ErrorCode::DiskFull) => Error::io("write", image)(ErrorKind::StorageFull.into()).into(),
@@ -50,11 +45,8 @@ pub(super) fn copy(
             return Err(SourceTrouble::Deadline);
         }
     }
-    let pages = u32::try_from(backup.progress().pagecount).unwrap_or_default();
     drop(backup);
-    let page_size = destination.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(trouble)?;
-    destination.close().map_err(|(_, error)| Error::sqlite("finish", image)(error))?;
-    Ok(ImageSize { page_size, pages })
+    Ok(destination.close().map_err(|(_, error)| Error::sqlite("finish", image)(error))?)
 }
 
 fn is_of_writing(error: &rusqlite::Error) -> bool {

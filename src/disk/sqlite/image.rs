@@ -84,23 +84,8 @@ impl From<Error> for SourceTrouble {
     }
 }
 
-/// How much was copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ImageSize {
-    pub(super) page_size: u32,
-    pub(super) pages: u32,
-}
-
-/// What was copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ImageCopy {
-    /// Bytes per page.
-    pub page_size: u32,
-    /// Pages in the image.
-    pub pages: u32,
-    /// For how long writers of the source had to wait; `None` where they did not (WAL mode, private copies).
-    pub writer_blocked: Option<Duration>,
-}
+/// For how long writers of a source had to wait; `None` where they did not (WAL mode, private copies).
+pub type WriterBlocked = Option<Duration>;
 
 /// A source held at one moment of its history by a read transaction.
 pub struct PinnedSource {
@@ -145,7 +130,7 @@ impl PinnedSource {
     /// Copies the pinned state through the backup API into the new file `image`, then lets the source go.
     ///
     /// The image is not synced; after an error the file may be there, incomplete.
-    pub fn copy_to(self, image: &Path, limits: CopyLimits) -> Result<ImageCopy, SourceTrouble> {
+    pub fn copy_to(self, image: &Path, limits: CopyLimits) -> Result<WriterBlocked, SourceTrouble> {
         self.take(limits, |source, path, within| backup::copy(source, path, image, within))
     }
 
@@ -160,7 +145,7 @@ impl PinnedSource {
         self,
         take: &mut dyn FnMut(Vec<u8>) -> Result<()>,
         limits: CopyLimits,
-    ) -> Result<ImageCopy, SourceTrouble> {
+    ) -> Result<WriterBlocked, SourceTrouble> {
         self.take(limits, |source, path, within| match pages::of(source) {
             Some(pages) => pages::read(pages, path, take, within),
             None => Err(SourceTrouble::Damaged("its pages cannot be read one by one".into())),
@@ -170,15 +155,15 @@ impl PinnedSource {
     fn take(
         self,
         limits: CopyLimits,
-        copy: impl FnOnce(&Connection, &Path, Instant) -> Result<ImageSize, SourceTrouble>,
-    ) -> Result<ImageCopy, SourceTrouble> {
+        copy: impl FnOnce(&Connection, &Path, Instant) -> Result<(), SourceTrouble>,
+    ) -> Result<WriterBlocked, SourceTrouble> {
         let copied = copy(self.database.connection(), &self.path, self.end(limits));
         let others_wait = self.others_wait();
         let copied = copied.map_err(|trouble| self.told_late(trouble, limits));
         let pinned_at = self.pinned_at;
         self.let_go();
-        let ImageSize { page_size, pages } = copied?;
-        Ok(ImageCopy { page_size, pages, writer_blocked: others_wait.then(|| pinned_at.elapsed()) })
+        copied?;
+        Ok(others_wait.then(|| pinned_at.elapsed()))
     }
 
     /// Whether the writers of the source wait for it to be let go.

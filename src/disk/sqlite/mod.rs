@@ -18,7 +18,7 @@ pub use check::{CheckOutcome, integrity_check};
 pub use connection::SqliteAccess;
 pub use fold::{Folded, fold_sidecars};
 pub use freeze::{Frozen, WriteLock};
-pub use image::{BlockLimit, CopyLimits, ImageCopy, PinnedSource, SourceTrouble, read_image};
+pub use image::{BlockLimit, CopyLimits, PinnedSource, SourceTrouble, WriterBlocked, read_image};
 pub use sidecar::{DatabaseStats, Sidecar, is_wal_live};
 pub use sniff::{HeaderMode, Sniffed, is_sqlite, sniff};
 

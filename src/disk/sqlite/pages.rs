@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use rusqlite::{Connection, Statement};
 
-use super::image::{ImageSize, SourceTrouble};
+use super::image::SourceTrouble;
 use crate::error::Result;
 
 /// Bytes of a stretch: a multiple of every size that pages have.
@@ -29,14 +29,12 @@ pub(super) fn read(
     path: &Path,
     take: &mut dyn FnMut(Vec<u8>) -> Result<()>,
     deadline: Instant,
-) -> Result<ImageSize, SourceTrouble> {
+) -> Result<(), SourceTrouble> {
     let trouble = |error| SourceTrouble::of(error, "copy", path);
-    let mut size = ImageSize { page_size: 0, pages: 0 };
     let mut stretch = Vec::with_capacity(STRETCH_BYTES);
     let mut rows = pages.query([]).map_err(trouble)?;
     while let Some(row) = rows.next().map_err(trouble)? {
         let page = row.get_ref(0).map_err(trouble)?.as_blob().map_err(|error| trouble(error.into()))?;
-        size = ImageSize { page_size: page.len() as u32, pages: size.pages + 1 };
         stretch.extend_from_slice(page);
         if stretch.len() >= STRETCH_BYTES {
             take(std::mem::replace(&mut stretch, Vec::with_capacity(STRETCH_BYTES)))?;
@@ -45,8 +43,7 @@ pub(super) fn read(
             }
         }
     }
-    take(stretch)?;
-    Ok(size)
+    Ok(take(stretch)?)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tempfile::{NamedTempFile, TempPath};
 
 use super::{CopyMethod, Witness};
 use crate::disk::durable::FILE_MODE;
-use crate::disk::sqlite::{CopyLimits, ImageCopy, PinnedSource, SourceTrouble, read_image};
+use crate::disk::sqlite::{CopyLimits, PinnedSource, SourceTrouble, WriterBlocked, read_image};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
@@ -44,8 +44,8 @@ const IDS_AT_ONCE: usize = 512;
 pub(in crate::save) struct DatabaseImage {
     /// The file; dropping this deletes it.
     pub file: TempPath,
-    /// What was copied, and how long writers waited.
-    pub copy: ImageCopy,
+    /// For how long writers waited.
+    pub writer_blocked: WriterBlocked,
     /// Its chunks, if it may lack some.
     pub chunks: Option<ImageChunks>,
 }
@@ -149,19 +149,19 @@ pub(super) fn take(
     if method == CopyMethod::Pages && pinned.has_pages() {
         if let Some(earlier) = earlier {
             pinned.look(limits, &mut *witness)?;
-            let (copy, chunks) = copy_what_changed(pinned, scratch, &image, earlier, limits)?;
-            return Ok(DatabaseImage { file: image.into_temp_path(), copy, chunks: Some(chunks) });
+            let (writer_blocked, chunks) = copy_what_changed(pinned, scratch, &image, earlier, limits)?;
+            return Ok(DatabaseImage { file: image.into_temp_path(), writer_blocked, chunks: Some(chunks) });
         }
         let (mut opened, file) = image.into_parts();
         let mut write = |stretch: Vec<u8>| opened.write_all(&stretch).map_err(Error::io("write", &file));
-        let copy = pinned.read_pages(&mut write, limits)?;
+        let writer_blocked = pinned.read_pages(&mut write, limits)?;
         ask(&file, witness);
-        return Ok(DatabaseImage { file, copy, chunks: None });
+        return Ok(DatabaseImage { file, writer_blocked, chunks: None });
     }
     let file = image.into_temp_path();
-    let copy = pinned.copy_to(&file, limits)?;
+    let writer_blocked = pinned.copy_to(&file, limits)?;
     ask(&file, witness);
-    Ok(DatabaseImage { file, copy, chunks: None })
+    Ok(DatabaseImage { file, writer_blocked, chunks: None })
 }
 
 /// Has the witness read a full image; what it does not learn there, it does without.
@@ -178,7 +178,7 @@ fn copy_what_changed(
     image: &NamedTempFile,
     earlier: &PreviousImage,
     limits: CopyLimits,
-) -> Result<(ImageCopy, ImageChunks), SourceTrouble> {
+) -> Result<(WriterBlocked, ImageChunks), SourceTrouble> {
     thread::scope(|scope| {
         let (send, stretches) = sync_channel(QUEUE);
         let writing = scope.spawn(move || write_what_changed(stretches, scratch, image, earlier));

@@ -40,7 +40,7 @@ pub(super) fn image_of_copy(source: &Path, mut taking: Taking<'_>) -> Result<Cap
     captured.stats = stats;
     if let DatabaseContent::Image(image) = &mut captured.content {
         // Nobody waits for a private copy.
-        image.copy.writer_blocked = None;
+        image.writer_blocked = None;
     }
     Ok(captured)
 }

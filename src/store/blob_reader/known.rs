@@ -7,18 +7,11 @@ use crate::format::pack::{BlobKind, Encoding};
 use crate::id::{BlobId, BlobPrefix};
 
 impl BlobReader<'_> {
-    /// Whether footers record this chunk, and all bases that its record needs; reads no content.
+    /// Whether footers record this chunk, and all bases that its record needs; reads no content. Where they do not,
+    /// [`BlobReader::blamed`] names what is in the way.
     ///
     /// # Errors
     /// I/O errors of the index.
-    pub fn knows_chunk(&mut self, id: &BlobId) -> Result<bool> {
-        Ok(self.look_up_chunk(id)?.is_ok())
-    }
-
-    /// As [`BlobReader::knows_chunk`], with the reason why not; [`BlobReader::blamed`] then names what is in the way.
-    ///
-    /// # Errors
-    /// As [`BlobReader::knows_chunk`].
     pub fn look_up_chunk(&mut self, id: &BlobId) -> Result<std::result::Result<(), BlobFault>> {
         self.look_up(id, BlobKind::Chunk)
     }
@@ -26,7 +19,7 @@ impl BlobReader<'_> {
     /// As [`BlobReader::look_up_chunk`], for a blob of either kind.
     ///
     /// # Errors
-    /// As [`BlobReader::knows_chunk`].
+    /// As [`BlobReader::look_up_chunk`].
     pub fn look_up(&mut self, id: &BlobId, kind: BlobKind) -> Result<std::result::Result<(), BlobFault>> {
         let mut search = Search::default();
         let recorded = self.knows(id, Some(kind), &mut search)?;

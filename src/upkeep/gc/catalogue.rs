@@ -19,7 +19,6 @@ use super::fates::Fate;
 use crate::error::Result;
 use crate::format::pack::{BlobKind, Encoding, Footer, Record};
 use crate::id::{BlobId, BlobPrefix, PackId};
-use crate::store::Purpose;
 use crate::store::packs::PackFile;
 use crate::store::temporary::{self, failed, prepared};
 
@@ -44,6 +43,15 @@ CREATE TABLE replaced(id BLOB, position INTEGER, base BLOB, PRIMARY KEY(id, posi
 
 /// Bytes that a record costs in the footer, its bases aside.
 const FOOTER_SHARE: u64 = 41;
+
+/// What a reached blob is part of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReachedAs {
+    /// The content of a file.
+    Data,
+    /// A file table or a tree of list nodes.
+    Metadata,
+}
 
 /// A pack with its key in the catalogue.
 #[derive(Debug, Clone, Copy)]
@@ -148,9 +156,9 @@ impl Catalogue {
     }
 
     /// Marks a blob that a snapshot reaches.
-    pub(super) fn reach(&self, id: &BlobId, purpose: Purpose) -> Result<()> {
+    pub(super) fn reach(&self, id: &BlobId, reached_as: ReachedAs) -> Result<()> {
         let added = prepared(&self.database, "INSERT OR IGNORE INTO reached VALUES(?, ?, ?)")?
-            .execute(params![id.as_bytes(), purpose == Purpose::Metadata, self.late])
+            .execute(params![id.as_bytes(), reached_as == ReachedAs::Metadata, self.late])
             .map_err(failed("write"))?;
         if self.late && added > 0 {
             self.surprised.set(true);

@@ -4,16 +4,16 @@
 //! marked was walked before, by this or another snapshot, and is not walked again, so that many snapshots of
 //! nearly the same state cost little more than one. Where marking fails, nothing at all is removed.
 
-use super::catalogue::Catalogue;
+use super::catalogue::{Catalogue, ReachedAs};
 use crate::error::Result;
 use crate::format::content::{Content, Root};
 use crate::format::manifest::{Manifest, SourceRecord};
 use crate::format::table::EntryKind;
 use crate::id::BlobId;
 use crate::progress::Progress;
+use crate::store::BlobReader;
 use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::TableReader;
-use crate::store::{BlobReader, Purpose};
 
 /// Marks what `manifest` reaches; the text names what hides a part of it.
 pub(super) fn mark(
@@ -45,7 +45,7 @@ fn mark_source(
     loop {
         let entry = table.next(reader, |blob| blobs.push(*blob))?;
         for blob in blobs.drain(..) {
-            catalogue.reach(&blob, Purpose::Metadata)?;
+            catalogue.reach(&blob, ReachedAs::Metadata)?;
         }
         match entry {
             Ok(Some(entry)) => {
@@ -74,13 +74,13 @@ fn mark_content(
     let mut pieces = Pieces::of(content);
     let mut descend = |node: &BlobId| {
         let descent = if catalogue.is_reached(node)? { Descent::Past } else { Descent::Below };
-        catalogue.reach(node, Purpose::Metadata)?;
+        catalogue.reach(node, ReachedAs::Metadata)?;
         Ok(descent)
     };
     loop {
         match pieces.next_below(reader, &mut descend)? {
             Some(Piece::Chunk { id, length, .. }) => {
-                catalogue.reach(&id, Purpose::Data)?;
+                catalogue.reach(&id, ReachedAs::Data)?;
                 progress.check()?;
                 progress.advance(length as u64);
             }
