@@ -3,8 +3,8 @@
 //!
 //! `cargo bench --bench first_create -- [--states DIR] [--megabytes N] [--repeats N]`
 //!
-//! DIR holds `data/db/atocore.db`, `data/chroma/` and `config/project-registry.json`; without it a runtime of N megabytes
-//! (460) is made up. Both run in turns, so that a noisy machine hits both; figures in docs/benchmarks.md.
+//! DIR holds `data/db/atocore.db`, `data/chroma/` and `config/project-registry.json`; without it a runtime of N
+//! megabytes (460) is made up. Both run in turns, so that a noisy machine hits both; figures in docs/benchmarks.md.
 
 #![allow(
     missing_docs,

@@ -1,11 +1,12 @@
-//! What commands cost on a repository of many records: ten million synthetic ones in real packs, beside one real runtime.
+//! What commands cost on a repository of many records: ten million synthetic ones in real packs, beside one real
+//! runtime.
 //!
 //! `cargo bench --bench many_records -- [--records N] [--packs N] [--repository DIR] [--states DIR] [--repeats N]`
 //!
 //! The records (10,000,000 in 1,000 packs) are blobs of eight bytes, put through the library as any others, so that the
-//! repository is valid and its index can be built anew; no snapshot needs them. DIR keeps the repository for another run.
-//! The states DIR holds `data/db/atocore.db`, `data/chroma/` and `config/project-registry.json`; without it, a small
-//! runtime is made up. Each command runs in a process of its own; figures in docs/benchmarks.md.
+//! repository is valid and its index can be built anew; no snapshot needs them. DIR keeps the repository for another
+//! run. The states DIR holds `data/db/atocore.db`, `data/chroma/` and `config/project-registry.json`; without it, a
+//! small runtime is made up. Each command runs in a process of its own; figures in docs/benchmarks.md.
 
 #![allow(
     missing_docs,

@@ -1,8 +1,9 @@
 //! The one error type of the library, grouped by what the caller can do about it.
 //!
 //! Every message is one plain sentence that names the path concerned and the next step; the source chain holds the
-//! technical cause. The command line maps each group to one exit code (`cli::exit`), and nothing else decides codes.
-//! Why groups and not one variant per place: a caller can retry, correct the call, wait, or give up, and no more.
+//! technical cause. The command line maps each group to one exit code (`cli::exit`); only reports that hold bad news
+//! choose theirs beside it. Why groups and not one variant per place: a caller can retry, correct the call, wait, or
+//! give up, and no more.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -131,6 +132,11 @@ impl Error {
     /// An [`Error::Damaged`] for a file of the repository.
     pub fn damaged(path: impl AsRef<Path>, detail: impl Into<String>) -> Error {
         Error::Damaged { path: path.as_ref().to_path_buf(), detail: detail.into() }
+    }
+
+    /// Whether one file cannot be read, or is not what it should be; what other files hold may still be had.
+    pub fn is_of_one_file(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Io { .. })
     }
 
     /// Whether the cause is that a medium has no room left, of bytes or of names, or that a quota is used up.

@@ -85,7 +85,8 @@ impl BlobId {
         Self(*blake3::hash(content).as_bytes())
     }
 
-    /// The id of a list node with these serialised bytes: BLAKE3 in `derive_key` mode, so that no chunk can pass for it.
+    /// The id of a list node with these serialised bytes: BLAKE3 in `derive_key` mode, so that no chunk can pass for
+    /// it.
     pub fn of_list_node(bytes: &[u8]) -> Self {
         Self(blake3::derive_key(LIST_NODE_CONTEXT, bytes))
     }

@@ -17,7 +17,8 @@ pub(crate) fn bytes(command: &Command, live: &Path, scratch: &Path) -> Option<u6
     Some(lines.lines().filter(|line| line.contains(&live)).map(bytes_of_call).sum())
 }
 
-/// `PID pread64(3</live/file>, ""..., 4096, 0) = 4096`, or `PID mmap(NULL, 4096, PROT_READ, MAP_SHARED, 3</live/file>, 0) = 0x…`.
+/// `PID pread64(3</live/file>, ""..., 4096, 0) = 4096`, or `PID mmap(NULL, 4096, PROT_READ, MAP_SHARED, 3</live/file>,
+/// 0) = 0x…`.
 fn bytes_of_call(line: &str) -> u64 {
     let returned = line.rsplit_once(" = ").map_or("", |(_, returned)| returned);
     match returned.parse() {

@@ -1,7 +1,8 @@
 //! vecsnap beside full copies and other backup tools, on successive states of a runtime, in one interleaved run.
 //!
 //! `cargo bench --bench versus_full_copy -- --help` tells the options; docs/benchmarks.md has the latest figures, and
-//! docs/testing.md says how they are judged. Nothing is asserted about time: rows that are missed are reported as missed.
+//! docs/testing.md says how they are judged. Nothing is asserted about time: rows that are missed are reported as
+//! missed.
 
 #![allow(
     missing_docs,

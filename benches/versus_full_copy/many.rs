@@ -1,7 +1,7 @@
 //! Many snapshots of small changes, and what is left when most of them are deleted.
 //!
-//! Restores are compared with those from a fresh repository that holds the newest state alone; the cleaned repository with a
-//! fresh one that took the same ten states one after the other.
+//! Restores are compared with those from a fresh repository that holds the newest state alone; the cleaned repository
+//! with a fresh one that took the same ten states one after the other.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

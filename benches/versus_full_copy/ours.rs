@@ -44,7 +44,8 @@ impl Vecsnap {
         self.stamps.get(state).map_or("latest", String::as_str)
     }
 
-    /// A create that must succeed: nobody writes meanwhile, so that the copy of a database of any size may take its time.
+    /// A create that must succeed: nobody writes meanwhile, so that the copy of a database of any size may take its
+    /// time.
     pub(crate) fn must_create(&mut self, live: &Path, state: &str) -> Run {
         let arguments = ["create", "--chroma", "--effort", self.effort, "--max-block", "3600"];
         let run = measure(&self.command(live, &arguments));

@@ -1,7 +1,7 @@
 //! Other backup tools, with their own defaults, as far as they are on the PATH.
 //!
-//! Each reads the live directory itself: none of them has a backup API for the main database. casync makes nothing durable,
-//! so that is done for it within the measured time; the others do it themselves.
+//! Each reads the live directory itself: none of them has a backup API for the main database. casync makes nothing
+//! durable, so that is done for it within the measured time; the others do it themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};

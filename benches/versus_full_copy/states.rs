@@ -1,7 +1,7 @@
 //! The states of a runtime, one after the other, and the live directory that goes through them.
 //!
-//! A state is `{data/db/atocore.db, data/chroma, config/project-registry.json}`. The live directory is advanced in place:
-//! only files that differ are written, so that unchanged ones keep their stats, as under a real service.
+//! A state is `{data/db/atocore.db, data/chroma, config/project-registry.json}`. The live directory is advanced in
+//! place: only files that differ are written, so that unchanged ones keep their stats, as under a real service.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

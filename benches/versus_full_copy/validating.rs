@@ -1,5 +1,6 @@
-//! `validate` of a whole snapshot beside what it cannot do without: decoding and hashing the same blobs on all cores, and
-//! SQLite's integrity check of the same databases. It does both at the same time, so the slower of them is its measure.
+//! `validate` of a whole snapshot beside what it cannot do without: decoding and hashing the same blobs on all cores,
+//! and SQLite's integrity check of the same databases. It does both at the same time, so the slower of them is its
+//! measure.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,10 +1,11 @@
 //! How hard a frame is compressed.
 //!
 //! A first snapshot is mostly bulk, and vectors are nearly incompressible: on them a higher level costs time and saves
-//! nothing. So a sample of each bulk frame is tried at the fast level first, and only a frame that shrinks well gets the
-//! better one; of the others a sample is tried in planes, which vectors of 32-bit numbers gain by. What changed since the
-//! previous snapshot is little and much alike (new rows and their words in the full-text index, new vectors in two files),
-//! so there it pays to look for repetitions in all of the frame (docs/decisions.md has the measurements). Invariant: any choice decodes alike; it is no part of the format.
+//! nothing. So a sample of each bulk frame is tried at the fast level first, and only a frame that shrinks well gets
+//! the better one; of the others a sample is tried in planes, which vectors of 32-bit numbers gain by. What changed
+//! since the previous snapshot is little and much alike (new rows and their words in the full-text index, new vectors
+//! in two files), so there it pays to look for repetitions in all of the frame (docs/decisions.md has the
+//! measurements). Invariant: any choice decodes alike; it is no part of the format.
 
 use crate::format::compression::{self, Compressed};
 use crate::format::planes;

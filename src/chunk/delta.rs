@@ -1,14 +1,14 @@
 //! Encoding a blob as a delta: what stayed at its place, what came from elsewhere, and literals: format-spec.md §9.
 //!
-//! Step 1, [`differences`], runs at the speed of memory: most content changes in place. What it leaves over may be found
-//! elsewhere (`chunk::moved`). Invariant: what an [`Encoder`] was told, in order, is what its payload rebuilds.
+//! Step 1, [`differences`], runs at the speed of memory: most content changes in place. What it leaves over may be
+//! found elsewhere (`chunk::moved`). Invariant: what an [`Encoder`] was told, in order, is what its payload rebuilds.
 
 use crate::format::delta::{self, Instruction};
 
 /// Equal bytes between two differences that are not worth two instructions.
 const MIN_EQUAL: usize = 8;
-/// Fewer equal bytes than this between longer differences are chance: where all is different, a few bytes are equal here
-/// and there, and copying them would tear up what may stand elsewhere in one piece.
+/// Fewer equal bytes than this between longer differences are chance: where all is different, a few bytes are equal
+/// here and there, and copying them would tear up what may stand elsewhere in one piece.
 const CHANCE: usize = 32;
 /// Bytes compared at a time.
 const BLOCK: usize = 64;

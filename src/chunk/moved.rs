@@ -3,8 +3,8 @@
 //! Windows of the haystack, sampled by content, are noted with their places; windows of the new bytes that are sampled
 //! alike are looked up, and each hit is extended both ways. Page splits and `VACUUM` in SQLite, and whatever shifts,
 //! cost little then. Invariants: a match has been compared byte by byte; memory is bounded, since the more is to be
-//! noted, and is noted, the fewer windows are sampled; time is in proportion to both sides; what is found does not depend
-//! on the order of noting.
+//! noted, and is noted, the fewer windows are sampled; time is in proportion to both sides; what is found does not
+//! depend on the order of noting.
 
 use std::collections::HashMap;
 
@@ -19,8 +19,8 @@ const DENSE: u32 = 2;
 const SPARSE: u32 = 6;
 /// Windows that are noted at first are about so many, or fewer.
 const NOTED_AT_FIRST: usize = 1 << 18;
-/// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places, which
-/// would double if there were yet another one.
+/// Windows noted at most; at one more, only every other one stays. They take 9 bytes each in a table with 2^21 places,
+/// which would double if there were yet another one.
 const NOTED: usize = (1 << 21) / 8 * 7 - 1;
 /// A match of so many bytes is long enough for no better one to be looked for at its place.
 const LONG: usize = 512;
@@ -175,8 +175,8 @@ impl Fingerprints {
     }
 }
 
-/// Those of the candidates that overlap neither each other nor what is known, ascending, the longest first where they did;
-/// those shorter than `least` bytes are left out.
+/// Those of the candidates that overlap neither each other nor what is known, ascending, the longest first where they
+/// did; those shorter than `least` bytes are left out.
 pub fn choose(known: &[Match], mut candidates: Vec<Match>, least: usize) -> Vec<Match> {
     candidates.sort_by_key(|m| (std::cmp::Reverse(m.run.length), m.chunk, m.offset));
     let mut taken: Vec<Run> = known.iter().map(|known| known.run).collect();

@@ -207,7 +207,8 @@ pub struct CreateArguments {
     #[arg(long)]
     pub freeze: bool,
 
-    /// Hold no writer off for longer than this; a source that would take longer is left out, with exit code 4 [default: 4]
+    /// Hold no writer off for longer than this; a source that would take longer is left out, with exit code 4 [default:
+    /// 4]
     #[arg(long, value_name = "SECONDS", value_parser = seconds_and_parts, allow_negative_numbers = true)]
     pub max_block: Option<Duration>,
 

@@ -13,8 +13,8 @@ use crate::format::manifest::{Consistency, SnapshotKind, SourceRecord, SourceSta
 use crate::save::{self, CreateOptions, CreateReport, Freeze, IngestLock, ReadPolicy, WriterPolicy};
 use crate::store::{Repository, repository};
 
-/// How long writers may be held off unless the operator says otherwise: a service that waits 5 s for a lock, as most do,
-/// does not notice.
+/// How long writers may be held off unless the operator says otherwise: a service that waits 5 s for a lock, as most
+/// do, does not notice.
 const MAX_BLOCK: Duration = Duration::from_secs(4);
 
 /// Takes a snapshot and shows its document.

@@ -1,8 +1,8 @@
 //! `vecsnap demo`: the whole loop on made-up data, the newcomer's first command.
 //!
-//! It takes the way that the other commands take, through the library, in a scratch directory of its own; nothing of the
-//! caller's environment is read. Whether the restore brought everything back is told by hashes that were taken beside
-//! it, not by anything that vecsnap says of itself.
+//! It takes the way that the other commands take, through the library, in a scratch directory of its own; nothing of
+//! the caller's environment is read. Whether the restore brought everything back is told by hashes that were taken
+//! beside it, not by anything that vecsnap says of itself.
 
 mod proof;
 mod random;

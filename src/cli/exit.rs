@@ -1,4 +1,5 @@
-//! Exit codes: the one place that turns an outcome into the number a script sees.
+//! Exit codes: what they mean, and which one each error becomes. A command whose report holds bad news chooses among
+//! them.
 
 use std::process::ExitCode;
 

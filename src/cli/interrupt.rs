@@ -1,7 +1,8 @@
-//! SIGINT, SIGTERM and SIGHUP: the first asks the operation to stop where stopping is safe, the second ends the process.
+//! SIGINT, SIGTERM and SIGHUP: the first asks the operation to stop where stopping is safe, the second ends the
+//! process.
 //!
-//! SIGHUP comes when a terminal or a connection is closed, as a rule twice, from the shell and from the kernel: it asks, and
-//! ends nothing. Under `nohup` it is ignored, and stays so.
+//! SIGHUP comes when a terminal or a connection is closed, as a rule twice, from the shell and from the kernel: it
+//! asks, and ends nothing. Under `nohup` it is ignored, and stays so.
 
 use std::fs;
 use std::sync::Arc;

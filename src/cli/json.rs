@@ -25,7 +25,8 @@ struct PythonFormatter(PrettyFormatter<'static>);
 
 impl Formatter for PythonFormatter {
     fn write_f64<W: ?Sized + io::Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
-        // Rust's debug form changes to an exponent at the same magnitudes as Python's; only the exponent is spelt otherwise.
+        // Rust's debug form changes to an exponent at the same magnitudes as Python's; only the exponent is spelt
+        // otherwise.
         let text = format!("{value:?}");
         let Some((mantissa, exponent)) = text.split_once('e') else {
             return writer.write_all(text.as_bytes());

@@ -91,8 +91,8 @@ where
     }
 }
 
-/// One event on its way out; it arrives in a single write. That it cannot arrive, say because stderr is a log on a medium
-/// that is full, stops nothing.
+/// One event on its way out; it arrives in a single write. That it cannot arrive, say because stderr is a log on a
+/// medium that is full, stops nothing.
 struct Line<'a, Out> {
     screen: &'a MultiProgress,
     out: &'a Out,

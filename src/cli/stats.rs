@@ -17,7 +17,8 @@ use crate::upkeep::stats::{ChainDepth, Chains, SnapshotShare, SourceShare, Stati
 /// Shows the statistics.
 ///
 /// # Errors
-/// Those of [`statistics`] and of [`cleanup::preview`]; bad usage. What is damaged is in the document: [`Exit::Failed`].
+/// Those of [`statistics`] and of [`cleanup::preview`]; bad usage. What is damaged is in the document:
+/// [`Exit::Failed`].
 pub fn run(session: &Session<'_>, arguments: &StatsArguments) -> Result<Exit> {
     let root = session.repository()?;
     let rules = arguments.keep.rules()?;

@@ -15,8 +15,8 @@ use crate::upkeep::validate::record::{Begun, ValidationExtent};
 /// Validates all snapshots and shows the document.
 ///
 /// # Errors
-/// Those of [`validate_all`]. Snapshots that are not valid are [`Exit::NotValid`], packs that are damaged without hurting
-/// any are [`Exit::Damaged`].
+/// Those of [`validate_all`]. Snapshots that are not valid are [`Exit::NotValid`], packs that are damaged without
+/// hurting any are [`Exit::Damaged`].
 pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit> {
     let root = session.repository()?;
     let sample = match arguments.sample {

@@ -2,8 +2,8 @@
 //!
 //! Invariant: when one of these returns success, its effect survives a crash of the machine, assuming that the medium
 //! keeps what an fsync reported as written. An fsync that fails is an error and never tried again: the kernel drops the
-//! dirty pages and the second call would report success. What may be synced in any order is synced at once: the medium is
-//! then flushed once for all of it, which is most of what a small snapshot costs.
+//! dirty pages and the second call would report success. What may be synced in any order is synced at once: the medium
+//! is then flushed once for all of it, which is most of what a small snapshot costs.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -61,8 +61,8 @@ pub struct NewFile<'a> {
 }
 
 /// Makes a directory that must not exist yet, mode 0700, and these files in it, mode 0600. What is in it is durable on
-/// return, and was read back; its own name is not, since [`rename_no_replace`] is to give it another one. A failed attempt
-/// leaves it behind.
+/// return, and was read back; its own name is not, since [`rename_no_replace`] is to give it another one. A failed
+/// attempt leaves it behind.
 pub fn write_new_directory(path: &Path, files: &[NewFile<'_>]) -> Result<()> {
     std::fs::DirBuilder::new().mode(DIRECTORY_MODE).create(path).map_err(Error::io("create the directory", path))?;
     let mut written = Vec::with_capacity(files.len() + 1);
@@ -153,8 +153,8 @@ pub(super) fn sync_open_directory(directory: &File) -> io::Result<()> {
 
 /// Renames a file or directory unless the new name exists, and makes both the old and the new directory durable.
 ///
-/// Where the file system cannot do this in one step, a file is linked and unlinked; a directory is renamed after a look,
-/// which could replace only an *empty* directory made in between.
+/// Where the file system cannot do this in one step, a file is linked and unlinked; a directory is renamed after a
+/// look, which could replace only an *empty* directory made in between.
 pub fn rename_no_replace(from: &Path, to: &Path) -> Result<Renamed> {
     let renamed = match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => rename_in_steps(from, to),
@@ -193,7 +193,8 @@ pub fn create_directories(path: &Path, mode: u32) -> Result<()> {
     sync_directory(parent)
 }
 
-/// [`sync_directory`], unless this user may not open the directory: then it was not this tool that made something in it.
+/// [`sync_directory`], unless this user may not open the directory: then it was not this tool that made something in
+/// it.
 fn sync_where_permitted(path: &Path) -> Result<()> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),

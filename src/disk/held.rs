@@ -1,7 +1,7 @@
 //! Which files SQLite holds open in this process, and the only raw open of a source file.
 //!
-//! POSIX drops *all* record locks that a process has on a file as soon as it closes *any* descriptor of that file. A raw
-//! open and close of a database, or of its `-shm`, would therefore silently take away the locks of our own SQLite
+//! POSIX drops *all* record locks that a process has on a file as soon as it closes *any* descriptor of that file. A
+//! raw open and close of a database, or of its `-shm`, would therefore silently take away the locks of our own SQLite
 //! connection, and another process could write into the middle of a capture. Invariant: as long as a [`SqliteUse`] of a
 //! database lives, no raw descriptor of it or of its sidecars is opened or closed here, and as long as a [`SourceFile`]
 //! lives, SQLite is not let at that file.

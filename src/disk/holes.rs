@@ -1,7 +1,7 @@
 //! Where a file has bytes and where it has none: data and holes, in order.
 //!
-//! Invariant: the extents follow each other without a gap from byte 0 to the given length, and whatever is called a hole
-//! reads as zeros. A file system that cannot tell reports one extent of data, which is always true.
+//! Invariant: the extents follow each other without a gap from byte 0 to the given length, and whatever is called a
+//! hole reads as zeros. A file system that cannot tell reports one extent of data, which is always true.
 
 use std::fs::File;
 use std::io;

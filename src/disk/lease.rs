@@ -1,9 +1,10 @@
 //! Whether anybody at all has a file open: asked by taking a write lease for a moment.
 //!
 //! The kernel grants a write lease only on a file that nothing else has open or mapped, wherever that is: in another
-//! container, or hidden by `hidepid`. It does not say who. The lease is given back at once, since it would delay others'
-//! opens; who opens the file in between breaks it, of which the kernel tells by a signal. That is made `SIGURG`, which is
-//! ignored unless a program asks for it, instead of `SIGIO`, which would end this process. See fcntl(2), "Leases".
+//! container, or hidden by `hidepid`. It does not say who. The lease is given back at once, since it would delay
+//! others' opens; who opens the file in between breaks it, of which the kernel tells by a signal. That is made
+//! `SIGURG`, which is ignored unless a program asks for it, instead of `SIGIO`, which would end this process. See
+//! fcntl(2), "Leases".
 
 use std::fs::File;
 use std::io;
@@ -58,8 +59,8 @@ pub fn openers(file: &File) -> Openers {
     }
 }
 
-/// Asks in the name of the file's owner, where this user may: root in a container usually lacks `CAP_LEASE`, but may act as
-/// anyone. That concerns this thread alone, and only for the one question.
+/// Asks in the name of the file's owner, where this user may: root in a container usually lacks `CAP_LEASE`, but may
+/// act as anyone. That concerns this thread alone, and only for the one question.
 fn as_owner(file: &File, ask: impl Fn() -> io::Result<()>) -> io::Result<()> {
     let own = setfsuid(Uid::from_raw(file.metadata()?.uid()));
     let outcome = ask();

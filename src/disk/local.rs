@@ -2,8 +2,8 @@
 //!
 //! An object is written into a file without a name (`O_TMPFILE`) and linked under its name once it is on the medium, so
 //! that a crash leaves either the whole object or nothing at all, not even a temporary file. Where the file system has
-//! no such files, a temporary one in the run's scratch directory takes its place; the scratch directory of a dead run is
-//! removed by the next command.
+//! no such files, a temporary one in the run's scratch directory takes its place; the scratch directory of a dead run
+//! is removed by the next command.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

@@ -1,10 +1,10 @@
 //! Locks between processes that vanish with their process: flock on files that are never removed while it matters.
 //!
 //! Invariant: a lock is held exactly as long as its [`FileLock`] lives, so none can be stale. The lock files stay where
-//! they are, since removing one would let two processes hold "the same" lock on two files; that of a scratch directory goes
-//! with it, and whoever has just locked one looks whether it is still there. Upgrading from shared to
-//! exclusive is dropping and taking again: flock itself offers nothing better, and what was read before must be read
-//! again afterwards.
+//! they are, since removing one would let two processes hold "the same" lock on two files; that of a scratch directory
+//! goes with it, and whoever has just locked one looks whether it is still there. Upgrading from shared to exclusive is
+//! dropping and taking again: flock itself offers nothing better, and what was read before must be read again
+//! afterwards.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -77,8 +77,8 @@ impl FileLock {
         held.ok_or_else(|| busy(path, mode, wait, what, "try again or raise --lock-wait"))
     }
 
-    /// Takes the lock that a directory itself can have, exclusively, waiting up to `wait`, which is not for the operator to
-    /// choose.
+    /// Takes the lock that a directory itself can have, exclusively, waiting up to `wait`, which is not for the
+    /// operator to choose.
     ///
     /// # Errors
     /// As those of [`FileLock::acquire`]; I/O errors.

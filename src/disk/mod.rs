@@ -1,7 +1,8 @@
-//! The only door to files: immutable objects of a repository, locks, scratch space, SQLite files, and restore targets.
+//! The only door to sources, to targets, and to what must be durable; also locks, scratch space and SQLite files.
 //!
-//! Everything above this room names files only through it, so the promises about durability, about following no
-//! symlink and about not disturbing a live database are kept (and can be checked) in one place.
+//! Everything above this room reaches those only through it, so the promises about durability, about following no
+//! symlink and about not disturbing a live database are kept (and can be checked) in one place. Private temporary
+//! files, which need none of that, are made where they are used.
 
 pub mod boot;
 pub mod durable;

@@ -1,9 +1,9 @@
 //! Which files other processes have open or mapped, as `/proc` tells (proc(5)).
 //!
 //! Invariant: what could not be looked at is reported, never passed over in silence: [`OpenFiles::unseen`] names the
-//! processes that do not let this user look, and [`OpenFiles::view`] says whether there may be others that `/proc` does not
-//! even show. This process itself is left out, and so is what holds no files (kernel threads, zombies). A file is known by
-//! device and inode, so bind mounts, hard links and other roots do not hide it.
+//! processes that do not let this user look, and [`OpenFiles::view`] says whether there may be others that `/proc` does
+//! not even show. This process itself is left out, and so is what holds no files (kernel threads, zombies). A file is
+//! known by device and inode, so bind mounts, hard links and other roots do not hide it.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -2,7 +2,8 @@
 //!
 //! Ours are those of an open file description (fcntl(2), "Open file description locks"): they conflict with the classic
 //! ones that SQLite takes, also with those of SQLite in this process, and closing another descriptor of the same file
-//! does not drop them. Invariant: while a [`DatabaseLock`] lives, no SQLite elsewhere begins to read or write the database.
+//! does not drop them. Invariant: while a [`DatabaseLock`] lives, no SQLite elsewhere begins to read or write the
+//! database.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +16,8 @@ use super::processes::Process;
 use super::target::TargetFile;
 use crate::error::{Error, Result};
 
-/// Where SQLite's lock bytes begin and how many there are: <https://www.sqlite.org/fileformat2.html#the_lock_byte_page>.
+/// Where SQLite's lock bytes begin and how many there are:
+/// <https://www.sqlite.org/fileformat2.html#the_lock_byte_page>.
 const LOCK_BYTES: libc::off_t = 0x4000_0000;
 const LOCK_BYTES_LENGTH: libc::off_t = 512;
 

@@ -1,9 +1,10 @@
 //! Scratch directories: `tmp/<random>/`, one per run, told apart from abandoned ones by a held lock.
 //!
 //! Invariants: a scratch directory whose `owner.lock` can be taken belongs to nobody, because its owner holds that lock
-//! from the directory's first moment until all else in it is gone; one without that file is in the making or was being removed. So
-//! any command may clean up after any crash, without pids and without clocks that must agree. Nothing else is ever removed, and
-//! no link is followed: somebody may have made the repository where a `tmp` of other programs lies (format-spec.md §16.4).
+//! from the directory's first moment until all else in it is gone; one without that file is in the making or was being
+//! removed. So any command may clean up after any crash, without pids and without clocks that must agree. Nothing else
+//! is ever removed, and no link is followed: somebody may have made the repository where a `tmp` of other programs lies
+//! (format-spec.md §16.4).
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -87,8 +88,8 @@ impl Drop for ScratchDirectory {
 }
 
 /// Removes the scratch directories below `tmp_root` whose owners are gone and returns how many. A directory that cannot
-/// be removed is left for a later command, and one that is none of ours for good; a missing or unreadable `tmp_root` has
-/// none. Nor has one that is a symlink: what it leads to may be anybody's.
+/// be removed is left for a later command, and one that is none of ours for good; a missing or unreadable `tmp_root`
+/// has none. Nor has one that is a symlink: what it leads to may be anybody's.
 pub fn remove_abandoned(tmp_root: &Path) -> usize {
     remove_abandoned_after(tmp_root, GRACE)
 }

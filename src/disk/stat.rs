@@ -1,7 +1,7 @@
 //! What a file looked like: the fields by which two states of it are told apart.
 //!
-//! Equal [`FileStat`]s mean "not changed in between" under the rules of the capture (docs/architecture.md, "Create": a file
-//! that changed within 2 s of its capture is read again); they are compared as a whole, never field by field.
+//! Equal [`FileStat`]s mean "not changed in between" under the rules of the capture (docs/architecture.md, "Create": a
+//! file that changed within 2 s of its capture is read again); they are compared as a whole, never field by field.
 
 use std::fs::Metadata;
 use std::io;

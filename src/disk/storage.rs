@@ -69,7 +69,8 @@ pub trait Storage: Send + Sync {
     fn delete(&self, name: &str) -> Result<()>;
 
     /// Gives an object the further name `aside` in another directory, if that is free; where the medium knows no second
-    /// names, it moves there. On return (with either outcome) the name `aside` survives a crash; missing directories are made.
+    /// names, it moves there. On return (with either outcome) the name `aside` survives a crash; missing directories
+    /// are made.
     fn set_aside(&self, name: &str, aside: &str) -> Result<Published>;
 
     /// On return, every name that was added to or removed from `directory` before the call survives a crash. Creating
@@ -79,8 +80,8 @@ pub trait Storage: Send + Sync {
 
 /// An object being written. Dropping it unpublished leaves nothing behind.
 pub trait ObjectWriter: Write + Send + Sync {
-    /// Exactly `length` bytes from `offset` of what was written so far, from the medium rather than from a buffer of the
-    /// writer; fewer there = [`Error::Damaged`](crate::Error::Damaged).
+    /// Exactly `length` bytes from `offset` of what was written so far, from the medium rather than from a buffer of
+    /// the writer; fewer there = [`Error::Damaged`](crate::Error::Damaged).
     fn read_back(&self, offset: u64, length: usize) -> Result<Vec<u8>>;
 
     /// On return, the bytes written so far survive a crash, once they have a name. An error means that they are lost:
@@ -96,7 +97,7 @@ pub trait ObjectWriter: Write + Send + Sync {
 
     /// Gives the object the name of another one, which is damaged and loses it; for whoever has set that one aside.
     ///
-    /// At every moment the name is that of the old or of the new object. On return it is that of the new one, also after
-    /// a crash.
+    /// At every moment the name is that of the old or of the new object. On return it is that of the new one, also
+    /// after a crash.
     fn publish_over(self: Box<Self>, name: &str) -> Result<()>;
 }

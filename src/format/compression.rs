@@ -52,8 +52,8 @@ const WINDOW_LOG: u32 = 23;
 /// In the descriptor of a zstd frame: there is no window but the content.
 const SINGLE_SEGMENT: u8 = 0x20;
 
-/// Places that are remembered of what has been seen in planes, as a power of two: there is next to nothing to find, and what a
-/// larger table finds is chance, which costs more than it saves.
+/// Places that are remembered of what has been seen in planes, as a power of two: there is next to nothing to find, and
+/// what a larger table finds is chance, which costs more than it saves.
 const PLANES_HASH_LOG: u32 = 8;
 
 thread_local! {

@@ -143,11 +143,12 @@ impl ResultRun {
     }
 }
 
-/// The stretches that a payload's result consists of, without a gap. Whether the bases have such places is not known here.
+/// The stretches that a payload's result consists of, without a gap. Whether the bases have such places is not known
+/// here.
 ///
 /// # Errors
-/// [`Malformed`] for instructions that cannot be read, that lead beyond the longest blob, or that do not use exactly the
-/// literals that are there.
+/// [`Malformed`] for instructions that cannot be read, that lead beyond the longest blob, or that do not use exactly
+/// the literals that are there.
 pub fn runs(payload: &[u8]) -> Result<Vec<ResultRun>, Malformed> {
     let mut rest = payload;
     let code_length = take_number(&mut rest)? as usize;

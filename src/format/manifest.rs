@@ -236,8 +236,8 @@ impl Manifest {
         self.sources.iter().find(|source| source.name == name)
     }
 
-    /// What is wrong with a source of it that was captured as raw bytes. Before a restore, those are the way back and nothing
-    /// is wrong.
+    /// What is wrong with a source of it that was captured as raw bytes. Before a restore, those are the way back and
+    /// nothing is wrong.
     pub fn fault_of_raw(&self, source: &SourceRecord) -> Option<&'static str> {
         (source.state == SourceState::CapturedRaw && self.kind == SnapshotKind::Ordinary)
             .then_some("it was captured as raw bytes, since SQLite cannot read it")

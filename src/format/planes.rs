@@ -1,10 +1,10 @@
 //! Bytes in planes: format-spec.md §2.7.
 //!
-//! Of vectors of 32-bit numbers the signs and exponents are much alike and the rest is noise. One byte of each four apart
-//! from the others, the like ones compress well, and noise that stands alone costs next to no time. A segment is cut so
-//! that each of its planes is one block of zstd, and so that it fits the cache of a core. Invariant: bytes of any length
-//! come back as they were. (Shifts and not moves of bytes: what compilers make of these takes a third of the time.)
-//! Memory: one segment for each thread.
+//! Of vectors of 32-bit numbers the signs and exponents are much alike and the rest is noise. One byte of each four
+//! apart from the others, the like ones compress well, and noise that stands alone costs next to no time. A segment is
+//! cut so that each of its planes is one block of zstd, and so that it fits the cache of a core. Invariant: bytes of
+//! any length come back as they were. (Shifts and not moves of bytes: what compilers make of these takes a third of the
+//! time.) Memory: one segment for each thread.
 
 use std::cell::RefCell;
 

@@ -1,9 +1,9 @@
 //! Carrying a plan out: the only part of a restore that writes into a target.
 //!
 //! The order: what is too much goes, directories, files, links, then attributes, directories last and from the inside
-//! out, since everything before changes their times. Every file is durable before the next one is begun, every directory
-//! in which names changed before the databases become readable. Between any two steps the operator may interrupt; the
-//! intent then stands, and running the same plan again from the new state leads to the same end.
+//! out, since everything before changes their times. Every file is durable before the next one is begun, every
+//! directory in which names changed before the databases become readable. Between any two steps the operator may
+//! interrupt; the intent then stands, and running the same plan again from the new state leads to the same end.
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,9 @@
 //! Writing the bytes of one file: only the blocks of 4 KiB that differ from what is there.
 //!
-//! Invariant: the file's inode stays; blocks that are right already are not written; a block of zeros where the file has
-//! a hole stays a hole if the snapshot's file was sparse. The first block of a database is left out here, so that nobody
-//! takes the file for one before [`write_first_block`]. Slots are looked at on all cores, and written one after the
-//! other. Memory: [`SLOTS_AT_ONCE`] slots.
+//! Invariant: the file's inode stays; blocks that are right already are not written; a block of zeros where the file
+//! has a hole stays a hole if the snapshot's file was sparse. The first block of a database is left out here, so that
+//! nobody takes the file for one before [`write_first_block`]. Slots are looked at on all cores, and written one after
+//! the other. Memory: [`SLOTS_AT_ONCE`] slots.
 
 use std::sync::Arc;
 
@@ -237,8 +237,8 @@ impl<'a> Selected<'a> {
     }
 }
 
-/// Calls `take` with the slots that a step writes, in order, some at a time, without unreadable ones; it must empty what
-/// it is given.
+/// Calls `take` with the slots that a step writes, in order, some at a time, without unreadable ones; it must empty
+/// what it is given.
 fn for_each_selected<'r>(
     step: &FileStep,
     reader: &mut BlobReader<'r>,
@@ -260,8 +260,8 @@ fn for_each_selected<'r>(
     take(reader, &mut slots)
 }
 
-/// Whether the file has the wanted bytes in all slots that the step wrote, but for unreadable ones; the first block of a
-/// database is taken as written.
+/// Whether the file has the wanted bytes in all slots that the step wrote, but for unreadable ones; the first block of
+/// a database is taken as written.
 pub(super) fn is_as_wanted(
     file: &TargetFile,
     step: &FileStep,

@@ -99,16 +99,7 @@ pub(super) fn read_slot(reader: &mut BlobReader<'_>, slot: &WantedSlot) -> Resul
 }
 
 fn unreadable(reader: &BlobReader<'_>, id: &BlobId, fault: BlobFault) -> Error {
-    let cause = cause_of(fault);
-    Error::damaged(reader.repository().root(), format!("blob {id} cannot be read: {cause}; run `vecsnap validate`"))
-}
-
-/// Why a blob cannot be read, for people.
-pub(super) fn cause_of(fault: BlobFault) -> String {
-    match fault {
-        BlobFault::Missing => "no pack holds it".into(),
-        BlobFault::Corrupt(cause) => cause,
-    }
+    Error::damaged(reader.repository().root(), format!("blob {id} cannot be read: {fault}; run `vecsnap validate`"))
 }
 
 /// The first piece of the content, if it has any.

@@ -1,7 +1,8 @@
 //! Where a file differs from what it shall be, found by hashes: no wanted byte is read.
 //!
-//! Invariant: a slot that is not named in a [`Difference`] has the wanted bytes, and a wanted hole that is not named takes
-//! no space; so nothing else of the file need be touched. Memory grows with the number of runs, not with the file.
+//! Invariant: a slot that is not named in a [`Difference`] has the wanted bytes, and a wanted hole that is not named
+//! takes no space; so nothing else of the file need be touched. Memory grows with the number of runs, not with the
+//! file.
 
 use rayon::prelude::*;
 
@@ -76,8 +77,8 @@ fn push(runs: &mut Vec<Range>, next: Range) {
     }
 }
 
-/// Compares a file with the content that it shall have. What cannot be known of the content counts as different, if that
-/// is accepted.
+/// Compares a file with the content that it shall have. What cannot be known of the content counts as different, if
+/// that is accepted.
 ///
 /// # Errors
 /// I/O errors, of the file or of list nodes.

@@ -1,8 +1,8 @@
 //! Writing a snapshot as plain files into an empty directory, in the layout of the tool that vecsnap replaced.
 //!
 //! Invariant: nothing that exists is overwritten; a file is there with all its bytes or not at all, or, if that is
-//! accepted, with zeros for what could not be read; that is named in either case. No verdict on the content stops it, since
-//! this is how a damaged snapshot is looked at.
+//! accepted, with zeros for what could not be read; that is named in either case. No verdict on the content stops it,
+//! since this is how a damaged snapshot is looked at.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -60,8 +60,8 @@ pub struct ExportReport {
 /// Writes the snapshot into a directory, which is made if it does not exist.
 ///
 /// # Errors
-/// [`Error::Refused`] if the directory is not empty; [`Error::Usage`] if it is in the repository; [`Error::NotValid`] without a usable manifest; I/O errors of the
-/// directory. What cannot be read from the repository is in the report.
+/// [`Error::Refused`] if the directory is not empty; [`Error::Usage`] if it is in the repository; [`Error::NotValid`]
+/// without a usable manifest; I/O errors of the directory. What cannot be read from the repository is in the report.
 pub fn export(
     repository: &Repository,
     stamp: Stamp,
@@ -92,7 +92,8 @@ pub fn export(
     Ok(ExportReport { stamp, directory, metadata, files, bytes_written, unreadable, duration: began.elapsed() })
 }
 
-/// Rebuilds what is recorded as deltas, in the order of packs: file by file the same bases would be read again and again.
+/// Rebuilds what is recorded as deltas, in the order of packs: file by file the same bases would be read again and
+/// again.
 fn stage_rebuilt(repository: &Repository, manifest: &Manifest, progress: &dyn Progress) -> Result<Arc<StagedBlobs>> {
     let mut bulk = BulkReader::keeping(repository, HashSet::new());
     let mut reader = BlobReader::new(repository);

@@ -124,10 +124,12 @@ pub(super) struct Passed {
     pub(super) accepted: Vec<String>,
 }
 
-/// Verifies the whole snapshot of a job; of the chunks in `kept`, which are read again, those that cost most are staged.
+/// Verifies the whole snapshot of a job; of the chunks in `kept`, which are read again, those that cost most are
+/// staged.
 ///
 /// # Errors
-/// [`Error::NotValid`] with everything that is wrong, unless that is accepted; errors that keep the verification from running.
+/// [`Error::NotValid`] with everything that is wrong, unless that is accepted; errors that keep the verification from
+/// running.
 pub(super) fn check(
     repository: &Repository,
     job: &Job,

@@ -1,10 +1,11 @@
-//! Nobody else may have a target open while it is overwritten: a service would mix what it remembers with what it finds.
+//! Nobody else may have a target open while it is overwritten: a service would mix what it remembers with what it
+//! finds.
 //!
-//! Three sources of knowledge, none of which is enough alone: `/proc` names process and file, but shows a container only
-//! its own processes; SQLite's locks are seen everywhere, but an idle service may hold none; a write lease notices every
-//! opener on the machine, but names nobody and is granted only on one's own files. Invariant: the guard refuses before
-//! anything is touched, both before the long work of verifying and right before the first write; from then on locks of
-//! our own keep SQLite out. What it could not find out it says.
+//! Three sources of knowledge, none of which is enough alone: `/proc` names process and file, but shows a container
+//! only its own processes; SQLite's locks are seen everywhere, but an idle service may hold none; a write lease notices
+//! every opener on the machine, but names nobody and is granted only on one's own files. Invariant: the guard refuses
+//! before anything is touched, both before the long work of verifying and right before the first write; from then on
+//! locks of our own keep SQLite out. What it could not find out it says.
 
 use std::path::PathBuf;
 use std::thread;

@@ -1,7 +1,8 @@
 //! The restores that came to their end, so that going back leads to the state before the last one: `restores.jsonl`,
 //! format-spec.md §14.4.
 //!
-//! It is information and may be missing; then the newest pre-restore snapshot is taken for the state before the last restore.
+//! It is information and may be missing; then the newest pre-restore snapshot is taken for the state before the last
+//! restore.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,8 @@
 //! What of a file cannot be read from the repository: found before the first write, zeroed, and named.
 //!
 //! Invariant: a file never holds a mixture of old and new bytes without being named. Bytes that cannot be read become
-//! zeros, which no format takes for content, unless the file at the target has them already: that is known by their hash.
-//! This is the way of `--accept-invalid` alone; otherwise a restore stops at the first unreadable byte.
+//! zeros, which no format takes for content, unless the file at the target has them already: that is known by their
+//! hash. This is the way of `--accept-invalid` alone; otherwise a restore stops at the first unreadable byte.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::blocks::Selected;
-use super::content::{Range, Wanted, cause_of, for_each_piece};
+use super::content::{Range, Wanted, for_each_piece};
 use super::plan::{FileRole, FileStep};
 
 /// A run of bytes of a file that cannot be read.
@@ -27,7 +27,8 @@ pub(super) struct LostRange {
 pub struct Unreadable {
     /// Where it would be: a file, or the directory or file of a source whose table cannot be read.
     pub path: PathBuf,
-    /// Which bytes of the file are zeros instead; none if all of the file, or of what follows in the source, was left out.
+    /// Which bytes of the file are zeros instead; none if all of the file, or of what follows in the source, was left
+    /// out.
     pub bytes: Option<UnreadableBytes>,
     /// Why.
     pub cause: String,
@@ -62,7 +63,9 @@ pub(super) fn mark(step: &mut FileStep, reader: &mut BlobReader<'_>, progress: &
         progress.check()?;
         match piece {
             Wanted::Hole(_) => {}
-            Wanted::Hidden(hidden) => push(&mut lost, LostRange { range: hidden.range, cause: cause_of(hidden.fault) }),
+            Wanted::Hidden(hidden) => {
+                push(&mut lost, LostRange { range: hidden.range, cause: hidden.fault.to_string() })
+            }
             Wanted::Slot(slot) => {
                 let differs = selected.contains(slot.offset);
                 let header = slot.offset == 0 && step.role == FileRole::Database;
@@ -72,7 +75,7 @@ pub(super) fn mark(step: &mut FileStep, reader: &mut BlobReader<'_>, progress: &
                 let cause = match reader.chunk(&slot.id)? {
                     Ok(bytes) if bytes.len() == slot.length => return Ok(()),
                     Ok(_) => "it has not the length of its place".into(),
-                    Err(fault) => cause_of(fault),
+                    Err(fault) => fault.to_string(),
                 };
                 if differs {
                     let range = Range { offset: slot.offset, length: slot.length as u64 };

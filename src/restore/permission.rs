@@ -1,7 +1,7 @@
 //! Whether this user may change what a plan changes, asked before the first change.
 //!
-//! Invariant: nothing is written here, and what is refused here leaves the targets as they are. A restore that ran into a
-//! file which it may not write would stand half done until somebody with more rights finishes it.
+//! Invariant: nothing is written here, and what is refused here leaves the targets as they are. A restore that ran into
+//! a file which it may not write would stand half done until somebody with more rights finishes it.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Deciding what to do: from observations to a list of steps. Pure; touches nothing.
 //!
-//! Invariant: whatever the target holds, the steps lead from it to exactly what the snapshot holds, and existing files of
-//! the right kind keep their inodes. Memory grows with what must change, not with what is there.
+//! Invariant: whatever the target holds, the steps lead from it to exactly what the snapshot holds, and existing files
+//! of the right kind keep their inodes. Memory grows with what must change, not with what is there.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

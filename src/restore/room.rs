@@ -2,8 +2,8 @@
 //!
 //! Only what is certain is refused on an estimate: the image that the pre-restore snapshot of a database needs in the
 //! repository, and what the targets must grow by. How much of the present state the repository already holds shows only
-//! while it is stored; running out of room then is an error that leaves the targets untouched, and what they must grow by
-//! is asked once more when it is done.
+//! while it is stored; running out of room then is an error that leaves the targets untouched, and what they must grow
+//! by is asked once more when it is done.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -120,8 +120,8 @@ fn find_shortage(job: &Job, plans: &[Plan]) -> Result<Option<Shortage>> {
     Ok(short.map(|Medium { path, needed, free, .. }| Shortage { path, needed, free }))
 }
 
-/// Refuses a file with more bytes than the whole file system of the target, before anyone walks all of it: a few kilobytes
-/// of lists may claim exabytes. Holes take no room.
+/// Refuses a file with more bytes than the whole file system of the target, before anyone walks all of it: a few
+/// kilobytes of lists may claim exabytes. Holes take no room.
 ///
 /// # Errors
 /// [`Error::Failed`] naming the file; I/O errors.

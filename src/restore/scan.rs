@@ -1,8 +1,8 @@
 //! Looking at a target beside the table of the snapshot: what is wanted, what is there, and what is too much.
 //!
 //! Both are walked in the same order at the same time, so memory does not grow with the tree. Invariant: nothing is
-//! changed, no link in the tree is followed, and a mount point inside it is refused, since what is mounted there belongs
-//! to somebody else.
+//! changed, no link in the tree is followed, and a mount point inside it is refused, since what is mounted there
+//! belongs to somebody else.
 
 use super::content::{Wanted, for_each_piece};
 use super::difference::{Difference, compare};
@@ -72,8 +72,8 @@ impl Scan<'_, '_> {
     /// stops: what is too much from there on cannot be known either.
     ///
     /// # Errors
-    /// [`Error::Refused`] for a mount point inside a tree; [`Error::NotValid`] for a table that cannot be read or does not
-    /// fit; I/O errors.
+    /// [`Error::Refused`] for a mount point inside a tree; [`Error::NotValid`] for a table that cannot be read or does
+    /// not fit; I/O errors.
     pub(super) fn compare(mut self, record: &SourceRecord, take: Take<'_>) -> Result<Option<CutTable>> {
         match self.target.kind {
             SourceKind::Tree => self.compare_tree(record, take),

@@ -1,9 +1,9 @@
 //! Making durable what the targets hold before anything is written.
 //!
-//! Invariant: before the first write, all that a plan leaves alone, since it looks right, survives a crash: a service, or a
-//! restore that was killed, may have written it without a sync. Whole file systems are made durable, each once. That is
-//! done before the verification stages anything, which would only have to be flushed too; but what a killed restore left
-//! may become durable only once its intent is, so a resumed one comes to it later.
+//! Invariant: before the first write, all that a plan leaves alone, since it looks right, survives a crash: a service,
+//! or a restore that was killed, may have written it without a sync. Whole file systems are made durable, each once.
+//! That is done before the verification stages anything, which would only have to be flushed too; but what a killed
+//! restore left may become durable only once its intent is, so a resumed one comes to it later.
 
 use std::collections::HashSet;
 

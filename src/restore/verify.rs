@@ -1,12 +1,12 @@
 //! Verifying a snapshot: is every byte of it there, and is it what it was when it was captured?
 //!
-//! Invariant: a snapshot is found valid only if every blob that it reaches was read, decoded and hashed just now (or, for
-//! a quick look, is recorded in a pack together with all that its deltas need). What is lost is named by source, file
-//! and byte. Damage is a result, not an error: errors are what keeps the verification itself from running.
-//! Memory: sets lie in temporary files (`store::temporary`), and of images to be checked at most 200,000 chunks are held, with
+//! Invariant: a snapshot is found valid only if every blob that it reaches was read, decoded and hashed just now (or,
+//! for a quick look, is recorded in a pack together with all that its deltas need). What is lost is named by source,
+//! file and byte. Damage is a result, not an error: errors are what keeps the verification itself from running. Memory:
+//! sets lie in temporary files (`store::temporary`), and of images to be checked at most 200,000 chunks are held, with
 //! 48 bytes each. What grows with the snapshot is what a [`BlobReader`] notes of blobs that it rebuilt: tens of
-//! kilobytes for each GB of it, since those are tables and list nodes, and 2 to 7 MB for each GB of images that are checked one
-//! after the other, being too many or too large for the room.
+//! kilobytes for each GB of it, since those are tables and list nodes, and 2 to 7 MB for each GB of images that are
+//! checked one after the other, being too many or too large for the room.
 
 mod blobs;
 pub mod census;
@@ -90,7 +90,8 @@ impl SourceVerification {
 pub struct Verification {
     /// Its sources, in the order of the manifest.
     pub sources: Vec<SourceVerification>,
-    /// The blobs that are missing or damaged themselves, which may be bases that other snapshots need too; of very many, some.
+    /// The blobs that are missing or damaged themselves, which may be bases that other snapshots need too; of very
+    /// many, some.
     pub lost_blobs: BTreeSet<BlobPrefix>,
 }
 

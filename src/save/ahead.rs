@@ -1,7 +1,7 @@
 //! Making one batch after another on all cores while the one before it is taken.
 //!
-//! Invariants: batches are taken in their order, on the calling thread, and at most two exist at a time. Storing goes in the
-//! order of a file, so one thread does it; without this all cores would wait for it after each batch.
+//! Invariants: batches are taken in their order, on the calling thread, and at most two exist at a time. Storing goes
+//! in the order of a file, so one thread does it; without this all cores would wait for it after each batch.
 
 use super::reading::Steadiness;
 use crate::error::Result;

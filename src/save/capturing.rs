@@ -1,7 +1,7 @@
 //! What every capture shares: the store it writes to, what came before, and for how long it may go on.
 //!
-//! Invariants: without deltas (`--effort none`) no previous version is opened; who holds writers off says since when, and
-//! is told to give up once they have waited for as long as they may. That the bound is asked for everywhere through
+//! Invariants: without deltas (`--effort none`) no previous version is opened; who holds writers off says since when,
+//! and is told to give up once they have waited for as long as they may. That the bound is asked for everywhere through
 //! [`Patience`] keeps it one rule, however many files and threads a capture has.
 
 use std::time::{Duration, Instant};

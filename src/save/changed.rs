@@ -8,8 +8,8 @@ use crate::chunk::delta::Run;
 use crate::chunk::moved::{Match, WINDOW};
 use crate::id::BlobId;
 
-/// A chunk whose differences are all shorter than this many bytes is not worth a search, neither for what came nor for what
-/// went.
+/// A chunk whose differences are all shorter than this many bytes is not worth a search, neither for what came nor for
+/// what went.
 pub(super) const SOUGHT: usize = 64;
 
 /// A chunk that differs from the one that stood at its place.

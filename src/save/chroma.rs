@@ -1,13 +1,13 @@
 //! Capturing a Chroma store while it is being written: a seqlock for each segment.
 //!
-//! A store is a SQLite database and, for each persisted segment, a directory of HNSW files that are written in place; when
-//! they are, the database notes how far they reach (see `records`). A segment is of one moment with the image if its
-//! files' stats before the image and after its files were read are equal, and its watermark before, in the image and
-//! after is the same. The image is taken first, then the files: the other way round, what Chroma purged from its queue in
-//! between would be in neither. Only what moved is read again, and the image, which is not stored before all segments
-//! are proved: that keeps the time short in which nothing may move. Directories that the database does not know
-//! (dropped collections) and segments without a directory (never persisted) are normal.
-//! Memory: an entry for each file, of which a segment has five.
+//! A store is a SQLite database and, for each persisted segment, a directory of HNSW files that are written in place;
+//! when they are, the database notes how far they reach (see `records`). A segment is of one moment with the image if
+//! its files' stats before the image and after its files were read are equal, and its watermark before, in the image
+//! and after is the same. The image is taken first, then the files: the other way round, what Chroma purged from its
+//! queue in between would be in neither. Only what moved is read again, and the image, which is not stored before all
+//! segments are proved: that keeps the time short in which nothing may move. Directories that the database does not
+//! know (dropped collections) and segments without a directory (never persisted) are normal. Memory: an entry for each
+//! file, of which a segment has five.
 
 mod databases;
 mod judgement;
@@ -50,8 +50,8 @@ const DATABASE: &[u8] = b"chroma.sqlite3";
 /// Stores the Chroma store at `root`, which is a real path; `None` if the tree there is none.
 ///
 /// # Errors
-/// I/O errors and those of the repository. A store that kept changing, or whose locks could not be had or would have been
-/// held for too long, is left out.
+/// I/O errors and those of the repository. A store that kept changing, or whose locks could not be had or would have
+/// been held for too long, is left out.
 pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOptions) -> Result<Option<TreeOutcome>> {
     let database = root.join(OsStr::from_bytes(DATABASE));
     if stat::lstat(&database)?.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {

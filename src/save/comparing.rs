@@ -1,8 +1,9 @@
 //! Comparing changed chunks with those that stood at their places, in the order in which packs hold these.
 //!
-//! Which chunk each one is stored against is chosen from footers alone; then every frame that is needed is decoded once, on
-//! all cores, and whatever comes out of it is compared on the spot. Invariant: what stood there has been hashed; what
-//! this way does not lead to is read by itself, and what cannot be read at all is reported and not built upon.
+//! Which chunk each one is stored against is chosen from footers alone; then every frame that is needed is decoded
+//! once, on all cores, and whatever comes out of it is compared on the spot. Invariant: what stood there has been
+//! hashed; what this way does not lead to is read by itself, and what cannot be read at all is reported and not built
+//! upon.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -57,9 +57,9 @@ pub struct CreateOptions {
 /// # Errors
 /// [`Error::Usage`] where Chroma is asked for and not named; [`Error::Failed`] for a database that is missing or no
 /// SQLite file; [`Error::Changing`] where the database could not be read within the time that its writers may be held
-/// off; [`Error::Refused`] while a restore is pending;
-/// [`Error::Busy`] while one runs, or while the service ingests; I/O errors. A tree that kept changing, or an image that is damaged, is no error: the
-/// report says so, and the snapshot stays.
+/// off; [`Error::Refused`] while a restore is pending; [`Error::Busy`] while one runs, or while the service ingests;
+/// I/O errors. A tree that kept changing, or an image that is damaged, is no error: the report says so, and the
+/// snapshot stays.
 pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn Progress) -> Result<CreateReport> {
     let began = Instant::now();
     let _live = lock_live(repository, options.kind)?;

@@ -1,8 +1,9 @@
 //! Storing one SQLite database: its image, its emptiness, or, where SQLite cannot read it, its raw bytes.
 //!
 //! Invariant: an image is checked by content: the verdict is the kept one or that of a check of this very image, or
-//! `Unchecked` where the caller did not ask. An image that is to be checked is handed to the caller with the rest, since a check
-//! takes long and others can be captured meanwhile; every other one is gone from the scratch directory when this returns.
+//! `Unchecked` where the caller did not ask. An image that is to be checked is handed to the caller with the rest,
+//! since a check takes long and others can be captured meanwhile; every other one is gone from the scratch directory
+//! when this returns.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -129,7 +130,8 @@ impl PendingDatabase {
         matches!(self, Self::Captured { captured, .. } if matches!(captured.content, DatabaseContent::Image(_)))
     }
 
-    /// Stores it; `None` if it must be captured again, since what its image lacks was lost from the repository meanwhile.
+    /// Stores it; `None` if it must be captured again, since what its image lacks was lost from the repository
+    /// meanwhile.
     ///
     /// # Errors
     /// Errors of the store; [`Error::Changing`] for files taken raw that kept changing.
@@ -204,8 +206,8 @@ pub(super) fn capture(
     Ok(PendingDatabase::Captured { captured, previous })
 }
 
-/// Captures a database and stores it, or takes it over from the previous version if its stats say that it is unchanged and
-/// no check of it is due.
+/// Captures a database and stores it, or takes it over from the previous version if its stats say that it is unchanged
+/// and no check of it is due.
 ///
 /// # Errors
 /// As [`compare`], [`capture`] and [`PendingDatabase::store`].

@@ -1,11 +1,11 @@
 //! The part of the previous version in which content that moved is looked for.
 //!
-//! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the old
-//! blocks that differ are kept in a temporary file when they are compared, with fingerprints of them in memory; where few
-//! chunks were replaced, all of these; all of the previous version, where every byte counts. What lies in chunks that did
-//! not change is looked for in the file itself (`save::unchanged`). Invariants: what is found does not depend on the order
-//! of keeping; memory is bounded; what comes back from the temporary file is what went in; a part that cannot be kept or
-//! read is passed over and costs bytes, never data.
+//! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the
+//! old blocks that differ are kept in a temporary file when they are compared, with fingerprints of them in memory;
+//! where few chunks were replaced, all of these; all of the previous version, where every byte counts. What lies in
+//! chunks that did not change is looked for in the file itself (`save::unchanged`). Invariants: what is found does not
+//! depend on the order of keeping; memory is bounded; what comes back from the temporary file is what went in; a part
+//! that cannot be kept or read is passed over and costs bytes, never data.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -115,7 +115,8 @@ impl Haystack {
         Self { chunks, holders, directory, file, kept, sampling, kept_of }
     }
 
-    /// So many chunks of the previous version will be kept next, replaced ones, which are announced already, and others.
+    /// So many chunks of the previous version will be kept next, replaced ones, which are announced already, and
+    /// others.
     pub(super) fn expect(&mut self, chunks: usize) {
         self.kept_of = if self.chunks.len() <= FEW { KeptOf::Chunks } else { KeptOf::Blocks };
         let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +135,8 @@ impl Haystack {
         self.chunks.get(number as usize)
     }
 
-    /// Takes a chunk of which parts may be kept, and returns its number; `None` if there are as many as can be searched.
+    /// Takes a chunk of which parts may be kept, and returns its number; `None` if there are as many as can be
+    /// searched.
     pub(super) fn announce(&mut self, chunk: HaystackChunk) -> Option<u32> {
         (self.chunks.len() < MOST).then(|| self.add(chunk))
     }
@@ -145,8 +147,8 @@ impl Haystack {
         self.chunks.len() as u32 - 1
     }
 
-    /// Keeps the blocks of a replaced chunk in which these runs lie, or all of it; nothing where many were replaced and all
-    /// its runs are short: hardly anything moved out of it then (docs/decisions.md).
+    /// Keeps the blocks of a replaced chunk in which these runs lie, or all of it; nothing where many were replaced and
+    /// all its runs are short: hardly anything moved out of it then (docs/decisions.md).
     pub(super) fn keep(&self, number: u32, bytes: &[u8], differences: &[Run]) {
         if self.kept_of == KeptOf::Blocks && differences.iter().all(|run| run.length < SOUGHT) {
             return;

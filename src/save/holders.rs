@@ -1,10 +1,10 @@
 //! Which records hold the bytes of chunks with long chains, so that others need not copy by way of them.
 //!
-//! After a `VACUUM` a chunk has pieces of a dozen others, after the next one of a dozen of those: were each version to name
-//! the one before, a blob would soon need more records than it may. So what is found in a chunk with a long chain is
-//! copied from the records that hold its bytes themselves. Invariants: what is told of a chunk is what it was put together
-//! from before it was hashed; memory holds where that is in a temporary file, for a bounded number of chunks, and what comes
-//! back is what went in; what cannot be kept or read costs records, never data.
+//! After a `VACUUM` a chunk has pieces of a dozen others, after the next one of a dozen of those: were each version to
+//! name the one before, a blob would soon need more records than it may. So what is found in a chunk with a long chain
+//! is copied from the records that hold its bytes themselves. Invariants: what is told of a chunk is what it was put
+//! together from before it was hashed; memory holds where that is in a temporary file, for a bounded number of chunks,
+//! and what comes back is what went in; what cannot be kept or read costs records, never data.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! Storing a file against its previous version.
 //!
-//! Its chunks are identified on all cores; those that the repository does not know are compared with what stood at their
-//! places; what differs is looked for in what was replaced or cut off, and in what did not change; then records are made
-//! and handed over in the order of the file. Invariants: a record is made of content that was hashed to its id at that
-//! moment, so a file that changes meanwhile is noticed and nothing wrong is stored; the chunks, matches and contents held
-//! at a time are bounded, whatever the file; the same change is stored in the same bytes.
+//! Its chunks are identified on all cores; those that the repository does not know are compared with what stood at
+//! their places; what differs is looked for in what was replaced or cut off, and in what did not change; then records
+//! are made and handed over in the order of the file. Invariants: a record is made of content that was hashed to its id
+//! at that moment, so a file that changes meanwhile is noticed and nothing wrong is stored; the chunks, matches and
+//! contents held at a time are bounded, whatever the file; the same change is stored in the same bytes.
 
 #[cfg(test)]
 mod tests;
@@ -248,8 +248,8 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         Ok(Steadiness::Same)
     }
 
-    /// Keeps what stood beyond the end that the file has now, if that is no more chunks than are worth it: `VACUUM` moves it
-    /// forward.
+    /// Keeps what stood beyond the end that the file has now, if that is no more chunks than are worth it: `VACUUM`
+    /// moves it forward.
     fn keep_cut_off(&mut self, worth: usize) -> Result<()> {
         let slots = Content::slots(self.previous.content().length);
         let cut_off = slots.saturating_sub(Content::slots(self.source.length).max(self.kept_until));
@@ -264,8 +264,8 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
         self.haystack.keep_all(self.capturing.bulk_reader(), &chunks)
     }
 
-    /// Keeps what stood where chunks of another time or place stand now, and stands nowhere any more, if that is no more
-    /// chunks than are worth it.
+    /// Keeps what stood where chunks of another time or place stand now, and stands nowhere any more, if that is no
+    /// more chunks than are worth it.
     fn keep_displaced(&mut self, worth: usize) -> Result<()> {
         if self.displaced.len() > worth {
             return Ok(());

@@ -1,7 +1,10 @@
 //! From sources to the store: how each kind of source is read so that what is stored is the state of one moment.
 //!
-//! Invariant: no byte, name or lock of a source changes; what could not be captured is said, never left out silently.
-//! [`create::create`] tells the whole story; the other modules read one kind of thing each.
+//! Invariant: no byte and no name of a source changes, and locks are held as any reader of it would, or as `--freeze`
+//! asks; what could not be captured is said, never left out silently. [`create::create`] tells the whole story. To be
+//! read next: `database` and `sqlite` (one database), `tree` and `chroma` (many files at one moment), `file` and
+//! `reading` (one file), `increment` (a file against its previous version) with `comparing`, `haystack`, `unchanged`,
+//! `bases` and `delta_record`.
 
 mod ahead;
 mod bases;

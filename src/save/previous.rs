@@ -186,8 +186,8 @@ pub(super) fn is_settled(stats: &SourceStats, captured: Time) -> bool {
     settled(&stats.file) && stats.wal.as_ref().is_none_or(settled) && stats.journal.as_ref().is_none_or(settled)
 }
 
-/// Whether every blob of the content is known to be in a pack. That a long one is, is kept in the index for as long as no
-/// pack is lost.
+/// Whether every blob of the content is known to be in a pack. That a long one is, is kept in the index for as long as
+/// no pack is lost.
 pub(super) fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
     let index = reader.repository().index();
     match content.root {

@@ -1,9 +1,9 @@
 //! Reading one file: holes by the file system's word, all else in chunks, hashed.
 //!
-//! What is new is read once, in order, by a second thread that hashes ahead ([`SourceSlots::read`]). What has a previous
-//! version is first hashed on all cores ([`SourceSlots::identify`]); the few chunks that changed are then read again.
-//! Invariant: exactly the slots up to the length seen at the start come out, ascending; a file that became shorter
-//! meanwhile says so. Memory: a few buffers of one size.
+//! What is new is read once, in order, by a second thread that hashes ahead ([`SourceSlots::read`]). What has a
+//! previous version is first hashed on all cores ([`SourceSlots::identify`]); the few chunks that changed are then read
+//! again. Invariant: exactly the slots up to the length seen at the start come out, ascending; a file that became
+//! shorter meanwhile says so. Memory: a few buffers of one size.
 
 use std::fs::File;
 use std::io;
@@ -194,8 +194,8 @@ impl SourceSlots<'_> {
         Ok(ChangeTimes { mtime: stat.mtime, ctime: stat.ctime })
     }
 
-    /// Reads these runs of the chunk in this slot, as they are now, to their places in a buffer; what stands beside them is
-    /// of no meaning.
+    /// Reads these runs of the chunk in this slot, as they are now, to their places in a buffer; what stands beside
+    /// them is of no meaning.
     pub(super) fn runs_again(
         &self,
         slot: u64,

@@ -1,8 +1,8 @@
 //! Capturing the registry: one small JSON file.
 //!
-//! Invariants: a registry that is no JSON is captured as it is and said to be none; one that is missing is no error, but
-//! said to be missing. Whether a content is JSON is kept with
-//! the index, so that a registry whose stats have not changed is not opened at all.
+//! Invariants: a registry that is no JSON is captured as it is and said to be none; one that is missing is no error,
+//! but said to be missing. Whether a content is JSON is kept with the index, so that a registry whose stats have not
+//! changed is not opened at all.
 
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;

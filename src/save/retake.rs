@@ -1,8 +1,8 @@
 //! Taking lost blobs from the live sources once more.
 //!
-//! The sources are captured exactly as `create` does it, so that whatever is still as it was gives the same chunks, list
-//! nodes and tables; but only blobs that are looked for are stored, and no snapshot comes of it. Invariant: a blob is
-//! known by its hash alone, so a source that changed, or is damaged, gives less, never anything wrong.
+//! The sources are captured exactly as `create` does it, so that whatever is still as it was gives the same chunks,
+//! list nodes and tables; but only blobs that are looked for are stored, and no snapshot comes of it. Invariant: a blob
+//! is known by its hash alone, so a source that changed, or is damaged, gives less, never anything wrong.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The sources of a service: their names, kinds and places.
 //!
-//! Invariants: a source is known by its name, wherever it lies; its path in a record is information and locates nothing;
-//! no source lies in the repository, nor the repository in one.
+//! Invariants: a source is known by its name, wherever it lies; its path in a record is information and locates
+//! nothing; no source lies in the repository, nor the repository in one.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,8 +1,9 @@
 //! Capturing a SQLite database, in whatever state it is found, without changing a byte of it.
 //!
-//! Invariant: afterwards the source and its sidecars have the bytes, modification times and names they had before, except
-//! for what a live service did itself and the lock bytes in its `-shm`. (As root, SQLite sets the owner of a log or journal
-//! that it opens to that of the database, which it mostly is already; the file's ctime moves.) The state found decides how the database is read:
+//! Invariant: afterwards the source and its sidecars have the bytes, modification times and names they had before,
+//! except for what a live service did itself and the lock bytes in its `-shm`. (As root, SQLite sets the owner of a log
+//! or journal that it opens to that of the database, which it mostly is already; the file's ctime moves.) The state
+//! found decides how the database is read:
 //!
 //! | found | read |
 //! |---|---|
@@ -62,10 +63,11 @@ pub(super) struct ImageOptions {
 /// What to do about a source too damaged for SQLite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DamagedSource {
-    /// Take its files as raw bytes if it begins as a database does, so that what is left of it is kept; refuse a file of
-    /// another kind, which somebody named by mistake.
+    /// Take its files as raw bytes if it begins as a database does, so that what is left of it is kept; refuse a file
+    /// of another kind, which somebody named by mistake.
     TakeDatabaseRaw,
-    /// Take its files as raw bytes, whatever they are: a restore is about to overwrite them, and there must be a way back.
+    /// Take its files as raw bytes, whatever they are: a restore is about to overwrite them, and there must be a way
+    /// back.
     TakeRaw,
 }
 
@@ -110,8 +112,8 @@ impl From<Error> for Obstacle {
     }
 }
 
-/// Reads something of a database at the moment of its image: from that, or from the source while it is pinned, where writers
-/// wait and what takes too long ends the capture. Of several attempts, the last one counts.
+/// Reads something of a database at the moment of its image: from that, or from the source while it is pinned, where
+/// writers wait and what takes too long ends the capture. Of several attempts, the last one counts.
 pub(super) type Witness<'w> = &'w mut (dyn FnMut(&Connection) -> rusqlite::Result<()> + Send);
 
 /// What every attempt to take an image needs.
@@ -132,8 +134,8 @@ impl Taking<'_> {
     }
 }
 
-/// Captures the database at `source` (a symlink is followed) with temporary files in `scratch`, which needs room for one
-/// image, or for an image and a copy of the source where the source needs recovery.
+/// Captures the database at `source` (a symlink is followed) with temporary files in `scratch`, which needs room for
+/// one image, or for an image and a copy of the source where the source needs recovery.
 ///
 /// # Errors
 /// [`Error::Changing`] if the source stays locked, or keeps changing, until the deadline, or writers would have to wait
@@ -210,8 +212,9 @@ fn image_in_place(source: &Path, access: SqliteAccess, taking: Taking<'_>) -> Re
     Ok(captured)
 }
 
-/// Takes an image of a database that can be opened so. What is damaged must be so twice: SQLite calls a page damaged, too,
-/// that could not be read (`SQLITE_IOERR_CORRUPTFS`), and what cannot be read again then fails where its bytes are taken raw.
+/// Takes an image of a database that can be opened so. What is damaged must be so twice: SQLite calls a page damaged,
+/// too, that could not be read (`SQLITE_IOERR_CORRUPTFS`), and what cannot be read again then fails where its bytes are
+/// taken raw.
 fn image_through(
     database: &Path,
     access: SqliteAccess,
@@ -262,8 +265,8 @@ fn obstacle(source: &Path, block: BlockLimit, trouble: SourceTrouble) -> Obstacl
     }
 }
 
-/// Reads something of the live database at `source` as it is now; `None` if that takes recovery, and so a copy: no service
-/// is using it then.
+/// Reads something of the live database at `source` as it is now; `None` if that takes recovery, and so a copy: no
+/// service is using it then.
 ///
 /// # Errors
 /// [`Error::Changing`] if it stays locked until the deadline; what `read` fails with.
@@ -289,8 +292,8 @@ pub(super) fn read_live<T>(
     }
 }
 
-/// Holds the writers of the live database at `source` off; `None` where there can be none: it is on a read-only mount, or
-/// needs recovery, which taking its lock would do in place.
+/// Holds the writers of the live database at `source` off; `None` where there can be none: it is on a read-only mount,
+/// or needs recovery, which taking its lock would do in place.
 ///
 /// # Errors
 /// [`Error::Changing`] if writers leave no gap until the deadline; [`Error::Sqlite`] if it may not be written.

@@ -1,11 +1,11 @@
 //! Capturing a directory tree: a seqlock over the stats of its files.
 //!
-//! Look at everything, take the SQLite images, read the files, look again: if no file changed from the first look to the
-//! last, what was read is of one moment. The images come first: a service that moves what is in its database into its
-//! files, as Chroma does, loses nothing then. Changes of SQLite files alone do not count, or an ingesting service
+//! Look at everything, take the SQLite images, read the files, look again: if no file changed from the first look to
+//! the last, what was read is of one moment. The images come first: a service that moves what is in its database into
+//! its files, as Chroma does, loses nothing then. Changes of SQLite files alone do not count, or an ingesting service
 //! could never be captured. A Chroma store is captured directory by directory ([`super::chroma`]); what follows here is
-//! for any other tree. Invariant: SQLite sidecars are never captured; every SQLite file is known before the first
-//! one is opened by SQLite (disk::held).
+//! for any other tree. Invariant: SQLite sidecars are never captured; every SQLite file is known before the first one
+//! is opened by SQLite (disk::held).
 
 pub(super) mod entry;
 pub(super) mod look;

@@ -3,9 +3,10 @@
 //! What a database merges or moves stays behind in its free pages until they are used again, so the old copy lies in
 //! chunks that are still the file's own: they are searched as the file has them, without decoding anything. Two probes
 //! decide whether that pays where it takes long; the second one, because text that stands everywhere is found by the
-//! first. An image may lack chunks that did not change (`save::sqlite::image`), but never those of the probes; where all are to
-//! be searched, the repository gives the others. Invariants: a chunk in which something was found becomes a base only after its content in the file and the
-//! repository's copy of it were read and hashed; each chunk is noted once, however much is looked for.
+//! first. An image may lack chunks that did not change (`save::sqlite::image`), but never those of the probes; where
+//! all are to be searched, the repository gives the others. Invariants: a chunk in which something was found becomes a
+//! base only after its content in the file and the repository's copy of it were read and hashed; each chunk is noted
+//! once, however much is looked for.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -251,8 +252,8 @@ fn given(found: &[Vec<Match>]) -> usize {
 }
 
 impl Contents<'_> {
-    /// Fetches those of the chunks that the source lacks from the repository. What cannot be read there, or written, is not
-    /// searched.
+    /// Fetches those of the chunks that the source lacks from the repository. What cannot be read there, or written, is
+    /// not searched.
     fn fetch(&mut self, bulk: &mut BulkReader<'_>, chunks: &[UnchangedChunk], patience: Patience<'_>) -> Result<()> {
         let (mut places, mut due) = (HashMap::new(), Vec::new());
         for chunk in chunks.iter().filter(|chunk| self.source.is_left_out(chunk.slot)) {

@@ -1,8 +1,9 @@
 //! What a capture may ask of those who write to the sources meanwhile.
 //!
-//! A capture needs nobody's help: what moves is read again. Two things help a busy service all the same: a write lock on
-//! the vector store's database while its files are read ([`Freeze::Yes`]), and a lock file that the service takes for as
-//! long as it ingests ([`IngestLock`]). Invariant: whoever is held off by SQLite's locks is so for a bounded time.
+//! A capture needs nobody's help: what moves is read again. Two things help a busy service all the same: a write lock
+//! on the vector store's database while its files are read ([`Freeze::Yes`]), and a lock file that the service takes
+//! for as long as it ingests ([`IngestLock`]). Invariant: whoever is held off by SQLite's locks is so for a bounded
+//! time.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -59,15 +59,11 @@ impl Base {
 }
 
 fn report(id: &BlobId, fault: &BlobFault) {
-    let cause = match fault {
-        BlobFault::Missing => "no pack holds it",
-        BlobFault::Corrupt(cause) => cause,
-    };
-    tracing::warn!(blob = %id, cause, "a blob of the previous snapshot cannot be read; what follows it is stored whole; run `vecsnap validate`");
+    tracing::warn!(blob = %id, cause = %fault, "a blob of the previous snapshot cannot be read; what follows it is stored whole; run `vecsnap validate`");
 }
 
-/// The blobs of a content by their places, for looking up what stood where something new stands now. Cheap as long as the
-/// places asked for ascend.
+/// The blobs of a content by their places, for looking up what stood where something new stands now. Cheap as long as
+/// the places asked for ascend.
 #[derive(Debug)]
 pub struct PlacedBlobs {
     content: Content,
@@ -87,8 +83,8 @@ impl PlacedBlobs {
         Self { content, open: Vec::new() }
     }
 
-    /// The blob at a place: a node of `depth`, or a chunk if that is 0. `None` for holes, places beyond the end and nodes
-    /// that cannot be read.
+    /// The blob at a place: a node of `depth`, or a chunk if that is 0. `None` for holes, places beyond the end and
+    /// nodes that cannot be read.
     ///
     /// # Errors
     /// I/O errors.

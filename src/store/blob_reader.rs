@@ -2,11 +2,11 @@
 //!
 //! Invariant: what comes out has been hashed and is what was asked for. A record is rebuilt from its bases along its
 //! chain, within the limits of format-spec.md §12; a blob's other records are tried before it is given up; and before a
-//! blob is called missing or corrupt, all footers are read once more, since the index may be an old copy.
-//! Memory: frames and blobs are kept in caches of fixed size. What is noted of them grows as long as the reader lives: 135 to
-//! 460 bytes for each blob that was rebuilt from a delta (its chain, and where it lies in the temporary file), which is 2 to
-//! 7 MB for each GB of them, and up to 300 bytes for each frame that was decoded. Who reads contents as a whole has a
-//! [`BulkReader`](super::BulkReader) rebuild them, whose plans are bounded.
+//! blob is called missing or corrupt, all footers are read once more, since the index may be an old copy. Memory:
+//! frames and blobs are kept in caches of fixed size. What is noted of them grows as long as the reader lives: 135 to
+//! 460 bytes for each blob that was rebuilt from a delta (its chain, and where it lies in the temporary file), which is
+//! 2 to 7 MB for each GB of them, and up to 300 bytes for each frame that was decoded. Who reads contents as a whole
+//! has a [`BulkReader`](super::BulkReader) rebuild them, whose plans are bounded.
 
 mod known;
 mod recorded_delta;
@@ -46,11 +46,13 @@ const KNOWN_CACHE: NonZero<usize> = NonZero::new(65_536).unwrap();
 const PREFIX_MATCHES: usize = BASE_COMBINATIONS;
 
 /// Why a blob cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlobFault {
     /// No pack holds it.
+    #[error("no pack holds it")]
     Missing,
     /// No record of it leads to the right bytes; the text names packs and causes.
+    #[error("{0}")]
     Corrupt(String),
 }
 
@@ -139,8 +141,8 @@ impl<'a> BlobReader<'a> {
         Self::with_frame_cache(repository, FRAME_CACHE_BYTES)
     }
 
-    /// A reader that keeps at most `frame_limit` bytes of decoded frames, one frame at least, and half as many of rebuilt
-    /// blobs; for several readers side by side, and for reading in the order of packs.
+    /// A reader that keeps at most `frame_limit` bytes of decoded frames, one frame at least, and half as many of
+    /// rebuilt blobs; for several readers side by side, and for reading in the order of packs.
     pub fn with_frame_cache(repository: &'a Repository, frame_limit: usize) -> Self {
         let blobs = NonZero::new(frame_limit / BLOB_SHARE / BLOB_BYTES).unwrap_or(NonZero::<usize>::MIN);
         let spilled_frames = Spill::new(temporary_directory(repository));
@@ -398,8 +400,8 @@ impl<'a> BlobReader<'a> {
         }
     }
 
-    /// Applies a delta to the bases that its prefixes name; where several blobs match a prefix, the right ones are those
-    /// that lead to the record's id.
+    /// Applies a delta to the bases that its prefixes name; where several blobs match a prefix, the right ones are
+    /// those that lead to the record's id.
     fn apply(
         &mut self,
         found: &Found,
@@ -468,10 +470,7 @@ pub(crate) fn temporary_directory(repository: &Repository) -> PathBuf {
 
 /// The damage that another record of the blob may make good, as text; other errors end the reading.
 fn tolerable(error: Error) -> Result<String> {
-    match error {
-        Error::Damaged { .. } | Error::Io { .. } => Ok(error.to_string()),
-        other => Err(other),
-    }
+    if error.is_of_one_file() { Ok(error.to_string()) } else { Err(error) }
 }
 
 /// Every choice of one candidate a base, the first candidates first.

@@ -2,9 +2,9 @@
 //!
 //! The caller's thread hashes, looks up and gathers records into frames; all cores compress frames; two threads publish
 //! packs. Bulk, increments, and metadata (tables and list nodes) each have frames of their own: what changed compresses
-//! together, and reading a table decodes no file contents. Invariant: frames and packs follow the order
-//! of the blobs, whatever the threads do; what is in flight is bounded; after [`BlobWriter::finish`] every blob that was
-//! taken is in a published pack.
+//! together, and reading a table decodes no file contents. Invariant: frames and packs follow the order of the blobs,
+//! whatever the threads do; what is in flight is bounded; after [`BlobWriter::finish`] every blob that was taken is in
+//! a published pack.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -310,7 +310,8 @@ impl BlobWriter {
         Ok(self.report)
     }
 
-    /// Has the index keep which contents are complete: each of their blobs it knew, or knows now with the packs of this run.
+    /// Has the index keep which contents are complete: each of their blobs it knew, or knows now with the packs of this
+    /// run.
     fn keep_complete(&self) {
         let Admission::Unknown(index, Some(since)) = &self.admission else { return };
         if self.report.packs.iter().all(|pack| index.has_pack(&pack.id))

@@ -1,11 +1,11 @@
 //! Getting many chunks out of the repository, in the order of packs instead of their own.
 //!
 //! First footers say which records the chunks need, chains included; then each frame that holds one of them is decoded
-//! once, on all cores, those with deltas first. Most deltas rest on one whole record and are put together while its frame is
-//! at hand; what the others need is staged in a temporary file, from which they are put together last.
+//! once, on all cores, those with deltas first. Most deltas rest on one whole record and are put together while its
+//! frame is at hand; what the others need is staged in a temporary file, from which they are put together last.
 //! Invariant: what is handed out has been hashed and is what was asked for; what this way does not lead to (damage,
-//! records that are not there, ambiguous prefixes) is left to [`BlobReader`], which tries every other way and says what is
-//! wrong. Memory: a plan of bounded size, and a frame a core.
+//! records that are not there, ambiguous prefixes) is left to [`BlobReader`], which tries every other way and says what
+//! is wrong. Memory: a plan of bounded size, and a frame a core.
 
 mod order;
 mod plan;
@@ -140,8 +140,8 @@ impl<'a> BulkReader<'a> {
         Self { frames: Some(frames), ..Self::new(repository) }
     }
 
-    /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of the
-    /// others as are worth their room.
+    /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of
+    /// the others as are worth their room.
     pub fn keeping(repository: &'a Repository, kept: HashSet<BlobId>) -> Self {
         let staged = Arc::new(StagedBlobs::new(temporary_directory(repository)));
         let (plan, unread, wanted) = (Plan::default(), Vec::new(), Vec::new());

@@ -3,8 +3,8 @@
 //! A chain is cheap to read while the frames that it visits fit the cache, but it must end, and where it is cut decides
 //! what a snapshot costs: a whole record every n versions costs 64 KiB / n each, and a delta against a distant root
 //! repeats every change since. So there are two levels of radix 32: a version is a delta against the one before, every
-//! 32nd against the 32nd before it. That is at most twice the bytes and a depth of at most 63 over 1,024 versions; then a
-//! whole record begins the chain anew. It is no part of the format, whose limits are wider (format-spec.md §12).
+//! 32nd against the 32nd before it. That is at most twice the bytes and a depth of at most 63 over 1,024 versions; then
+//! a whole record begins the chain anew. It is no part of the format, whose limits are wider (format-spec.md §12).
 
 use crate::format::pack::BaseDistance;
 use crate::id::BlobId;
@@ -22,8 +22,8 @@ const RECORDS: u32 = 1000;
 const RECORDS_BESIDE: u32 = 768;
 /// Records that a chunk needs from which on others had better copy from those that hold its bytes.
 const LONG: u32 = 32;
-/// Most records that a new delta may need, shared ones counted once for each way to them: a reader that can keep nothing, since
-/// disks are full, decodes so many, and gives up at 16,384.
+/// Most records that a new delta may need, shared ones counted once for each way to them: a reader that can keep
+/// nothing, since disks are full, decodes so many, and gives up at 16,384.
 const WAYS: u32 = 12_288;
 /// Most that it may need with bases beside its first one, for the same reason.
 const WAYS_BESIDE: u32 = 12_000;
@@ -72,7 +72,8 @@ impl ChainFacts {
         Self { records, ..self }
     }
 
-    /// Whether so many records are needed that what copies from this one had better copy from those that hold its bytes.
+    /// Whether so many records are needed that what copies from this one had better copy from those that hold its
+    /// bytes.
     pub fn is_long(&self) -> bool {
         self.records > LONG
     }

@@ -1,7 +1,7 @@
 //! Compressing frames on all cores.
 //!
-//! Invariant: frames come out in the order in which they went in, whatever the threads do; those in flight are bounded, since
-//! [`Compressing::is_full`] tells when one must be taken out first.
+//! Invariant: frames come out in the order in which they went in, whatever the threads do; those in flight are bounded,
+//! since [`Compressing::is_full`] tells when one must be taken out first.
 
 use std::collections::VecDeque;
 use std::num::NonZero;

@@ -1,9 +1,9 @@
 //! Damaged packs: telling them from sound ones, and setting them aside so that their blobs can be stored again.
 //!
-//! A pack's name is the hash of its bytes, so a rotten one stands exactly where the same blobs, packed once more, must go.
-//! Invariant: a pack leaves its name only after it has one in `damaged/` that survives a crash; nothing reads there,
-//! nothing but a person deletes there. Order of each step: name in `damaged/`, fsync, then the name in `packs/` goes to the
-//! new pack or away, fsync. A crash in between leaves the pack under both names.
+//! A pack's name is the hash of its bytes, so a rotten one stands exactly where the same blobs, packed once more, must
+//! go. Invariant: a pack leaves its name only after it has one in `damaged/` that survives a crash; nothing reads
+//! there, nothing but a person deletes there. Order of each step: name in `damaged/`, fsync, then the name in `packs/`
+//! goes to the new pack or away, fsync. A crash in between leaves the pack under both names.
 
 use super::layout;
 use crate::disk::{ObjectKind, Published, Storage};
@@ -57,10 +57,7 @@ pub fn examine(storage: &dyn Storage, pack: &PackId, progress: &dyn Progress) ->
 }
 
 fn unreadable(error: Error) -> Result<Condition> {
-    match error {
-        Error::Damaged { .. } | Error::Io { .. } => Ok(Condition::Damaged(error.to_string())),
-        other => Err(other),
-    }
+    if error.is_of_one_file() { Ok(Condition::Damaged(error.to_string())) } else { Err(error) }
 }
 
 /// Gives a pack a name in `damaged/` beside the one it has, durably, and returns that name.

@@ -1,9 +1,9 @@
 //! Decoded frames that the readers of one operation come back to.
 //!
 //! The deltas of one snapshot share a frame whatever files they are of, and small files lie side by side, so a capture
-//! that reads file after file would decode the same frames once for each. Invariants: a frame is kept as it was decoded;
-//! those that are kept take a bounded number of bytes, and the first ones stay, since whoever reads more than that in turn
-//! would find none of the latest. Whoever makes blobs of a frame hashes them.
+//! that reads file after file would decode the same frames once for each. Invariants: a frame is kept as it was
+//! decoded; those that are kept take a bounded number of bytes, and the first ones stay, since whoever reads more than
+//! that in turn would find none of the latest. Whoever makes blobs of a frame hashes them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

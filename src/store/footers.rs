@@ -1,8 +1,8 @@
 //! Footers of packs, kept decoded while there is room.
 //!
 //! The chains of a snapshot lead through the packs of many snapshots before it, again and again, so all readers of a
-//! repository share what was decoded. Invariants: the bytes kept are bounded; a footer is a fact about an immutable file, so
-//! one that is kept stays true; one that cannot be read is not remembered.
+//! repository share what was decoded. Invariants: the bytes kept are bounded; a footer is a fact about an immutable
+//! file, so one that is kept stays true; one that cannot be read is not remembered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,8 +1,9 @@
 //! Decoded frames, kept and read ahead.
 //!
-//! Whoever reads a version of a file in order visits the frames of a pack one after the other; so where the frame before was
-//! needed, the next ones are decoded on other cores meanwhile. Invariants: the bytes kept in memory and the frames
-//! under way are bounded; a frame that was read ahead in vain costs time only, and its errors are met when it is needed.
+//! Whoever reads a version of a file in order visits the frames of a pack one after the other; so where the frame
+//! before was needed, the next ones are decoded on other cores meanwhile. Invariants: the bytes kept in memory and the
+//! frames under way are bounded; a frame that was read ahead in vain costs time only, and its errors are met when it is
+//! needed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

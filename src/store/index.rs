@@ -1,10 +1,10 @@
 //! The index: blob id → places. Derived from the packs' footers; losing it costs time, never data.
 //!
-//! Invariant: every row is a fact about an immutable pack ("blob X is record n of pack P"), and packs are keyed by eight
-//! bytes of their own id, never by a number that could be given twice. So a row is true in whichever older copy of the
-//! file it is found; rows of packs that are gone are passed over; rows that are missing cost a second look at the
-//! footers. What a loss of power tore may say anything, so an index of an earlier boot is begun anew. Whoever deletes
-//! packs reads footers and does not ask the index (upkeep::gc).
+//! Invariant: every row is a fact about an immutable pack ("blob X is record n of pack P"), and packs are keyed by
+//! eight bytes of their own id, never by a number that could be given twice. So a row is true in whichever older copy
+//! of the file it is found; rows of packs that are gone are passed over; rows that are missing cost a second look at
+//! the footers. What a loss of power tore may say anything, so an index of an earlier boot is begun anew. Whoever
+//! deletes packs reads footers and does not ask the index (upkeep::gc).
 
 mod file;
 mod kept;
@@ -59,8 +59,8 @@ impl Index {
     /// Opens the index file, beginning a new one where it is missing or no index.
     ///
     /// # Errors
-    /// [`Error::Busy`] if another process has been opening it for seconds; [`Error::Sqlite`] if it can neither be opened nor
-    /// made.
+    /// [`Error::Busy`] if another process has been opening it for seconds; [`Error::Sqlite`] if it can neither be
+    /// opened nor made.
     pub fn open(path: &Path) -> Result<Self> {
         let connection = open_or_begin(path, PATIENCE)?;
         Ok(Self {
@@ -249,8 +249,8 @@ impl Index {
         self.reading(|index| ids.iter().map(|id| index.contains(id)).collect())
     }
 
-    /// Records that these blobs cannot be read although packs hold them: what is put again is then stored again. Storing
-    /// a blob ends it.
+    /// Records that these blobs cannot be read although packs hold them: what is put again is then stored again.
+    /// Storing a blob ends it.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if it cannot be written; the blobs then count as there until they are met again.

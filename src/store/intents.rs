@@ -2,8 +2,8 @@
 //!
 //! Invariant: while an intent stands, the live files may be half old and half new, so whoever captures or restores them
 //! asks [`pending`] first, holding the live lock. Going back is recorded as an intent of its own, which names the
-//! pre-restore snapshot twice (as what is restored and as the way back) and counts before that of the restore it undoes:
-//! so an interruption at any point leaves a record of what was being done last.
+//! pre-restore snapshot twice (as what is restored and as the way back) and counts before that of the restore it
+//! undoes: so an interruption at any point leaves a record of what was being done last.
 
 use std::io::Write;
 
@@ -103,7 +103,8 @@ pub fn clear(repository: &Repository) -> Result<()> {
     let names = names(repository.storage())?;
     let delete = |name: &String| repository.storage().delete(name);
     let sync = || repository.storage().sync_directory(layout::INTENTS);
-    // The intent of going back goes last, once the other one is gone durably: what a crash leaves is what was done last.
+    // The intent of going back goes last, once the other one is gone durably: what a crash leaves is what was done
+    // last.
     let (undo, others): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == layout::UNDO_INTENT);
     others.iter().copied().try_for_each(delete)?;
     if !others.is_empty() && !undo.is_empty() {

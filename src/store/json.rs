@@ -1,7 +1,8 @@
 //! Whether a content is JSON.
 //!
-//! Invariants: it is read to its end and nothing of it is kept, however long it is; what cannot be read is no verdict. A
-//! parser that ignores what it parses does not look into strings either, so that they are Unicode is checked beside it.
+//! Invariants: it is read to its end and nothing of it is kept, however long it is; what cannot be read is no verdict.
+//! A parser that ignores what it parses does not look into strings either, so that they are Unicode is checked beside
+//! it.
 
 use std::io::{self, BufReader, Read};
 

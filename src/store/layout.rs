@@ -28,11 +28,11 @@ pub const DAMAGED: &str = "damaged";
 pub const INDEX: &str = "index.sqlite";
 /// Scratch directories of runs.
 pub const TMP: &str = "tmp";
-/// Held shared by whoever reads or writes blobs, exclusively while packs are deleted.
+/// Held shared by whoever reads or writes blobs, exclusively while packs are deleted or set aside.
 pub const LOCK: &str = "lock";
 /// Held exclusively by a restore, shared by a create while it captures.
 pub const LIVE_LOCK: &str = "live.lock";
-/// Held by a cleanup.
+/// Held by a cleanup or a repair.
 pub const CLEANUP_LOCK: &str = "cleanup.lock";
 /// A snapshot's commit point.
 pub const MANIFEST: &str = "manifest";

@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use super::layout;
 use crate::disk::{ObjectKind, Storage};
 use crate::error::{Error, Result};
+use crate::format::Malformed;
 use crate::format::compression;
 use crate::format::header::RepositoryHeader;
 use crate::format::limits::HEADER_BYTES;
 use crate::format::pack::{self, END_BYTES, Footer, FooterPlace, Frame};
-use crate::format::Malformed;
 use crate::id::PackId;
 
 /// A pack in the repository.

@@ -1,7 +1,8 @@
 //! Files of outcomes in a repository: one JSON object a line, appended and never rewritten (format-spec.md §14).
 //!
-//! They are information: nothing depends on them, they are not written where the repository cannot be, and a reader passes
-//! over a line that does not parse. A record goes out in one write, durably; one that a crash tore is ended by the next.
+//! They are information: nothing depends on them, they are not written where the repository cannot be, and a reader
+//! passes over a line that does not parse. A record goes out in one write, durably; one that a crash tore is ended by
+//! the next.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};

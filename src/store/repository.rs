@@ -1,8 +1,9 @@
 //! Opening and making a repository.
 //!
-//! Invariant: whoever has a [`Repository`] holds its lock shared, so no pack vanishes meanwhile, and its index knows
-//! every pack that exists. A repository that cannot be written is read with a private index and leaves no trace.
-//! Order (docs/architecture.md): lock, packs, index; only then is anything deduplicated against it.
+//! Invariant: whoever has a [`Repository`] holds its lock, shared or alone, so no pack vanishes meanwhile, and its
+//! index knows every pack that exists. One that cannot be written is read with a private index, leaves no trace, and is
+//! locked only if its lock file can be opened. Order (docs/architecture.md): lock, packs, index; only then is anything
+//! deduplicated against it.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -243,7 +244,8 @@ impl Repository {
         unfounded::distrust(&self.index, self.storage(), &self.header, &existing)
     }
 
-    /// The same repository as if it had these packs alone, for reading: what can be read there does not need the others.
+    /// The same repository as if it had these packs alone, for reading: what can be read there does not need the
+    /// others.
     ///
     /// # Errors
     /// [`Error::Damaged`] if one of them cannot be read.
@@ -428,7 +430,7 @@ fn adopt(
     }
     index.adopt_all(unknown, |pack| match packs::read_footer(storage, header, pack) {
         Ok(footer) => Ok(Some(footer)),
-        Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+        Err(error) if error.is_of_one_file() => {
             tracing::warn!(cause = %error, "a pack cannot be read and is left out");
             Ok(None)
         }

@@ -177,8 +177,8 @@ pub fn peek_manifest(storage: &dyn Storage, stamp: Stamp) -> Result<ManifestResu
     }))
 }
 
-/// Reads the manifest in the directory `name` under `snapshots/`, whichever snapshot it is of: a snapshot whose directory
-/// an operator renamed still needs its blobs.
+/// Reads the manifest in the directory `name` under `snapshots/`, whichever snapshot it is of: a snapshot whose
+/// directory an operator renamed still needs its blobs.
 ///
 /// # Errors
 /// As [`read_manifest`].
@@ -215,8 +215,8 @@ pub fn manifests(repository: &Repository) -> Result<Vec<Manifest>> {
     Ok(manifests)
 }
 
-/// The newest snapshot of vecsnap that no restore took for itself. One that is damaged counts: whoever asks for the latest
-/// must hear of the damage instead of getting an older one unawares.
+/// The newest snapshot of vecsnap that no restore took for itself. One that is damaged counts: whoever asks for the
+/// latest must hear of the damage instead of getting an older one unawares.
 ///
 /// # Errors
 /// When they cannot be read.

@@ -1,8 +1,8 @@
 //! What a reader decoded more than once, kept in a temporary file instead of in memory.
 //!
 //! Deltas refer to bases all over the previous version, so that a small cache would decode the same frames and chains
-//! again and again. Invariants: nothing is written before something was needed a second time; each item is written once;
-//! memory holds only where the items are; a file that cannot be written or has reached its limit only costs time.
+//! again and again. Invariants: nothing is written before something was needed a second time; each item is written
+//! once; memory holds only where the items are; a file that cannot be written or has reached its limit only costs time.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

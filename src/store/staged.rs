@@ -1,7 +1,7 @@
 //! Verified blobs and other bytes of one operation, kept in a temporary file instead of in memory.
 //!
-//! Invariants: nothing is changed once it is written; memory holds only where things are; the file takes at most half of
-//! the free space, and one that cannot be written keeps nothing, which costs time only. Whoever takes a blob from it
+//! Invariants: nothing is changed once it is written; memory holds only where things are; the file takes at most half
+//! of the free space, and one that cannot be written keeps nothing, which costs time only. Whoever takes a blob from it
 //! hashes it once more: the file is no safer than any other.
 
 use std::collections::HashMap;

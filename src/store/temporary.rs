@@ -1,7 +1,7 @@
 //! Sets and relations that may outgrow memory: private SQLite databases in temporary files.
 //!
-//! Invariant: such a file has no name and vanishes with its connection; memory is bounded by the page cache. Why SQLite:
-//! it sorts, joins and looks up on disk, and it is linked in already.
+//! Invariant: such a file has no name and vanishes with its connection; memory is bounded by the page cache. Why
+//! SQLite: it sorts, joins and looks up on disk, and it is linked in already.
 
 use std::path::Path;
 
@@ -26,8 +26,8 @@ pub fn database(schema: &str) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Keeps the plans of prepared statements. By default, SQLite built with `STAT4` parses a statement with a range anew for
-/// every new bound, which takes several times as long as looking it up.
+/// Keeps the plans of prepared statements. By default, SQLite built with `STAT4` parses a statement with a range anew
+/// for every new bound, which takes several times as long as looking it up.
 ///
 /// # Errors
 /// Those of SQLite.

@@ -1,9 +1,10 @@
 //! Blobs whose every record is a delta with a base that no pack holds any more.
 //!
 //! A pack that vanished, or cannot be read, takes with it what other packs build on. Nobody may take such a blob for
-//! stored: a snapshot that reused it would be lost from the start. They are found from footers alone, when a pack is gone
-//! and when packs are adopted, and the index then distrusts them until they are stored again. Invariant: a blob with one
-//! record that leads to bases that are there is left alone. Memory is bounded: what was noted lies in a temporary file.
+//! stored: a snapshot that reused it would be lost from the start. They are found from footers alone, when a pack is
+//! gone and when packs are adopted, and the index then distrusts them until they are stored again. Invariant: a blob
+//! with one record that leads to bases that are there is left alone. Memory is bounded: what was noted lies in a
+//! temporary file.
 
 use std::collections::HashMap;
 
@@ -13,7 +14,7 @@ use super::index::Index;
 use super::packs::{self, PackFile};
 use super::temporary::{self, failed, prepared};
 use crate::disk::Storage;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::header::RepositoryHeader;
 use crate::format::pack::{Encoding, Footer};
 use crate::id::{BlobId, BlobPrefix, PackId};
@@ -41,7 +42,7 @@ pub(super) fn distrust(
         for pack in packs {
             let footer = match packs::read_footer(storage, header, pack) {
                 Ok(footer) => footer,
-                Err(Error::Damaged { .. } | Error::Io { .. }) => continue,
+                Err(error) if error.is_of_one_file() => continue,
                 Err(error) => return Err(error),
             };
             for number in unfounded(index, &footer)? {

@@ -133,9 +133,10 @@ fn publish(pack: SealedPack, storage: &dyn Storage) -> Result<(PackFile, Footer)
     Ok((file, footer))
 }
 
-/// Reads all of a pack back from the medium and compares it with what was written: header and footer by their bytes; every
-/// frame decoded, whole records by their ids, payloads of deltas, which were applied when they were made, by the hash of
-/// their frame. Frames are decoded side by side: nobody is waiting for a core any more when the last pack comes.
+/// Reads all of a pack back from the medium and compares it with what was written: header and footer by their bytes;
+/// every frame decoded, whole records by their ids, payloads of deltas, which were applied when they were made, by the
+/// hash of their frame. Frames are decoded side by side: nobody is waiting for a core any more when the last pack
+/// comes.
 fn check_written(pack: &SealedPack, storage: &dyn Storage) -> Result<()> {
     let object = &*pack.object;
     for edge in &pack.edges {

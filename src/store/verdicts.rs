@@ -25,7 +25,8 @@ pub fn check_image(index: &Index, content: &Content, path: &Path) -> Verdict {
     keep(index, content, sqlite::integrity_check(path))
 }
 
-/// Keeps what SQLite said of the image of this content, unless that says nothing about the image, and returns what it means.
+/// Keeps what SQLite said of the image of this content, unless that says nothing about the image, and returns what it
+/// means.
 pub fn keep(index: &Index, content: &Content, verdict: sqlite::CheckOutcome) -> Verdict {
     let verdict = match verdict {
         sqlite::CheckOutcome::Ok => Verdict::Ok,

@@ -1,7 +1,7 @@
 //! Blobs that are looked for: lost ones, which a live source may still hold.
 //!
-//! Blobs are known by the first eight bytes of their ids, as deltas name their bases; one that is stored by mistake (one
-//! chance in a million among five million blobs) costs space and nothing else. The set lies in a temporary file.
+//! Blobs are known by the first eight bytes of their ids, as deltas name their bases; one that is stored by mistake
+//! (one chance in a million among five million blobs) costs space and nothing else. The set lies in a temporary file.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,10 +1,11 @@
 //! Cleanup: old snapshots go, and the space that only they needed comes back.
 //!
-//! The protocol (docs/architecture.md): one cleanup at a time; the repository shared while it is found out what can go and while
-//! what survives in mostly dead packs is stored elsewhere; the repository alone only for the deletions, after a look
-//! at what others published meanwhile. Invariants: a snapshot's directory is gone durably before the first pack is removed;
-//! where it cannot be known what a snapshot needs, nothing at all is deleted; a crash leaves at worst packs that nobody
-//! needs, which the next cleanup finds. Full copies of the earlier tool and directories of other names are not touched.
+//! The protocol (docs/architecture.md): one cleanup at a time; the repository shared while it is found out what can go
+//! and while what survives in mostly dead packs is stored elsewhere; the repository alone only for the deletions, after
+//! a look at what others published meanwhile. Invariants: a snapshot's directory is gone durably before the first pack
+//! is removed; where it cannot be known what a snapshot needs, nothing at all is deleted; a crash leaves at worst packs
+//! that nobody needs, which the next cleanup finds. Full copies of the earlier tool and directories of other names are
+//! not touched.
 
 #[cfg(test)]
 mod tests;
@@ -287,8 +288,8 @@ fn decide(repository: &Repository, rules: &Rules) -> Result<Decision> {
     Ok(decision)
 }
 
-/// The newest snapshot with a sound database, if it and all others that have one would go: what a restore kept of a damaged
-/// or wiped machine is newer than what it restored, and must not be all that is left.
+/// The newest snapshot with a sound database, if it and all others that have one would go: what a restore kept of a
+/// damaged or wiped machine is newer than what it restored, and must not be all that is left.
 fn last_sound_that_would_go(manifests: &[Manifest], drop: &[Stamp]) -> Option<Stamp> {
     let is_sound = |manifest: &&Manifest| manifest.source(DB).is_some_and(SourceRecord::is_sound);
     let last = manifests.iter().filter(is_sound).filter_map(Manifest::stamp).max()?;
@@ -419,9 +420,9 @@ struct MovedOut {
     bytes: u64,
 }
 
-/// Moves the directories of snapshots out of `snapshots/`, durably, and only then removes what is in them: one that is cut
-/// short is left to the next command, in a scratch directory without an owner, or to the next cleanup. Where that cannot be
-/// made durable, they are moved back.
+/// Moves the directories of snapshots out of `snapshots/`, durably, and only then removes what is in them: one that is
+/// cut short is left to the next command, in a scratch directory without an owner, or to the next cleanup. Where that
+/// cannot be made durable, they are moved back.
 fn remove_snapshots(repository: &Repository, stamps: &[Stamp]) -> Removal {
     let aside = repository.scratch().map_or_else(|_| repository.root().join(layout::TMP), Path::to_path_buf);
     let mut removal = Removal::default();

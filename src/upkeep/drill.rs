@@ -1,9 +1,9 @@
 //! Drills: restoring into a scratch directory to prove that it would work.
 //!
 //! Invariant: a drill counts as passed only if every restored file was read again and has the snapshot's bytes, every
-//! database image passes the integrity check anew (kept verdicts do not count), and the registry parses. The live files are
-//! not touched, each outcome becomes one line of `drills.jsonl` (format-spec.md §14.2), and only then, whatever happens, the
-//! scratch copy is removed.
+//! database image passes the integrity check anew (kept verdicts do not count), and the registry parses. The live files
+//! are not touched, each outcome becomes one line of `drills.jsonl` (format-spec.md §14.2), and only then, whatever
+//! happens, the scratch copy is removed.
 
 mod copy;
 mod proof;
@@ -44,8 +44,8 @@ pub struct Drill {
 ///
 /// # Errors
 /// [`Error::NotValid`] if there is no snapshot; [`Error::Failed`] if `scratch` has too little room; I/O errors of the
-/// scratch directory; [`Error::Failed`] if a copy cannot be removed, once all outcomes are recorded. What is wrong with a
-/// snapshot is in its outcome.
+/// scratch directory; [`Error::Failed`] if a copy cannot be removed, once all outcomes are recorded. What is wrong with
+/// a snapshot is in its outcome.
 pub fn drill(
     repository: &Repository,
     named: Option<Stamp>,

@@ -2,11 +2,11 @@
 //!
 //! Invariants: a pack is removed only when every blob that a snapshot reaches has been given a record in a pack that
 //! stays, with records for all bases that it needs and without a cycle (format-spec.md §18.3); what packs hold is taken
-//! from their footers alone; a pack whose footer cannot be read is never touched, nor is any other one as long as it may
-//! hold the bases of what is in there. Where a second copy is what makes a pack superfluous, that copy has been read and
-//! hashed first. A doubt costs space, never data: the pack stays.
-//! The story, which `upkeep::cleanup` tells with its locks: begin, mark, plan (choose records, decide fates, find new
-//! bases), rewrite, settle (the proof), sweep.
+//! from their footers alone; a pack whose footer cannot be read is never touched, nor is any other one as long as it
+//! may hold the bases of what is in there. Where a second copy is what makes a pack superfluous, that copy has been
+//! read and hashed first. A doubt costs space, never data: the pack stays. The story, which `upkeep::cleanup` tells
+//! with its locks: begin, mark, plan (choose records, decide fates, find new bases), rewrite, settle (the proof),
+//! sweep.
 
 mod catalogue;
 mod fates;
@@ -18,7 +18,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::manifest::Manifest;
 use crate::progress::{Phase, Progress, Silent};
 use crate::store::packs::{self, PackFile};
@@ -102,7 +102,7 @@ impl Collection {
     fn add_pack(&mut self, repository: &Repository, pack: &PackFile, fate: Fate) -> Result<()> {
         match packs::read_footer(repository.storage(), repository.header(), pack) {
             Ok(footer) => self.catalogue.together(|catalogue| catalogue.add_pack(pack, &footer, fate)),
-            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => {
+            Err(error) if error.is_of_one_file() => {
                 self.unreadable.push(error.to_string());
                 Ok(())
             }
@@ -165,8 +165,8 @@ impl Collection {
         Ok(Effect { written, rebased, freed: size.saturating_sub(written) })
     }
 
-    /// A blob without a record may have one in a pack that cannot be read now, as a delta on bases that nothing else needs:
-    /// then every pack stays. Returns whether that is so.
+    /// A blob without a record may have one in a pack that cannot be read now, as a delta on bases that nothing else
+    /// needs: then every pack stays. Returns whether that is so.
     fn keep_what_may_be_needed(&self) -> Result<bool> {
         let in_doubt = !self.unreadable.is_empty() && self.catalogue.lost()? > 0;
         if in_doubt {
@@ -263,8 +263,8 @@ impl Collection {
         }
     }
 
-    /// Takes note of packs that were published meanwhile (after a rewriting without room they may be what it wrote), and
-    /// proves everything anew if there are any, or if more was marked.
+    /// Takes note of packs that were published meanwhile (after a rewriting without room they may be what it wrote),
+    /// and proves everything anew if there are any, or if more was marked.
     pub(super) fn settle_again(&mut self, repository: &Repository, rewriting: Rewriting) -> Result<()> {
         let fate = match rewriting {
             Rewriting::Done => Fate::Stays,
@@ -285,7 +285,8 @@ impl Collection {
         Ok(self.catalogue.packs(Fate::Dead)?.iter().map(|pack| pack.file).collect())
     }
 
-    /// Removes dead packs; one that cannot be removed stays for the next cleanup. Nobody else may be using the repository.
+    /// Removes dead packs; one that cannot be removed stays for the next cleanup. Nobody else may be using the
+    /// repository.
     pub(super) fn sweep(&self, repository: &Repository, dead: &[PackFile]) -> Swept {
         let ids: Vec<_> = dead.iter().map(|pack| pack.id).collect();
         if let Err(cause) = repository.index().forget(&ids) {

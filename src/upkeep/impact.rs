@@ -1,8 +1,9 @@
 //! What else damage hurts: the other snapshots, and their files, that need the same blobs.
 //!
 //! A base that is lost hurts whatever is a delta against it, in any snapshot, and validation looks at one snapshot at a
-//! time. Invariant: a file is named exactly if all records of one of its blobs need a blob that is known to be lost, by the
-//! packs' footers; contents are not read, so damage that nobody met yet is not told. Memory is bounded: see `ledger`.
+//! time. Invariant: a file is named exactly if all records of one of its blobs need a blob that is known to be lost, by
+//! the packs' footers; contents are not read, so damage that nobody met yet is not told. Memory is bounded: see
+//! `ledger`.
 
 use super::ledger::Ledger;
 use crate::error::Result;
@@ -44,8 +45,8 @@ impl HurtSnapshot {
     }
 }
 
-/// The snapshots but for `known` that need one of the blobs `lost`, oldest first. Those without a readable manifest are left
-/// out.
+/// The snapshots but for `known` that need one of the blobs `lost`, oldest first. Those without a readable manifest are
+/// left out.
 ///
 /// # Errors
 /// I/O errors; an interruption.

@@ -1,10 +1,10 @@
 //! The ledger: what each blob costs, how deep its chain is, and which snapshots need it.
 //!
-//! What packs hold comes from their footers, as in a cleanup. A blob is known here by the first eight bytes of its id, as
-//! deltas name their bases: two blobs that share them (one chance in a million among five million blobs) count as one, and
-//! statistics are all that suffers. Invariants: a blob's bytes are those of one record, a whole one where there is one, else
-//! the delta with the shortest chain; a blob's needers lie between its first and its last one. Everything is in a
-//! temporary database, so memory is bounded.
+//! What packs hold comes from their footers, as in a cleanup. A blob is known here by the first eight bytes of its id,
+//! as deltas name their bases: two blobs that share them (one chance in a million among five million blobs) count as
+//! one, and statistics are all that suffers. Invariants: a blob's bytes are those of one record, a whole one where
+//! there is one, else the delta with the shortest chain; a blob's needers lie between its first and its last one.
+//! Everything is in a temporary database, so memory is bounded.
 
 use rusqlite::{Connection, params};
 
@@ -93,7 +93,7 @@ impl Ledger {
         progress.check()?;
         match packs::read_footer(repository.storage(), repository.header(), pack) {
             Ok(footer) => self.together(|ledger| ledger.add_pack(pack, &footer)).map(|()| None),
-            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => Ok(Some(error)),
+            Err(error) if error.is_of_one_file() => Ok(Some(error)),
             Err(error) => Err(error),
         }
     }
@@ -144,8 +144,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Finds the depth of every chain, from whole records up. Blobs whose chains lead nowhere, into a circle or deeper than
-    /// the format allows get none. To be called once, when all packs are added.
+    /// Finds the depth of every chain, from whole records up. Blobs whose chains lead nowhere, into a circle or deeper
+    /// than the format allows get none. To be called once, when all packs are added.
     pub(super) fn resolve_chains(&mut self) -> Result<()> {
         self.together(|ledger| {
             ledger.execute("CREATE INDEX bases_by_base ON bases(base)")?;

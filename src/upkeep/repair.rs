@@ -1,11 +1,11 @@
 //! Repair: what damage took from the repository is put back from wherever it can still be had.
 //!
-//! The story: every pack is held against its name; what can still be read of damaged packs is stored in new ones; every blob
-//! that a snapshot reaches is read, and lost ones are looked for in the live sources, until that brings no more; what then
-//! is still lost is named; damaged packs go to `damaged/`. Invariants: no snapshot and no readable blob is ever
-//! removed; nothing that is stored was not hashed; a repair that is interrupted leaves at worst packs with second copies,
-//! and the next one goes on from there. Without confirmation only temporary files and the index are written. A restore under way does
-//! not stand in the way: it may be what the repair is for.
+//! The story: every pack is held against its name; what can still be read of damaged packs is stored in new ones; every
+//! blob that a snapshot reaches is read, and lost ones are looked for in the live sources, until that brings no more;
+//! what then is still lost is named; damaged packs go to `damaged/`. Invariants: no snapshot and no readable blob is
+//! ever removed; nothing that is stored was not hashed; a repair that is interrupted leaves at worst packs with second
+//! copies, and the next one goes on from there. Without confirmation only temporary files and the index are written. A
+//! restore under way does not stand in the way: it may be what the repair is for.
 
 mod salvage;
 
@@ -154,8 +154,8 @@ pub fn repair(
 }
 
 /// Opens the repository and looks whether its index says what the packs hold; if not, it is built anew. The index is
-/// derived, so that needs no confirmation: every command begins a damaged one anew. A dry run makes do with a repository
-/// that can only be read.
+/// derived, so that needs no confirmation: every command begins a damaged one anew. A dry run makes do with a
+/// repository that can only be read.
 fn open(root: &Path, mode: RepairMode, wait: LockWait) -> Result<Option<(Repository, IndexState)>> {
     if mode == RepairMode::DryRun && !is_writable(root) {
         let repository = Repository::open(root, Access::Read, wait)?;
@@ -245,8 +245,8 @@ fn move_aside(repository: &mut Repository, examined: &Examined, progress: &dyn P
     Ok(moved)
 }
 
-/// Saves what damaged packs still give, reads all that snapshots reach, and looks for lost blobs in the live sources, until
-/// that brings no more: a blob that comes back may be what others in damaged packs are built on.
+/// Saves what damaged packs still give, reads all that snapshots reach, and looks for lost blobs in the live sources,
+/// until that brings no more: a blob that comes back may be what others in damaged packs are built on.
 fn refill(
     repository: &Repository,
     examined: &Examined,

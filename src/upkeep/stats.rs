@@ -2,8 +2,8 @@
 //!
 //! Bytes are divided as packs store them: a blob costs its part of its frame and of its pack's footer, and counts once
 //! however many snapshots need it. A snapshot needs what it reaches and the bases of that. Invariants: nothing in the
-//! repository changes, so one that cannot be written has statistics too; what the snapshots added sums up to what all of them
-//! need; contents are not read, only footers, tables and list nodes. Memory is bounded: see `ledger`.
+//! repository changes, so one that cannot be written has statistics too; what the snapshots added sums up to what all
+//! of them need; contents are not read, only footers, tables and list nodes. Memory is bounded: see `ledger`.
 
 mod reach;
 

@@ -1,10 +1,10 @@
-//! How things stand: how old the last snapshots are and what is known of them, what is unfinished, when a restore was last
-//! proved possible, and whether there is room for the next one.
+//! How things stand: how old the last snapshots are and what is known of them, what is unfinished, when a restore was
+//! last proved possible, and whether there is room for the next one.
 //!
-//! It reads directories, manifests and records alone: no lock, no index, nothing written, so a cron job may ask at any time,
-//! also of a repository that cannot be written or does not exist. Invariant: a snapshot counts as sound only if its manifest
-//! and description can be read, its create found nothing wrong, and the last validation and the last drill of it, if any,
-//! were good.
+//! It reads directories, manifests and records alone: no lock, no index, nothing written, so a cron job may ask at any
+//! time, also of a repository that cannot be written or does not exist. Invariant: a snapshot counts as sound only if
+//! its manifest and description can be read, its create found nothing wrong, and the last validation and the last drill
+//! of it, if any, were good.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -107,10 +107,12 @@ pub struct SpaceNeed {
     pub needed_at_most: u64,
 }
 
-/// Finds out how things stand with the repository at `root` at this moment; `live` are the sources, where they are named.
+/// Finds out how things stand with the repository at `root` at this moment; `live` are the sources, where they are
+/// named.
 ///
 /// # Errors
-/// [`Error::Damaged`](crate::Error::Damaged) for a repository of an unknown version, or an intent that cannot be understood; I/O errors.
+/// [`Error::Damaged`](crate::Error::Damaged) for a repository of an unknown version, or an intent that cannot be
+/// understood; I/O errors.
 pub fn status(root: &Path, live: Option<&LiveSources>, now: DateTime<Utc>) -> Result<Status> {
     let storage = LocalStorage::new(root, None);
     let exists = repository::exists(&storage)?;

@@ -1,5 +1,5 @@
-//! `restore --accept-invalid`: what can be read comes back, what cannot is zeros and is named, byte by byte, and the way
-//! back stands.
+//! `restore --accept-invalid`: what can be read comes back, what cannot is zeros and is named, byte by byte, and the
+//! way back stands.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Damage in each place of a repository and sources that cannot be captured: each gives its exit code and a sentence, no
-//! panic, and the live files stay untouched.
+//! Damage in each place of a repository and sources that cannot be captured: each gives its exit code and a sentence,
+//! no panic, and the live files stay untouched.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Many processes at once, some in process namespaces of their own as on two hosts, some killed at any moment: nobody sees
-//! half a snapshot, no lock outlives its process, and what was acknowledged and is kept is restored bit for bit.
+//! Many processes at once, some in process namespaces of their own as on two hosts, some killed at any moment: nobody
+//! sees half a snapshot, no lock outlives its process, and what was acknowledged and is kept is restored bit for bit.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -214,7 +214,8 @@ impl Crowd {
         self.runtime.snapshot(stamp).join("manifest").exists()
     }
 
-    /// Each acknowledged snapshot is there and holds one of its states, unless so many newer ones are that cleanup may take it.
+    /// Each acknowledged snapshot is there and holds one of its states, unless so many newer ones are that cleanup may
+    /// take it.
     fn all_that_is_kept_is_whole(&mut self, number: u32) {
         let present = self.runtime.snapshots();
         for (stamp, states) in &self.acknowledged {

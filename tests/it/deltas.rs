@@ -1,4 +1,5 @@
-//! Deltas as properties: whatever is encoded comes back, and whatever is not a delta is an error within its declared length.
+//! Deltas as properties: whatever is encoded comes back, and whatever is not a delta is an error within its declared
+//! length.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The n-th system call of the binary fails, for n = 1, 2, 3 … until a run is not struck: one sentence and an exit code,
-//! never a panic; never a success over something lost; what was acknowledged stays, and the next command goes on.
+//! The n-th system call of the binary fails, for n = 1, 2, 3 … until a run is not struck: one sentence and an exit
+//! code, never a panic; never a success over something lost; what was acknowledged stays, and the next command goes on.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -267,7 +267,8 @@ fn a_database_that_could_not_be_read_for_a_moment_is_not_captured_raw() {
     }
 }
 
-/// What a run wrote is read back before it is reported: packs with header and footer, the files of the snapshot, targets.
+/// What a run wrote is read back before it is reported: packs with header and footer, the files of the snapshot,
+/// targets.
 #[test]
 fn what_the_medium_changed_while_it_was_written_is_noticed() {
     for operation in [Operation::Create, Operation::Cleanup, Operation::Restore] {

@@ -1,5 +1,5 @@
-//! Media of every size from none to enough, by bytes and by inodes: what does not fit says so with the path and the next
-//! step, leaves what was there as it was, and room can always be made.
+//! Media of every size from none to enough, by bytes and by inodes: what does not fit says so with the path and the
+//! next step, leaves what was there as it was, and room can always be made.
 
 use std::path::{Path, PathBuf};
 

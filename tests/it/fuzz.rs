@@ -1,8 +1,9 @@
 //! Every decoder of the format against inputs that a hostile repository may hold.
 //!
 //! A case follows from the seed and its number, so a failing one is run again by naming both. Cases run in processes of
-//! their own whose address space ends a little above what the decoder may allocate: an allocation beyond the limits of the
-//! format fails there, and the process with it. The long tier is `cargo test --release --test it fuzz -- --ignored --nocapture`.
+//! their own whose address space ends a little above what the decoder may allocate: an allocation beyond the limits of
+//! the format fails there, and the process with it. The long tier is `cargo test --release --test it fuzz -- --ignored
+//! --nocapture`.
 
 mod corpus;
 mod decoders;

@@ -1,5 +1,5 @@
-//! Whole repositories that somebody made to do harm, through every command: nothing outside a target is touched, nothing
-//! panics, hangs or takes the machine's memory.
+//! Whole repositories that somebody made to do harm, through every command: nothing outside a target is touched,
+//! nothing panics, hangs or takes the machine's memory.
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -23,6 +23,8 @@ const WITHIN_A_LAYER: [(&str, &str); 2] = [("progress", "error"), ("id", "error"
 
 const LONGEST_FILE: usize = 500;
 const LONGEST_MAIN: usize = 40;
+/// Characters of a line: `max_width` of rustfmt.toml.
+const WIDEST: usize = 120;
 
 fn source_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -136,5 +138,17 @@ fn no_file_is_too_long() {
         let lines = fs::read_to_string(&file).unwrap().lines().count();
         let limit = if file.ends_with("src/main.rs") { LONGEST_MAIN } else { LONGEST_FILE };
         assert!(lines <= limit, "{} has {lines} lines, more than {limit}", file.display());
+    }
+}
+
+/// The formatter wraps code alone.
+#[test]
+fn no_comment_is_too_wide() {
+    for file in files_below(&source_directory()) {
+        for (number, line) in (1..).zip(fs::read_to_string(&file).unwrap().lines()) {
+            let width = line.chars().count();
+            let is_comment = line.trim_start().starts_with("//");
+            assert!(!is_comment || width <= WIDEST, "{}:{number} has {width} characters", file.display());
+        }
     }
 }

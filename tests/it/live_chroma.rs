@@ -1,5 +1,5 @@
-//! chromadb ingests about 100 vectors a second while creates run: nearly all of them publish Chroma, and what each holds
-//! is a store of one moment that chromadb opens.
+//! chromadb ingests about 100 vectors a second while creates run: nearly all of them publish Chroma, and what each
+//! holds is a store of one moment that chromadb opens.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

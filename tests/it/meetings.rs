@@ -1,5 +1,6 @@
-//! Another command begins and ends while a cleanup stands still, at each of its system calls in turn: what it reported is
-//! whole when the cleanup is done. The snapshot that a create takes then needs what only the snapshot that goes held.
+//! Another command begins and ends while a cleanup stands still, at each of its system calls in turn: what it reported
+//! is whole when the cleanup is done. The snapshot that a create takes then needs what only the snapshot that goes
+//! held.
 
 use std::cell::RefCell;
 
@@ -61,8 +62,8 @@ impl Met {
     }
 }
 
-/// The calls at which a cleanup may stand still. While it changes the index it holds others up: they wait for the locks of
-/// the index, however long they would wait for the repository.
+/// The calls at which a cleanup may stand still. While it changes the index it holds others up: they wait for the locks
+/// of the index, however long they would wait for the repository.
 fn moments(stage: &Stage) -> Vec<usize> {
     let calls = stage.run(Counted::Changes, None).1;
     let is_of_index = |call: &Call| call.path.to_str().is_some_and(|path| path.contains("/index.sqlite"));

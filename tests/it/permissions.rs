@@ -1,5 +1,5 @@
-//! Files that may not be read, and repositories that may not be written, for root too: without the capabilities that let it
-//! pass over permissions.
+//! Files that may not be read, and repositories that may not be written, for root too: without the capabilities that
+//! let it pass over permissions.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! Rot: whatever happens to whichever bytes of a repository, it is named, nothing damaged is restored, nothing sound is lost,
-//! and what cannot matter does not.
+//! Rot: whatever happens to whichever bytes of a repository, it is named, nothing damaged is restored, nothing sound is
+//! lost, and what cannot matter does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,8 +1,8 @@
 //! A made-up runtime of the shape that a service with a Chroma store leaves on disk; the same in every run.
 //!
-//! What matters for an increment is kept: an insert into the vectors edits the link lists of up to 16 neighbours anywhere
-//! in `data_level0.bin`; the texts are in SQLite with a trigram index, behind a queue that is emptied again; the pickle of
-//! ids shifts when one is deleted; a small database and the registry change a little.
+//! What matters for an increment is kept: an insert into the vectors edits the link lists of up to 16 neighbours
+//! anywhere in `data_level0.bin`; the texts are in SQLite with a trigram index, behind a queue that is emptied again;
+//! the pickle of ids shifts when one is deleted; a small database and the registry change a little.
 
 mod random;
 mod texts;

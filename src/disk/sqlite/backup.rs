@@ -1,7 +1,7 @@
 //! Copying a pinned database through the online backup API, page by page into a second database.
 //!
-//! Invariant: the image has the content of the pinned state; in its header, the counters of changes are its own, so that equal
-//! content gives equal bytes. <https://www.sqlite.org/backup.html>
+//! Invariant: the image has the content of the pinned state; in its header, the counters of changes are its own, so
+//! that equal content gives equal bytes. <https://www.sqlite.org/backup.html>
 
 use std::io::ErrorKind;
 use std::path::Path;

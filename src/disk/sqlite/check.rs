@@ -3,9 +3,9 @@
 //! A check that cannot run says nothing about the data: a collation, function, tokenizer or module that lives in the
 //! application is not here. So "unknown" is a verdict of its own and never counts as damage.
 //!
-//! Virtual tables check themselves, after everything else, and the full-text index of a vector store takes longer for that
-//! than all the rest. So they are checked on a connection of their own, beside a check of the database that is stopped as
-//! soon as one of them begins to read. Whatever else goes wrong there is left to one check of everything.
+//! Virtual tables check themselves, after everything else, and the full-text index of a vector store takes longer for
+//! that than all the rest. So they are checked on a connection of their own, beside a check of the database that is
+//! stopped as soon as one of them begins to read. Whatever else goes wrong there is left to one check of everything.
 //! <https://www.sqlite.org/pragma.html#pragma_integrity_check>, <https://www.sqlite.org/c3ref/set_authorizer.html>
 
 #[cfg(test)]
@@ -59,8 +59,8 @@ pub enum CheckOutcome {
     Unreadable(String),
 }
 
-/// Checks a database that no process uses: an image, or a restored file. Opened as immutable, so that no lock is taken and
-/// no sidecar appears or is looked at. Memory: about 18 MiB of cache.
+/// Checks a database that no process uses: an image, or a restored file. Opened as immutable, so that no lock is taken
+/// and no sidecar appears or is looked at. Memory: about 18 MiB of cache.
 pub fn integrity_check(path: &Path) -> CheckOutcome {
     let opened = std::path::absolute(path).map_err(Error::io("resolve", path)).and_then(|path| {
         check_length(&path)?;
@@ -161,8 +161,8 @@ fn open_with_cache(path: &Path, kibibytes: i64) -> rusqlite::Result<Connection> 
     Ok(connection)
 }
 
-/// The findings of one check of everything. One that ends with an error has not checked what came after, but what it found
-/// before is wrong all the same, and what it did not come to is checked table by table.
+/// The findings of one check of everything. One that ends with an error has not checked what came after, but what it
+/// found before is wrong all the same, and what it did not come to is checked table by table.
 fn all_findings(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let mut findings = Vec::new();
     let Err(error) = add_findings(connection, &check_sql(), &mut findings) else { return Ok(findings) };
@@ -223,7 +223,8 @@ fn verdict_of_findings(mut findings: Vec<String>) -> CheckOutcome {
     }
 }
 
-/// Whether a finding is an error of reading rather than damage: the codes are those of `SQLITE_IOERR`, however extended.
+/// Whether a finding is an error of reading rather than damage: the codes are those of `SQLITE_IOERR`, however
+/// extended.
 fn is_of_reading(finding: &str) -> bool {
     let codes = finding.split("unable to get the page. error code=").skip(1);
     let mut codes = codes.filter_map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<i32>().ok());

@@ -3,8 +3,8 @@
 //! The order matters: a crash after the sidecars are gone but before they were folded in would lose committed data, so
 //! SQLite itself folds first, without locks of its own: the caller's keep it out like everybody else. A stale `-wal` or
 //! `-journal` that outlived the restore would be replayed over the restored file, so they are removed even where SQLite
-//! cannot read the database. Invariant: they are removed only if they were brought in, or if it is their bytes, or those of
-//! the database, that SQLite makes no sense of; whatever else is in its way may pass, and is an error.
+//! cannot read the database. Invariant: they are removed only if they were brought in, or if it is their bytes, or
+//! those of the database, that SQLite makes no sense of; whatever else is in its way may pass, and is an error.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,8 +33,8 @@ pub enum Folded {
 /// uses it, by a [`DatabaseLock`](crate::disk::record_lock::DatabaseLock) where there are such locks.
 ///
 /// # Errors
-/// [`Error::Io`] if a sidecar cannot be removed; [`Error::Sqlite`] if its content cannot be brought in at this time, for lack of
-/// room, memory or permissions or since the medium fails: nothing is removed then.
+/// [`Error::Io`] if a sidecar cannot be removed; [`Error::Sqlite`] if its content cannot be brought in at this time,
+/// for lack of room, memory or permissions or since the medium fails: nothing is removed then.
 pub fn fold_sidecars(path: &Path) -> Result<Folded> {
     let path = match std::fs::canonicalize(path) {
         Ok(path) => path,
@@ -110,8 +110,8 @@ fn fold_at_once(path: &Path) -> Result<Folded> {
     }
 }
 
-/// Whether SQLite would say the same of these bytes whenever and wherever it tried. The last code is its word for a schema of a
-/// format that it does not know.
+/// Whether SQLite would say the same of these bytes whenever and wherever it tried. The last code is its word for a
+/// schema of a format that it does not know.
 fn is_for_its_bytes(cause: &rusqlite::Error) -> bool {
     let codes = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase, ErrorCode::Unknown];
     cause.sqlite_error_code().is_some_and(|code| codes.contains(&code))

@@ -1,7 +1,7 @@
 //! A consistent image of a database that may be in use, taken under a pinned read transaction.
 //!
-//! Without the pin every commit of the service restarts the backup API in WAL mode, and in rollback mode it never ends. With
-//! it the image is the state of one moment, and in rollback mode the service's writers wait for the copy, which is
+//! Without the pin every commit of the service restarts the backup API in WAL mode, and in rollback mode it never ends.
+//! With it the image is the state of one moment, and in rollback mode the service's writers wait for the copy, which is
 //! therefore bounded by a deadline. The image depends on the pinned state alone, however often it is taken.
 
 use std::path::{Path, PathBuf};
@@ -121,8 +121,8 @@ impl PinnedSource {
         Ok(Self { database, path: path.to_path_buf(), access, pinned_at: Instant::now(), mode, stats })
     }
 
-    /// The states of the source's files: whatever changes them later is not in the pinned state, and what the pinned state
-    /// lacks has changed them.
+    /// The states of the source's files: whatever changes them later is not in the pinned state, and what the pinned
+    /// state lacks has changed them.
     pub fn stats(&self) -> DatabaseStats {
         self.stats
     }
@@ -139,8 +139,8 @@ impl PinnedSource {
         pages::of(self.database.connection()).is_some()
     }
 
-    /// Gives all pages of the pinned state to `take`, in order, in stretches of 256 KiB and a last one, then lets the source
-    /// go.
+    /// Gives all pages of the pinned state to `take`, in order, in stretches of 256 KiB and a last one, then lets the
+    /// source go.
     pub fn read_pages(
         self,
         take: &mut dyn FnMut(Vec<u8>) -> Result<()>,

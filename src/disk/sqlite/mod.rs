@@ -2,7 +2,8 @@
 //!
 //! Invariant: a source database is never changed by any function here except [`fold_sidecars`], which is for restore
 //! targets; and a private image is opened so that no sidecar ever appears beside it. The bundled SQLite is used
-//! throughout, since older ones can corrupt a database under a concurrent checkpoint (the WAL-reset bug, fixed in 3.51.3).
+//! throughout, since older ones can corrupt a database under a concurrent checkpoint (the WAL-reset bug, fixed in
+//! 3.51.3).
 
 mod backup;
 mod check;

@@ -1,9 +1,10 @@
 //! The pages of a pinned database, in large stretches.
 //!
-//! The table `sqlite_dbpage` shows each page as the read transaction sees it, whether it stands in the file or in the log:
-//! what the backup API copies, too, but in rows, so that whoever takes them does with them as it likes. That API writes page
-//! by page through a second database, which takes nearly twice as long (docs/decisions.md). Invariant: the pages are those of the
-//! pinned state, byte for byte; in rollback mode those of the file. <https://www.sqlite.org/dbpage.html>
+//! The table `sqlite_dbpage` shows each page as the read transaction sees it, whether it stands in the file or in the
+//! log: what the backup API copies, too, but in rows, so that whoever takes them does with them as it likes. That API
+//! writes page by page through a second database, which takes nearly twice as long (docs/decisions.md). Invariant: the
+//! pages are those of the pinned state, byte for byte; in rollback mode those of the file.
+//! <https://www.sqlite.org/dbpage.html>
 
 use std::path::Path;
 use std::time::Instant;
@@ -16,8 +17,8 @@ use crate::error::Result;
 /// Bytes of a stretch: a multiple of every size that pages have.
 const STRETCH_BYTES: usize = 256 * 1024;
 
-/// Asks for the pages of a database; `None` where SQLite was built without that table, or cannot read the schema, as it must
-/// before it finds any table: the backup API tells what is wrong with that.
+/// Asks for the pages of a database; `None` where SQLite was built without that table, or cannot read the schema, as it
+/// must before it finds any table: the backup API tells what is wrong with that.
 pub(super) fn of(source: &Connection) -> Option<Statement<'_>> {
     let prepared = source.prepare("SELECT data FROM sqlite_dbpage ORDER BY pgno");
     prepared.inspect_err(|cause| tracing::debug!(%cause, "the pages of this database cannot be had as a table")).ok()

@@ -1,7 +1,7 @@
 //! The files that SQLite keeps beside a database, and whether a process is using them.
 //!
-//! <https://www.sqlite.org/tempfiles.html>: `-journal` rolls a torn transaction back, `-wal` holds committed pages that are
-//! not in the main file yet, `-shm` is an index of the `-wal` that any process can rebuild.
+//! <https://www.sqlite.org/tempfiles.html>: `-journal` rolls a torn transaction back, `-wal` holds committed pages that
+//! are not in the main file yet, `-shm` is an index of the `-wal` that any process can rebuild.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ impl Sidecar {
     }
 }
 
-/// The states of a database's files that together say whether its content may have changed. A sidecar without bytes is as
-/// good as none.
+/// The states of a database's files that together say whether its content may have changed. A sidecar without bytes is
+/// as good as none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatabaseStats {
     /// The main file.

@@ -1,7 +1,7 @@
 //! What a file is, by its first bytes, before SQLite is let at it.
 //!
-//! <https://www.sqlite.org/fileformat2.html#the_database_header>: 16 bytes of magic; byte 19 is 2 if the database is in WAL
-//! mode. SQLite itself would take an empty file for an empty database and delete the WAL beside it.
+//! <https://www.sqlite.org/fileformat2.html#the_database_header>: 16 bytes of magic; byte 19 is 2 if the database is in
+//! WAL mode. SQLite itself would take an empty file for an empty database and delete the WAL beside it.
 
 use std::io;
 use std::os::unix::fs::FileExt;

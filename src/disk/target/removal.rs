@@ -30,8 +30,8 @@ impl TargetRoot {
         self.remove_below(name)
     }
 
-    /// Lets the owner list and change all directories from this name on down, following no link: without that, an ordinary
-    /// user cannot remove what lies in read-only ones. For copies of our own, since modes are not put back.
+    /// Lets the owner list and change all directories from this name on down, following no link: without that, an
+    /// ordinary user cannot remove what lies in read-only ones. For copies of our own, since modes are not put back.
     pub fn make_removable(&self, name: &[u8]) -> Result<()> {
         let Some(stat) = self.stat(name)?.filter(|stat| stat.kind == FileKind::Directory) else { return Ok(()) };
         if stat.mode & OWNERS != OWNERS {

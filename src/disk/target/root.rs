@@ -139,7 +139,8 @@ impl TargetRoot {
         Ok(self.stat(name)?.is_some_and(|stat| stat.uid == geteuid().as_raw()))
     }
 
-    /// Makes an empty file with these permission bits (whatever the umask) where nothing is, open for reading and writing.
+    /// Makes an empty file with these permission bits (whatever the umask) where nothing is, open for reading and
+    /// writing.
     pub fn create_file(&self, name: &[u8], mode: u32) -> Result<TargetFile> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let created = self.at(name).and_then(|place| {
@@ -164,7 +165,8 @@ impl TargetRoot {
         made.map_err(|fault| self.error("create the link", name, fault))
     }
 
-    /// Sets the permission bits (`0o7777`) of a file or directory. After [`set_owner`](Self::set_owner), which clears some.
+    /// Sets the permission bits (`0o7777`) of a file or directory. After [`set_owner`](Self::set_owner), which clears
+    /// some.
     pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<()> {
         let set = || {
             // Opened only as a name, so that it works on files that their owner may not read; a symlink has no mode.
@@ -191,7 +193,8 @@ impl TargetRoot {
         }
     }
 
-    /// Sets the time of the last change of content, a symlink not followed. The last step on a name: writing changes it.
+    /// Sets the time of the last change of content, a symlink not followed. The last step on a name: writing changes
+    /// it.
     pub fn set_mtime(&self, name: &[u8], mtime: Nanoseconds) -> Result<()> {
         let times = Timestamps {
             last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },

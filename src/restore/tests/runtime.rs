@@ -162,7 +162,8 @@ pub(super) fn noise(seed: u32, length: usize) -> Vec<u8> {
     blocks.take(length).collect()
 }
 
-/// Copying a database with SQLite counts as a change of it: <https://www.sqlite.org/fileformat2.html#file_change_counter>.
+/// Copying a database with SQLite counts as a change of it:
+/// <https://www.sqlite.org/fileformat2.html#file_change_counter>.
 pub(super) fn without_counters(mut bytes: Vec<u8>) -> Vec<u8> {
     if bytes.starts_with(b"SQLite format 3\0") {
         for counter in [24..28, 40..44, 92..100] {

@@ -60,7 +60,8 @@ impl NeededChunks {
         self.bytes
     }
 
-    /// Reads or looks up all chunks; those of `images` come first, so that these are checked meanwhile; of those in `kept`, what is worth it is staged.
+    /// Reads or looks up all chunks; those of `images` come first, so that these are checked meanwhile; of those in
+    /// `kept`, what is worth it is staged.
     pub(super) fn check(
         &self,
         repository: &Repository,

@@ -1,9 +1,9 @@
 //! Every blob that many snapshots reach, read once.
 //!
 //! Snapshots share most of what they reach, so what is below a list node that was gone through is not gone through
-//! again. Invariant: a snapshot that is judged without a lost blob reaches only blobs that were read, decoded and hashed
-//! in this census (or, in a sample, only such whose frames were not drawn). Tables and list nodes are always read; of the
-//! frames of contents, a sample draws some by a seed. Sets lie in temporary files.
+//! again. Invariant: a snapshot that is judged without a lost blob reaches only blobs that were read, decoded and
+//! hashed in this census (or, in a sample, only such whose frames were not drawn). Tables and list nodes are always
+//! read; of the frames of contents, a sample draws some by a seed. Sets lie in temporary files.
 
 use std::collections::HashSet;
 use std::num::NonZero;

@@ -1,8 +1,8 @@
 //! What the files of a source must be beyond their bytes: sound databases, a registry that is JSON.
 //!
-//! Invariant: a verdict of the integrity check belongs to content, so one that is known is not reached again. Most images
-//! were checked while blobs were verified (`images`); the others are written out here, one after the other. An image
-//! with lost blobs is not checked: that is reported already.
+//! Invariant: a verdict of the integrity check belongs to content, so one that is known is not reached again. Most
+//! images were checked while blobs were verified (`images`); the others are written out here, one after the other. An
+//! image with lost blobs is not checked: that is reported already.
 
 use std::fs::File;
 use std::io::{self, Read};

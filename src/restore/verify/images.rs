@@ -1,9 +1,10 @@
 //! Images of databases as files, which SQLite checks while the rest of the snapshot is still being verified.
 //!
-//! The files are filled with chunks as those come out of packs, in any order, so that no chunk is decoded twice. Invariants:
-//! an image is checked only if all of its chunks were read, hashed and written; the files exist for that long only, in
-//! the repository's place for temporary files or, where that cannot be written or has no room, in the system's. Images for
-//! which this cannot be done (too many, no room for all at once) are left to `files`, which takes one after the other.
+//! The files are filled with chunks as those come out of packs, in any order, so that no chunk is decoded twice.
+//! Invariants: an image is checked only if all of its chunks were read, hashed and written; the files exist for that
+//! long only, in the repository's place for temporary files or, where that cannot be written or has no room, in the
+//! system's. Images for which this cannot be done (too many, no room for all at once) are left to `files`, which takes
+//! one after the other.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

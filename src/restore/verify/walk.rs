@@ -1,7 +1,7 @@
 //! Walking everything that a source of a snapshot holds, damaged parts included.
 //!
-//! Invariant: each file's pieces come in order after its entry; what a damaged list node or table hides comes as a range,
-//! so nothing is passed over in silence. Memory: one node a level.
+//! Invariant: each file's pieces come in order after its entry; what a damaged list node or table hides comes as a
+//! range, so nothing is passed over in silence. Memory: one node a level.
 
 use std::collections::HashSet;
 
@@ -55,8 +55,8 @@ pub enum WalkDepth {
     Entries,
     /// Entries and the chunks of files.
     Chunks,
-    /// The same, but what stands below equal list nodes comes once: a file of a few kilobytes of lists may claim to have
-    /// exabytes.
+    /// The same, but what stands below equal list nodes comes once: a file of a few kilobytes of lists may claim to
+    /// have exabytes.
     DistinctChunks,
 }
 

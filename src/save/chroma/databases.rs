@@ -1,8 +1,8 @@
 //! The databases of a store: their images, the watermarks before, and the segments that are read meanwhile.
 //!
-//! Invariant: the watermarks are asked before the image is taken, and the records in the read transaction of which it is the
-//! image. Reading ahead is never more than that: what has other
-//! stats when its turn comes after the image is read once more.
+//! Invariant: the watermarks are asked before the image is taken, and the records in the read transaction of which it
+//! is the image. Reading ahead is never more than that: what has other stats when its turn comes after the image is
+//! read once more.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -124,8 +124,8 @@ impl StoreCapture<'_> {
         }
     }
 
-    /// Reads the segments while their database is copied, which keeps one core busy. Whatever has other stats when its turn
-    /// comes after the image is read again then; the same stats mean that it was at that moment what was read.
+    /// Reads the segments while their database is copied, which keeps one core busy. Whatever has other stats when its
+    /// turn comes after the image is read again then; the same stats mean that it was at that moment what was read.
     fn read_ahead_during<T: Send>(
         &mut self,
         copy: impl FnOnce() -> Result<T> + Send,

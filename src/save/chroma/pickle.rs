@@ -1,8 +1,8 @@
 //! The one number needed of `index_metadata.pickle`, without unpickling anything.
 //!
-//! A pickle is a program for a stack machine that can call anything, so it is never run here. Chroma writes a dictionary
-//! whose first few values are numbers; this reads a bounded start of the file, finds a key and decodes the integer that
-//! stands behind it, whichever opcode carries it. <https://docs.python.org/3/library/pickletools.html>
+//! A pickle is a program for a stack machine that can call anything, so it is never run here. Chroma writes a
+//! dictionary whose first few values are numbers; this reads a bounded start of the file, finds a key and decodes the
+//! integer that stands behind it, whichever opcode carries it. <https://docs.python.org/3/library/pickletools.html>
 
 /// Bytes of the start of the file that are looked at: the number stands among the first few values.
 pub(super) const START: usize = 4096;

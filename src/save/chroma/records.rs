@@ -1,9 +1,9 @@
 //! What Chroma's database knows of its vector segments.
 //!
-//! A change goes into `embeddings_queue` and `embeddings` first. Once enough of them wait, a segment writes its HNSW files
-//! and then notes in `max_seq_id` how far they reach: its watermark. What all segments of a collection have is purged
-//! from the queue, but for the row of the watermark itself. So a store whose files are older than its watermark, or
-//! whose queue begins after it, has lost what lies between. Only these few columns are read, and a database without
+//! A change goes into `embeddings_queue` and `embeddings` first. Once enough of them wait, a segment writes its HNSW
+//! files and then notes in `max_seq_id` how far they reach: its watermark. What all segments of a collection have is
+//! purged from the queue, but for the row of the watermark itself. So a store whose files are older than its watermark,
+//! or whose queue begins after it, has lost what lies between. Only these few columns are read, and a database without
 //! them is no store that is known here.
 
 use std::collections::{BTreeMap, HashMap};
@@ -42,8 +42,8 @@ impl SegmentRecord {
         self.watermark.map_or(-1, |watermark| i64::try_from(watermark).unwrap_or(i64::MAX))
     }
 
-    /// How many vectors are neither among the `elements` of the segment's files nor in the queue: a lower bound, never too
-    /// many. Each row of the queue may be another embedding.
+    /// How many vectors are neither among the `elements` of the segment's files nor in the queue: a lower bound, never
+    /// too many. Each row of the queue may be another embedding.
     pub(super) fn lost_vectors(&self, elements: u64) -> u64 {
         let Some(AfterWatermark { queued, purged }) = self.after else { return 0 };
         self.embeddings.saturating_sub(elements).saturating_sub(queued).max(purged)

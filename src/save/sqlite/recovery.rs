@@ -1,8 +1,8 @@
 //! Databases that must be recovered before they can be read: recovered in a copy, never in place.
 //!
 //! The main file, its `-wal` and its `-journal` are copied under a seqlock of their stats: only if none of them changed
-//! from before the first byte to after the last is the copy the state of one moment. A `-shm` is not copied, since SQLite
-//! rebuilds it from the `-wal`.
+//! from before the first byte to after the last is the copy the state of one moment. A `-shm` is not copied, since
+//! SQLite rebuilds it from the `-wal`.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -25,8 +25,8 @@ const TRIES: usize = 3;
 /// milliseconds, and two changes within one tick look like one.
 const SETTLED: Duration = Duration::from_millis(100);
 
-/// Copies the database with its sidecars into the directory for temporary files, lets SQLite recover the copy, and takes an
-/// image of that.
+/// Copies the database with its sidecars into the directory for temporary files, lets SQLite recover the copy, and
+/// takes an image of that.
 pub(super) fn image_of_copy(source: &Path, mut taking: Taking<'_>) -> Result<CapturedDatabase, Obstacle> {
     let directory = tempfile::Builder::new()
         .prefix("recovery-")

@@ -1,7 +1,7 @@
 //! Reading one thing of a tree that is no SQLite file.
 //!
-//! Invariant: whether a thing stood still is not decided here but by a look afterwards; what is seen to change while it is
-//! read is told apart from an error, so that the tree can be tried again.
+//! Invariant: whether a thing stood still is not decided here but by a look afterwards; what is seen to change while it
+//! is read is told apart from an error, so that the tree can be tried again.
 
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};

@@ -1,8 +1,8 @@
 //! Looks at a tree: what its files' stats say, and which of them are SQLite's.
 //!
-//! Invariant: equal looks before and after mean that no file changed in between, since the youngest change is old enough
-//! at the first look to be told from a later one. SQLite files and their sidecars do not count: an ingesting service
-//! changes them all the time, and they are captured through SQLite.
+//! Invariant: equal looks before and after mean that no file changed in between, since the youngest change is old
+//! enough at the first look to be told from a later one. SQLite files and their sidecars do not count: an ingesting
+//! service changes them all the time, and they are captured through SQLite.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -109,8 +109,8 @@ fn now() -> i128 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_nanos() as i128)
 }
 
-/// Looks at every file, as soon as the youngest change is old enough to be told from a later one; `None` if that does not
-/// come about.
+/// Looks at every file, as soon as the youngest change is old enough to be told from a later one; `None` if that does
+/// not come about.
 pub(in crate::save) fn look(root: &Path, cut: Cut, mut previous: Option<&mut Previous<'_>>) -> Result<Option<Look>> {
     for _ in 0..LOOKS {
         let look = look_now(root, cut, previous.as_deref_mut())?;
@@ -178,8 +178,8 @@ fn is_database(found: &Found, previous: Option<&mut Previous<'_>>) -> Result<boo
     }
 }
 
-/// Whether this is a sidecar of a SQLite file (or of an empty one, which SQLite takes for an empty database). `databases`
-/// has all SQLite files whose paths are before this one: a sidecar comes after its database.
+/// Whether this is a sidecar of a SQLite file (or of an empty one, which SQLite takes for an empty database).
+/// `databases` has all SQLite files whose paths are before this one: a sidecar comes after its database.
 pub(in crate::save) fn is_sidecar(root: &Path, found: &Found, databases: &[Vec<u8>]) -> Result<bool> {
     let suffixes = Sidecar::ALL.map(|sidecar| sidecar.suffix().as_bytes());
     let Some(main) = suffixes.iter().find_map(|suffix| found.path.strip_suffix(*suffix)) else { return Ok(false) };

@@ -1,6 +1,7 @@
 //! A delta record as it stands in its pack, for those who store it once more.
 //!
-//! Invariant: nothing here is verified. Who copies a record or makes another one of it applies it and hashes the result.
+//! Invariant: nothing here is verified. Who copies a record or makes another one of it applies it and hashes the
+//! result.
 
 use std::sync::Arc;
 
@@ -34,8 +35,8 @@ impl BlobReader<'_> {
         })
     }
 
-    /// The delta record of a blob at this place. `None` if it is no delta, if it cannot be read, or if one of its prefixes
-    /// names several blobs or none.
+    /// The delta record of a blob at this place. `None` if it is no delta, if it cannot be read, or if one of its
+    /// prefixes names several blobs or none.
     ///
     /// # Errors
     /// I/O errors of the index.

@@ -1,10 +1,10 @@
 //! The search for one blob: which chains are being followed, and what was in the way.
 //!
-//! Invariants: a search does a bounded amount of work whatever the packs hold; what a record tried in vain cost and met is
-//! forgotten when another record of the same blob leads on, so that blame falls only on blobs that stand in the way of
-//! the one that was asked for. A blob is vain as long as no chain leads to it that avoids the blobs which wait for a base.
-//! When one of these turns out to be vain too, those below it stay so: a chain to them through it would be one to it. When
-//! it is found, or a limit ends the search below it, they are forgotten.
+//! Invariants: a search does a bounded amount of work whatever the packs hold; what a record tried in vain cost and met
+//! is forgotten when another record of the same blob leads on, so that blame falls only on blobs that stand in the way
+//! of the one that was asked for. A blob is vain as long as no chain leads to it that avoids the blobs which wait for a
+//! base. When one of these turns out to be vain too, those below it stay so: a chain to them through it would be one to
+//! it. When it is found, or a limit ends the search below it, they are forgotten.
 
 use std::collections::HashSet;
 
@@ -161,7 +161,8 @@ impl Search {
         }
     }
 
-    /// Notes that a search went no further at this blob. A limit is that of the blob asked for: others may well be read.
+    /// Notes that a search went no further at this blob. A limit is that of the blob asked for: others may well be
+    /// read.
     pub(super) fn blame_end(&mut self, blob: &BlobId, end: DeadEnd, cause: String) {
         let outermost = self.path.first().unwrap_or(blob);
         let blamed = if end == DeadEnd::Circle { blob } else { outermost };

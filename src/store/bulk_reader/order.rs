@@ -1,9 +1,9 @@
 //! In which order frames are decoded, and what of them is staged.
 //!
-//! Frames that hold deltas come first: deltas are small, and are staged. A delta that rests on one whole record is then put
-//! together while the frame of that record is at hand, so the record itself is staged only for deltas that need others
-//! too, and of it only the stretch that they need, which they tell once they have been read. Invariant: whatever a wanted
-//! delta needs has been staged, or is at hand, when it is put together.
+//! Frames that hold deltas come first: deltas are small, and are staged. A delta that rests on one whole record is then
+//! put together while the frame of that record is at hand, so the record itself is staged only for deltas that need
+//! others too, and of it only the stretch that they need, which they tell once they have been read. Invariant: whatever
+//! a wanted delta needs has been staged, or is at hand, when it is put together.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

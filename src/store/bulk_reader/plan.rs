@@ -16,8 +16,8 @@ use crate::store::chain::ChainFacts;
 use crate::store::index::Lookups;
 use crate::store::staged::Span;
 
-/// Blobs of one plan, of about 400 bytes each with the tables beside, from which on it takes no more than what is being looked
-/// up together. A little less than 2^16, at which the memory for them would double.
+/// Blobs of one plan, of about 400 bytes each with the tables beside, from which on it takes no more than what is being
+/// looked up together. A little less than 2^16, at which the memory for them would double.
 const MOST_NODES: usize = 60_000;
 
 /// Records of a chain from which on they are counted one by one: bases of bases are often the same ones.

@@ -1,8 +1,8 @@
-//! Putting a blob together from its chain at once: each stretch is followed down to the literal or the whole record that
-//! it comes from, so that no version in between is rebuilt.
+//! Putting a blob together from its chain at once: each stretch is followed down to the literal or the whole record
+//! that it comes from, so that no version in between is rebuilt.
 //!
-//! Invariant: nothing here is verified; whoever takes the bytes hashes them. Work is bounded by the blob's length and the
-//! depth of its chain, memory by [`MOST_OPEN`].
+//! Invariant: nothing here is verified; whoever takes the bytes hashes them. Work is bounded by the blob's length and
+//! the depth of its chain, memory by [`MOST_OPEN`].
 
 use std::collections::HashMap;
 use std::ops::Range;

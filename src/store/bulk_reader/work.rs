@@ -1,6 +1,7 @@
 //! Carrying out a plan: decoding its frames on all cores, and handing out what was wanted.
 //!
-//! Invariant: what is handed out has been hashed. What is merely a base has not: the hash of what is built on it proves both.
+//! Invariant: what is handed out has been hashed. What is merely a base has not: the hash of what is built on it proves
+//! both.
 
 use std::collections::HashSet;
 use std::ops::Range;

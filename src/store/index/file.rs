@@ -1,8 +1,8 @@
 //! The file of the index: its tables, and beginning it anew where it is none.
 //!
-//! Nothing is ever synced: a loss of power may tear the file, and what SQLite then reads need not be wrong visibly: a row may
-//! name a record that is not there. So an index is trusted only within the boot of the machine that began it, and begun
-//! anew from the packs in the next. A killed process tears nothing.
+//! Nothing is ever synced: a loss of power may tear the file, and what SQLite then reads need not be wrong visibly: a
+//! row may name a record that is not there. So an index is trusted only within the boot of the machine that began it,
+//! and begun anew from the packs in the next. A killed process tears nothing.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -34,9 +34,9 @@ PRAGMA user_version = 4;";
 
 /// Opens the index, beginning a new one where it is missing, unusable, or of another boot.
 ///
-/// Many processes may find the same unusable index: a lock on its directory lets one after the other look. So nobody's new
-/// index is removed, and nobody opens one that is about to be, with a journal of it left to the next. One that takes longer
-/// than our patience (it may have been stopped) leaves us without this index, not without any.
+/// Many processes may find the same unusable index: a lock on its directory lets one after the other look. So nobody's
+/// new index is removed, and nobody opens one that is about to be, with a journal of it left to the next. One that
+/// takes longer than our patience (it may have been stopped) leaves us without this index, not without any.
 ///
 /// # Errors
 /// [`Error::Busy`] after that; I/O errors; [`Error::Sqlite`] if it can neither be opened nor made.
@@ -56,8 +56,9 @@ pub(super) fn open_or_begin(path: &Path, patience: Duration) -> Result<Connectio
     Ok(connection)
 }
 
-/// Opens the file and brings it into use. A new one gets the mode of all files of a repository, which SQLite's own sidecars
-/// then take over, by its name: it is never opened but by SQLite, whose locks closing a second descriptor would drop.
+/// Opens the file and brings it into use. A new one gets the mode of all files of a repository, which SQLite's own
+/// sidecars then take over, by its name: it is never opened but by SQLite, whose locks closing a second descriptor
+/// would drop.
 fn open_checked(path: &Path) -> Result<rusqlite::Result<Connection>> {
     let is_new = stat(path)?.is_none();
     let connection = match Connection::open(path) {

@@ -1,9 +1,9 @@
 //! What was found out about contents and is kept: verdicts, and that all blobs of a content are there.
 //!
-//! Invariants: a verdict belongs to bytes, so it holds for as long as the index lives; that a content is whole holds until a
-//! pack goes or a blob is found unreadable, which removes all such marks. Whoever looks blob after blob up and then marks says
-//! since when: if anything can have been lost meanwhile, nothing is marked. Both spare work only: whatever is not known is
-//! found out again.
+//! Invariants: a verdict belongs to bytes, so it holds for as long as the index lives; that a content is whole holds
+//! until a pack goes or a blob is found unreadable, which removes all such marks. Whoever looks blob after blob up and
+//! then marks says since when: if anything can have been lost meanwhile, nothing is marked. Both spare work only:
+//! whatever is not known is found out again.
 
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
@@ -59,8 +59,8 @@ impl Index {
         query.and_then(|mut query| query.exists([key])).unwrap_or(false)
     }
 
-    /// Records that all blobs of these contents are known to be in packs, as was found out or brought about since a moment;
-    /// nothing where anything may have been lost since then.
+    /// Records that all blobs of these contents are known to be in packs, as was found out or brought about since a
+    /// moment; nothing where anything may have been lost since then.
     ///
     /// # Errors
     /// [`Error::Sqlite`] if it cannot be written; it is then found out again next time.

@@ -1,7 +1,7 @@
 //! Rows on their way into the index, in the order of the table.
 //!
-//! Footers name blobs in the order of packs, and the table has them in the order of ids: added as they come, each of ten
-//! million rows would seek a page of its own. So the smallest rows beyond those already added are picked out of all
+//! Footers name blobs in the order of packs, and the table has them in the order of ids: added as they come, each of
+//! ten million rows would seek a page of its own. So the smallest rows beyond those already added are picked out of all
 //! footers, as many as memory allows, and added in order; then the footers are read once more for the next ones.
 //! Invariant: whatever the footers hold, each pass adds what the one before it left out, and memory is bounded.
 

@@ -1,8 +1,8 @@
 //! Holding restored files against the snapshot.
 //!
-//! Invariant: a file passes only if it has the snapshot's length, each chunk's bytes hash to the chunk's id, and holes read
-//! as zeros; a link only with its very target. Only tables and list nodes come from the repository, so that a fault of
-//! the restore cannot be repeated by the proof.
+//! Invariant: a file passes only if it has the snapshot's length, each chunk's bytes hash to the chunk's id, and holes
+//! read as zeros; a link only with its very target. Only tables and list nodes come from the repository, so that a
+//! fault of the restore cannot be repeated by the proof.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -94,7 +94,7 @@ fn compare(
                 progress.advance(length);
                 difference(&mut current, offset, |file| is_hole(file, offset, length))?
             }
-            Visited::Hidden { range, fault, .. } => Some(format!("{range}: {fault:?}")),
+            Visited::Hidden { range, fault, .. } => Some(format!("{range}: {fault}")),
         };
         faults.extend(fault);
         Ok(())
@@ -166,7 +166,8 @@ fn is_hole(file: &File, offset: u64, length: u64) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Checks the restored databases, whose verdicts are kept since their bytes are the snapshot's, and the restored registry.
+/// Checks the restored databases, whose verdicts are kept since their bytes are the snapshot's, and the restored
+/// registry.
 fn check_files(
     source: &SourceRecord,
     directory: &Path,

@@ -22,8 +22,9 @@ use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::store::packs::PackFile;
 use crate::store::temporary::{self, failed, prepared};
 
-/// `incoming` holds records until they are sorted into `records`; `links` holds the chosen deltas, bases before what needs them; `needed` the blobs that chosen records of reached ones
-/// lead to; `heirs`, `rewrites` and `replaced` what is to be stored anew.
+/// `incoming` holds records until they are sorted into `records`; `links` holds the chosen deltas, bases before what
+/// needs them; `needed` the blobs that chosen records of reached ones lead to; `heirs`, `rewrites` and `replaced` what
+/// is to be stored anew.
 const SCHEMA: &str = "
 CREATE TABLE packs(key INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, fate INTEGER NOT NULL, rank INTEGER NOT NULL DEFAULT 1);
 CREATE TABLE records(id BLOB, pack INTEGER, number INTEGER, node INTEGER, whole INTEGER, portable INTEGER, mixed INTEGER, length INTEGER, stored INTEGER, PRIMARY KEY(id, pack, number)) WITHOUT ROWID;
@@ -131,8 +132,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Brings the records of added packs into the order of their ids: sorted on disk, since millions of them, each put at
-    /// its place, would take a page of its own each.
+    /// Brings the records of added packs into the order of their ids: sorted on disk, since millions of them, each put
+    /// at its place, would take a page of its own each.
     pub(super) fn sort_in(&self) -> Result<()> {
         self.execute("INSERT INTO records SELECT * FROM incoming ORDER BY id, pack, number")?;
         self.execute("DELETE FROM incoming")
@@ -202,8 +203,8 @@ impl Catalogue {
         self.execute("UPDATE packs SET fate = 0")
     }
 
-    /// Calls `take` with each blob that survives in a pack that stays, without being stored anew, while a pack that is to
-    /// go holds it too.
+    /// Calls `take` with each blob that survives in a pack that stays, without being stored anew, while a pack that is
+    /// to go holds it too.
     pub(super) fn each_superseded(&self, mut take: impl FnMut(Superseded) -> Result<()>) -> Result<()> {
         let sql = "SELECT r.id, r.node, r.pack FROM packs p JOIN records r ON r.pack = p.key JOIN needed n ON n.id = r.id AND n.kept
              JOIN chosen c ON c.id = r.id JOIN packs stays ON stays.key = c.pack AND stays.fate = 0
@@ -220,8 +221,8 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Lets every pack stay that holds a record of a reached blob for which no choice was possible, or of a blob on the way
-    /// to one; returns how many packs that were. To be called after [`Catalogue::choose`].
+    /// Lets every pack stay that holds a record of a reached blob for which no choice was possible, or of a blob on the
+    /// way to one; returns how many packs that were. To be called after [`Catalogue::choose`].
     pub(super) fn pardon(&self) -> Result<usize> {
         self.execute("DELETE FROM hidden")?;
         self.execute("INSERT INTO hidden(id) SELECT id FROM reached WHERE id NOT IN (SELECT id FROM chosen)")?;

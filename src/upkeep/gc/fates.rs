@@ -1,9 +1,10 @@
 //! What is to become of packs: decided by bytes alone, nothing is read or written here.
 //!
-//! What a rewriting would give back is waste. A little is tolerated, since to get at it the rest has to be written again; the
-//! more there is, the more may be written, measured by what comes back and by what is re-based (stored against a base
-//! that goes, or instead of it). Packs that waste most are opened first, and one of which half is waste in any case. Small
-//! packs are merged by classes of size, many at a time: a byte is copied once in each class, however often cleanup runs.
+//! What a rewriting would give back is waste. A little is tolerated, since to get at it the rest has to be written
+//! again; the more there is, the more may be written, measured by what comes back and by what is re-based (stored
+//! against a base that goes, or instead of it). Packs that waste most are opened first, and one of which half is waste
+//! in any case. Small packs are merged by classes of size, many at a time: a byte is copied once in each class, however
+//! often cleanup runs.
 
 use std::collections::BTreeMap;
 
@@ -212,8 +213,8 @@ impl Plan {
     }
 }
 
-/// The keys of small packs that are to be merged, since there are many of one class: each class reaches to four times the
-/// size of the one before.
+/// The keys of small packs that are to be merged, since there are many of one class: each class reaches to four times
+/// the size of the one before.
 pub(super) fn merged(packs: &[PackBalance]) -> Vec<i64> {
     let mut classes = BTreeMap::<u32, Vec<i64>>::new();
     for pack in packs.iter().filter(|pack| pack.fate == Fate::Stays && pack.size < SMALL) {

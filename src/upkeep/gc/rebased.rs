@@ -1,8 +1,8 @@
 //! A delta record made anew on other bases; nothing is read or written here.
 //!
-//! What changed in place against the new first base is found again; where the old record copied from a base that is still
-//! one, or has been replaced, the bytes that are equal there are copied again; the rest is literal. Invariant: a record
-//! that leaves here has been applied to its bases, and the result hashed to the blob's id.
+//! What changed in place against the new first base is found again; where the old record copied from a base that is
+//! still one, or has been replaced, the bytes that are equal there are copied again; the rest is literal. Invariant: a
+//! record that leaves here has been applied to its bases, and the result hashed to the blob's id.
 
 use std::sync::Arc;
 
@@ -52,8 +52,8 @@ impl<'a> Bases<'a> {
     }
 }
 
-/// The record of a chunk on these bases, which stand in for those of its old record by number; `None` where the chunk had
-/// better be stored whole.
+/// The record of a chunk on these bases, which stand in for those of its old record by number; `None` where the chunk
+/// had better be stored whole.
 pub(super) fn encode(subject: &Subject<'_>, offered: &[Option<RebasedOn>]) -> Option<DeltaRecord> {
     let Subject { id, content, old } = subject;
     let mut bases = Bases { offered, used: Vec::new() };

@@ -1,8 +1,8 @@
 //! Storing survivors anew: whole records and deltas as they are, or on other bases.
 //!
-//! Invariant: every blob that is stored has been read and hashed, and every delta applied, so that damage is never copied;
-//! a blob that cannot be had leaves its pack where it is. Chunks of files come first, then tables and list nodes, whose
-//! ids of chunks have places in the pack by then.
+//! Invariant: every blob that is stored has been read and hashed, and every delta applied, so that damage is never
+//! copied; a blob that cannot be had leaves its pack where it is. Chunks of files come first, then tables and list
+//! nodes, whose ids of chunks have places in the pack by then.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ impl Rewriter<'_> {
         let content = match self.reader.blob(&rewrite.id, rewrite.kind)? {
             Ok(content) => content,
             Err(fault) => {
-                tracing::warn!(blob = %rewrite.id, ?fault, "a needed blob cannot be read; its pack stays as it is");
+                tracing::warn!(blob = %rewrite.id, %fault, "a needed blob cannot be read; its pack stays as it is");
                 return Ok(Outcome::Damaged);
             }
         };

@@ -1,8 +1,8 @@
 //! What can still be read of damaged packs, stored in new ones.
 //!
-//! Every readable record counts, whether or not a snapshot is known to need it: which ones do may stand in what cannot be
-//! read. Invariants: a blob is stored only after it was read and hashed; a delta is copied as a delta only onto bases that
-//! packs found sound lead to, so that nothing new rests on a damaged pack and no cycle can arise.
+//! Every readable record counts, whether or not a snapshot is known to need it: which ones do may stand in what cannot
+//! be read. Invariants: a blob is stored only after it was read and hashed; a delta is copied as a delta only onto
+//! bases that packs found sound lead to, so that nothing new rests on a damaged pack and no cycle can arise.
 
 use rusqlite::Connection;
 
@@ -62,8 +62,8 @@ pub(super) fn salvage(
     Ok(Salvaged { blobs: salvage.blobs, stored_bytes })
 }
 
-/// All packs but the damaged ones, those included that were published meanwhile. One whose footer cannot be read is left
-/// out: it may hold exactly its bytes and still be of another repository.
+/// All packs but the damaged ones, those included that were published meanwhile. One whose footer cannot be read is
+/// left out: it may hold exactly its bytes and still be of another repository.
 fn sound_packs(repository: &Repository, examined: &Examined) -> Result<Vec<PackFile>> {
     let is_damaged = |pack: &PackFile| examined.damaged.iter().any(|found| found.pack.id == pack.id);
     let has_footer = |pack: &PackFile| packs::read_footer(repository.storage(), repository.header(), pack).is_ok();

@@ -1,7 +1,7 @@
 //! Walking what snapshots reach, for the ledger.
 //!
-//! Invariant: in one direction every distinct list node and table is read once, however many snapshots share it: what is
-//! below one that was reached before was reached then, by the same or an earlier needer of that direction.
+//! Invariant: in one direction every distinct list node and table is read once, however many snapshots share it: what
+//! is below one that was reached before was reached then, by the same or an earlier needer of that direction.
 
 use crate::error::Result;
 use crate::format::content::{Content, Root};

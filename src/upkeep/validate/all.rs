@@ -1,11 +1,12 @@
 //! Validating every snapshot at once: each blob is read once, however many snapshots need it.
 //!
-//! Invariant: without a sample, a snapshot is found valid exactly if validating it alone would find it so. A sample reads
-//! all tables and list nodes and the drawn frames; what it finds lost is held against every snapshot, by the packs'
-//! footers. Packs whose footers cannot be read are named even if no snapshot needs them. Old full copies are counted.
+//! Invariant: without a sample, a snapshot is found valid exactly if validating it alone would find it so. A sample
+//! reads all tables and list nodes and the drawn frames; what it finds lost is held against every snapshot, by the
+//! packs' footers. Packs whose footers cannot be read are named even if no snapshot needs them. Old full copies are
+//! counted.
 
 use super::{Validation, look_at, manifest_of};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::BlobPrefix;
 use crate::progress::{Phase, Progress};
 use crate::restore::verify::VerifyOptions;
@@ -147,7 +148,7 @@ fn damaged_packs(repository: &Repository, progress: &dyn Progress) -> Result<Vec
         progress.check()?;
         match packs::read_footer(repository.storage(), repository.header(), &pack) {
             Ok(_) => {}
-            Err(error @ (Error::Damaged { .. } | Error::Io { .. })) => damaged.push(error.to_string()),
+            Err(error) if error.is_of_one_file() => damaged.push(error.to_string()),
             Err(error) => return Err(error),
         }
     }

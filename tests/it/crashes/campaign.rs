@@ -40,8 +40,8 @@ pub(super) fn seed() -> u64 {
 pub(super) struct Crash {
     /// After so many operations.
     pub(super) point: usize,
-    /// 0: only the process is killed. 1: the power fails and nothing survives that was not synced. From 2 on: some of it
-    /// does.
+    /// 0: only the process is killed. 1: the power fails and nothing survives that was not synced. From 2 on: some of
+    /// it does.
     pub(super) way: usize,
 }
 

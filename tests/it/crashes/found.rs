@@ -55,8 +55,8 @@ fn what_a_killed_restore_did_is_made_durable_by_the_one_that_resumes_it() {
     }
 }
 
-/// The name of the intent of a restore that was killed need not be durable; whoever resumed it wrote into the targets all
-/// the same.
+/// The name of the intent of a restore that was killed need not be durable; whoever resumed it wrote into the targets
+/// all the same.
 #[test]
 fn an_intent_is_durable_before_a_resumed_restore_writes() {
     let (targets, disk) = restored();

@@ -1,5 +1,5 @@
-//! Repairs that are cut off: nothing that was sound is hurt, and the next repair does what this one would have done, even
-//! if that is cut off too.
+//! Repairs that are cut off: nothing that was sound is hurt, and the next repair does what this one would have done,
+//! even if that is cut off too.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! Creates that are cut off while new packs take the names of damaged ones: what the create reported is whole, and nothing
-//! of a damaged pack is lost.
+//! Creates that are cut off while new packs take the names of damaged ones: what the create reported is whole, and
+//! nothing of a damaged pack is lost.
 
 use std::fs;
 

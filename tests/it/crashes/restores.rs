@@ -1,4 +1,5 @@
-//! Restores that are cut off: the targets are old, new, or known to be unfinished; then both ways on lead to exact states.
+//! Restores that are cut off: the targets are old, new, or known to be unfinished; then both ways on lead to exact
+//! states.
 
 use super::campaign::{Campaign, Crash, Reach};
 use super::found::{is_named, restored};

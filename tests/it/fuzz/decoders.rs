@@ -1,5 +1,5 @@
-//! One case for each decoder: mutate, seal again so that the inner decoder is reached, decode, and hold what is promised of
-//! whatever is accepted.
+//! One case for each decoder: mutate, seal again so that the inner decoder is reached, decode, and hold what is
+//! promised of whatever is accepted.
 
 use std::hint::black_box;
 
@@ -37,8 +37,8 @@ pub(super) struct Decoder {
     pub(super) case: fn(&Corpus, &mut Random) -> Answer,
 }
 
-/// All of them. What they may allocate follows from the limits of the format: the decoded payload, what is made of it, and
-/// its bytes made anew for comparison.
+/// All of them. What they may allocate follows from the limits of the format: the decoded payload, what is made of it,
+/// and its bytes made anew for comparison.
 pub(super) const DECODERS: [Decoder; 12] = [
     Decoder { name: "envelope", memory: 4 * MANIFEST_BYTES, case: envelope_case },
     Decoder { name: "header", memory: 1 << 20, case: header },
@@ -64,7 +64,8 @@ fn mutated(from: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Seals a payload; mostly raw, which is quicker, and now and then hurts the envelope too, with or without a right checksum.
+/// Seals a payload; mostly raw, which is quicker, and now and then hurts the envelope too, with or without a right
+/// checksum.
 fn sealed(kind: Kind, payload: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = envelope::seal(kind, payload, random.one_in(16).then_some(1));
     if random.one_in(16) {

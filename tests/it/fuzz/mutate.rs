@@ -1,5 +1,5 @@
-//! Changing bytes the way that hurts decoders: numbers where counts and lengths stand, runs that vanish, come twice or come
-//! from another input, names that lead out of a directory.
+//! Changing bytes the way that hurts decoders: numbers where counts and lengths stand, runs that vanish, come twice or
+//! come from another input, names that lead out of a directory.
 
 use crate::support::random::Random;
 

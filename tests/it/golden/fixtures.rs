@@ -257,8 +257,8 @@ fn several_records(writer: &mut HandmadeRepository) {
     writer.snapshot("20260406T180000Z", SnapshotKind::Ordinary, &[db(Database::new(1).image()), chroma(files)]);
 }
 
-/// 67 versions of a chunk and of the node above it: each a delta against the one before, every 32nd against the 32nd before
-/// it, with the hint that says so.
+/// 67 versions of a chunk and of the node above it: each a delta against the one before, every 32nd against the 32nd
+/// before it, with the hint that says so.
 fn strides(writer: &mut HandmadeRepository) {
     let end = text("end", 1_000);
     let version = |number: usize| {

@@ -9,7 +9,8 @@ use super::{FIXTURES, root, snapshots};
 use crate::support::runtime::memories_of;
 use crate::support::{Runtime, TreeState, chroma};
 
-/// What stands below `directory`, in the form of a `.tree` file; `rename` gives each path its name there, or leaves it out.
+/// What stands below `directory`, in the form of a `.tree` file; `rename` gives each path its name there, or leaves it
+/// out.
 fn describe(directory: &Path, rename: impl Fn(&str) -> Option<String>) -> String {
     let mut lines = Vec::new();
     for entry in walkdir::WalkDir::new(directory).min_depth(1) {

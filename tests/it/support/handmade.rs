@@ -1,5 +1,6 @@
-//! Repositories made by hand, record by record, through the encoders of `vecsnap::format` alone, so that they hold what no
-//! version of the program may ever write by itself: a chunk with two records, a circle of deltas, a chain of any depth.
+//! Repositories made by hand, record by record, through the encoders of `vecsnap::format` alone, so that they hold what
+//! no version of the program may ever write by itself: a chunk with two records, a circle of deltas, a chain of any
+//! depth.
 
 use std::collections::BTreeSet;
 use std::fs;

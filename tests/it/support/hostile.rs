@@ -1,5 +1,5 @@
-//! Repositories that somebody made to do harm: tables, lists, packs and manifests that no writer of this format makes, with
-//! right checksums, and every command run over them in bounded memory and time.
+//! Repositories that somebody made to do harm: tables, lists, packs and manifests that no writer of this format makes,
+//! with right checksums, and every command run over them in bounded memory and time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,7 +86,8 @@ impl Hostile {
         }
     }
 
-    /// Commits a snapshot with these sources beside a sound database (unless there is one), and other bytes in its manifest.
+    /// Commits a snapshot with these sources beside a sound database (unless there is one), and other bytes in its
+    /// manifest.
     pub fn snapshot_of(&mut self, records: Vec<SourceRecord>, change: impl FnOnce(&mut Vec<u8>)) {
         let mut manifest: Manifest = self.repository.manifest(STAMP, SnapshotKind::Ordinary);
         if records.iter().all(|record| record.name != "db") {
@@ -102,8 +103,8 @@ impl Hostile {
         self.repository.commit(STAMP, &description, &envelope::seal(Kind::Manifest, &payload, Some(3)));
     }
 
-    /// Runs every command over the repository and holds that each ends by itself, soon, in bounded memory, with an exit code of
-    /// `codes` and no panic, and that nothing beside its targets was touched.
+    /// Runs every command over the repository and holds that each ends by itself, soon, in bounded memory, with an exit
+    /// code of `codes` and no panic, and that nothing beside its targets was touched.
     #[track_caller]
     pub fn survives(&self, what: &str, codes: &[i32]) {
         self.survives_with(what, codes, ThroughLinks::Nothing);
@@ -189,8 +190,8 @@ pub fn one_chunk(length: u64, id: BlobId) -> Content {
     Content { length, root: Root::Chunk(id) }
 }
 
-/// Entries as they stand in a table, without any check: a path that the encoder would refuse is written over a harmless one
-/// of the same length.
+/// Entries as they stand in a table, without any check: a path that the encoder would refuse is written over a harmless
+/// one of the same length.
 pub fn bytes_of(entries: &[Entry]) -> Vec<u8> {
     let mut table = Vec::new();
     for entry in entries {

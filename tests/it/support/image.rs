@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::mount::Mounts;
 
-/// Waits for a line and then calls what makes ext4 and XFS drop all that is not on the medium, their log included, as a loss of power does.
+/// Waits for a line and then calls what makes ext4 and XFS drop all that is not on the medium, their log included, as a
+/// loss of power does.
 const CUT: &str = "import fcntl, os, struct, sys\n\
     mounted = os.open(sys.argv[1], os.O_RDONLY)\n\
     print('ready', flush=True)\n\

@@ -32,7 +32,8 @@ impl Pack {
         damage::packs(repository).iter().map(|path| Self::read(path)).collect()
     }
 
-    /// Replaces the pack by one with other payloads and another footer, of the same sizes, under the name that is right for it.
+    /// Replaces the pack by one with other payloads and another footer, of the same sizes, under the name that is right
+    /// for it.
     pub fn rewrite(&mut self, footer: impl FnOnce(&mut Footer), mut payload: impl FnMut(&Record, &mut [u8])) {
         let old = fs::read(&self.path).unwrap();
         let mut bytes =
@@ -61,8 +62,8 @@ impl Pack {
     }
 }
 
-/// Rewrites every pack that holds this blob with one bit of its payload flipped, and returns how many there were. Nothing
-/// else is hurt, even where a frame holds many blobs.
+/// Rewrites every pack that holds this blob with one bit of its payload flipped, and returns how many there were.
+/// Nothing else is hurt, even where a frame holds many blobs.
 pub fn wound_blob(repository: &Path, id: BlobId) -> usize {
     let mut packs = Pack::all(repository);
     packs.retain(|pack| pack.footer.records.iter().any(|record| record.id == id));

@@ -230,8 +230,8 @@ impl Runtime {
 /// How many small packs are merged into one (docs/decisions.md), and a few more.
 const SCATTERED: u32 = 68;
 
-/// Adds small files to a directory of the service, each of which gets into a pack of its own: `create` takes a snapshot and
-/// returns its directory, which then goes.
+/// Adds small files to a directory of the service, each of which gets into a pack of its own: `create` takes a snapshot
+/// and returns its directory, which then goes.
 pub fn scatter(directory: &Path, mut create: impl FnMut() -> PathBuf) {
     for number in 0..SCATTERED {
         let name = format!("small-{number:02}");

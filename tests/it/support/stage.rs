@@ -208,7 +208,8 @@ impl Stage {
         self.call().traced(&Aim { counted, ..self.aim(strike) })
     }
 
-    /// Runs the operation from its beginning and strikes at the first call that is meant, in whichever order threads take turns.
+    /// Runs the operation from its beginning and strikes at the first call that is meant, in whichever order threads
+    /// take turns.
     pub fn strike_first(&self, counted: Counted, is_meant: &dyn Fn(&Call) -> bool, fault: Fault) -> Outcome {
         self.strike_among(counted, is_meant, 1, fault).expect("there is such a call")
     }

@@ -9,8 +9,8 @@ use crate::upkeep::gc::fates::{self, Fate, Hope, PackBalance, Remains};
 const ROUNDS: usize = 8;
 
 impl Catalogue {
-    /// Decides the fate of each pack; to be called after [`Catalogue::choose`]. Packs with records of blobs for which no
-    /// choice was possible stay.
+    /// Decides the fate of each pack; to be called after [`Catalogue::choose`]. Packs with records of blobs for which
+    /// no choice was possible stay.
     pub(in crate::upkeep::gc) fn decide_fates(&mut self, hope: Hope) -> Result<()> {
         self.together(|catalogue| {
             catalogue.keep_all()?;
@@ -29,8 +29,8 @@ impl Catalogue {
         })
     }
 
-    /// Opens packs of which half or more is waste once everything is stored anew that is planned to be; returns whether there
-    /// are any. The plan is to be made again then.
+    /// Opens packs of which half or more is waste once everything is stored anew that is planned to be; returns whether
+    /// there are any. The plan is to be made again then.
     pub(in crate::upkeep::gc) fn open_left_behind(&mut self) -> Result<bool> {
         self.together(|catalogue| {
             let left: Vec<_> = catalogue.remains()?.into_iter().filter(Remains::are_mostly_waste).collect();
@@ -61,9 +61,9 @@ impl Catalogue {
         })
     }
 
-    /// The families whose roots no snapshot reaches, with what would go beside the root if a newer version took its place:
-    /// the versions that no snapshot reaches, and the delta of the oldest one that is reached. Of the former, the packs in
-    /// which they are give back the other half.
+    /// The families whose roots no snapshot reaches, with what would go beside the root if a newer version took its
+    /// place: the versions that no snapshot reaches, and the delta of the oldest one that is reached. Of the former,
+    /// the packs in which they are give back the other half.
     fn gather_families(&self) -> Result<()> {
         self.execute("DELETE FROM families")?;
         self.execute(

@@ -1,8 +1,8 @@
 //! Choosing one record for each blob that is needed.
 //!
-//! Invariants: a blob's record is chosen only after records of all bases it needs are chosen, so that the choice is closed
-//! and free of cycles; of a prefix, every blob that matches counts as a base; a whole record is preferred to a delta,
-//! and of several whole ones that in the pack of which most is reached, so that sparse packs die out.
+//! Invariants: a blob's record is chosen only after records of all bases it needs are chosen, so that the choice is
+//! closed and free of cycles; of a prefix, every blob that matches counts as a base; a whole record is preferred to a
+//! delta, and of several whole ones that in the pack of which most is reached, so that sparse packs die out.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -39,7 +39,8 @@ impl Catalogue {
             "UPDATE packs SET rank = 1 + 1000000 * s.reached / packs.size FROM shares s WHERE s.pack = packs.key AND rank > 0",
         )?;
         self.execute("DROP TABLE shares")?;
-        // Columns beside the one MAX come from the row that has the maximum: https://www.sqlite.org/lang_select.html#bareagg
+        // Columns beside the one MAX come from the row that has the maximum:
+        // https://www.sqlite.org/lang_select.html#bareagg
         self.execute(
             "INSERT INTO chosen SELECT id, pack, number, 1 FROM (
                SELECT r.id AS id, r.pack AS pack, r.number AS number, MAX(p.rank)

@@ -1,7 +1,8 @@
 //! Chosen deltas as links of chains: what each continues, and how long the way to a whole record is.
 //!
-//! Invariant: links are numbered in the order in which they were chosen, so what a link needs has smaller numbers. Along
-//! first bases, links of versions of one chunk or list node form a family, named by its root: the blob stored whole.
+//! Invariant: links are numbered in the order in which they were chosen, so what a link needs has smaller numbers.
+//! Along first bases, links of versions of one chunk or list node form a family, named by its root: the blob stored
+//! whole.
 
 use rusqlite::{OptionalExtension, Row, params};
 

@@ -1,10 +1,11 @@
 //! Planning what is stored anew: which blobs survive beside those that snapshots reach, and on which bases.
 //!
-//! A blob that no snapshot reaches survives where it costs nothing: in a pack that stays, with bases that survive. All others
-//! are dropped, and what was built on them is re-based: onto the nearest survivor along first bases, or onto an heir, a
-//! survivor that descends from the dropped blob as well; the first heir itself is stored whole where there is no survivor.
-//! Invariants: links are worked off in their order, and a new base always comes before what is built on it, so there is
-//! no cycle; a new base needs no longer a chain than the one that it replaces, so limits stay kept (format-spec.md §12).
+//! A blob that no snapshot reaches survives where it costs nothing: in a pack that stays, with bases that survive. All
+//! others are dropped, and what was built on them is re-based: onto the nearest survivor along first bases, or onto an
+//! heir, a survivor that descends from the dropped blob as well; the first heir itself is stored whole where there is
+//! no survivor. Invariants: links are worked off in their order, and a new base always comes before what is built on
+//! it, so there is no cycle; a new base needs no longer a chain than the one that it replaces, so limits stay kept
+//! (format-spec.md §12).
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -82,8 +83,8 @@ struct Way {
 }
 
 impl Catalogue {
-    /// Plans what is stored anew, so that the opened packs can go; to be called after fates were decided, and again if they
-    /// were decided otherwise.
+    /// Plans what is stored anew, so that the opened packs can go; to be called after fates were decided, and again if
+    /// they were decided otherwise.
     pub(in crate::upkeep::gc) fn plan_rewrites(&mut self) -> Result<()> {
         self.together(|catalogue| {
             catalogue.forget_plan()?;
@@ -254,8 +255,8 @@ impl Catalogue {
         Ok(bytes.cast_unsigned())
     }
 
-    /// Calls `take` with each blob to be stored anew: by groups, and within one in the order in which the whole records of
-    /// families stand in packs: that is cheap to read, and versions of one place compress well together.
+    /// Calls `take` with each blob to be stored anew: by groups, and within one in the order in which the whole records
+    /// of families stand in packs: that is cheap to read, and versions of one place compress well together.
     pub(in crate::upkeep::gc) fn each_rewrite(&self, mut take: impl FnMut(Rewrite) -> Result<()>) -> Result<()> {
         let sql = "SELECT w.id, r.node, w.part, c.pack, p.id, p.size, c.number
              FROM rewrites w JOIN chosen c ON c.id = w.id JOIN packs p ON p.key = c.pack

@@ -84,8 +84,8 @@ pub enum Extent {
 }
 
 impl Change {
-    /// Whether a sync of this node makes the change durable. A sync of a file does not keep its names, one of a directory
-    /// does not keep what is in its files.
+    /// Whether a sync of this node makes the change durable. A sync of a file does not keep its names, one of a
+    /// directory does not keep what is in its files.
     pub fn is_kept_by(&self, synced: NodeId, extent: Extent) -> bool {
         match self {
             Self::Make { .. } => true,

@@ -156,8 +156,8 @@ impl Disk {
         volume
     }
 
-    /// The file system that each node lies on. That of the repository is another one than that of the live files, as where a
-    /// disk of its own is mounted there: to sync one does not help the other.
+    /// The file system that each node lies on. That of the repository is another one than that of the live files, as
+    /// where a disk of its own is mounted there: to sync one does not help the other.
     fn file_systems(&self) -> HashMap<NodeId, FileSystem> {
         let mut systems = HashMap::from([(ROOT, FileSystem::OfLiveFiles)]);
         let mut found = vec![ROOT];

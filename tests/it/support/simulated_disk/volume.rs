@@ -121,7 +121,8 @@ impl Volume {
         }
     }
 
-    /// Applies a change. One that makes no sense, since another that came before it was lost, changes as little as it can.
+    /// Applies a change. One that makes no sense, since another that came before it was lost, changes as little as it
+    /// can.
     pub fn apply(&mut self, change: &Change) {
         match change {
             Change::Make { node, kind, mode } => {
