@@ -6,8 +6,15 @@
 //! at that moment, so a file that changes meanwhile is noticed and nothing wrong is stored; the chunks, matches and
 //! contents held at a time are bounded, whatever the file; the same change is stored in the same bytes.
 
+mod bases;
+mod changed;
+mod comparing;
+mod delta_record;
+mod haystack;
+mod holders;
 #[cfg(test)]
 mod tests;
+mod unchanged;
 
 use std::collections::HashSet;
 
@@ -15,14 +22,9 @@ use rayon::prelude::*;
 
 use super::ahead::make_ahead;
 use super::capturing::Capturing;
-use super::changed::{Against, Changed};
-use super::comparing::{Comparing, Versions};
-use super::delta_record;
 use super::effort::Effort;
 use super::file::{ReadOutcome, StoredFile};
-use super::haystack::{Haystack, Searcher};
 use super::reading::{ChangeTimes, Slots, SourceSlots, Steadiness};
-use super::unchanged::{LEAST_OF, SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 use crate::chunk::tree::TreeBuilder;
 use crate::error::Result;
 use crate::format::content::Content;
@@ -30,6 +32,12 @@ use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
 use crate::store::{DeltaRecord, FrameGroup, PreviousContent, Stored, TreeSink};
+
+use changed::{Against, Changed};
+use comparing::{Comparing, Versions};
+use haystack::{Haystack, Searcher};
+pub(super) use unchanged::is_probed;
+use unchanged::{LEAST_OF, SEARCHED_IN_A_ROW, Unchanged, UnchangedChunk};
 
 /// Changed chunks that are compared together at most: 256 MiB of the file.
 const BATCH: usize = 4096;

@@ -7,18 +7,12 @@
 //! `bases` and `delta_record`.
 
 mod ahead;
-mod bases;
 mod capturing;
-mod changed;
 pub mod chroma;
-mod comparing;
 pub mod create;
 pub mod database;
-mod delta_record;
 mod effort;
 mod file;
-mod haystack;
-mod holders;
 mod increment;
 mod previous;
 mod reading;
@@ -28,7 +22,6 @@ pub mod retake;
 pub mod sources;
 mod sqlite;
 pub mod tree;
-mod unchanged;
 mod walk;
 pub mod writers;
 

@@ -1,12 +1,12 @@
 //! The image of a database in a temporary file.
 //!
 //! Of a large database that has an earlier version, the chunks that are still those of that version are not written,
-//! but for one in eight, which increments look into (`save::unchanged`): a database of gigabytes that changed little
-//! would otherwise be written to the medium with every snapshot, and its writers held off meanwhile. What is left out
-//! is known by hashing all pages, beside the thread that reads them. Invariants: what is left out is a chunk of an
-//! earlier version all of whose chunks are known to be in packs, so whoever needs its bytes gets them there; SQLite
-//! asks no image that lacks any, but the source in the same read transaction. Memory: a few stretches, and a byte for
-//! each chunk.
+//! but for one in eight, which increments look into (`save::increment::unchanged`): a database of gigabytes that
+//! changed little would otherwise be written to the medium with every snapshot, and its writers held off meanwhile.
+//! What is left out is known by hashing all pages, beside the thread that reads them. Invariants: what is left out is a
+//! chunk of an earlier version all of whose chunks are known to be in packs, so whoever needs its bytes gets them
+//! there; SQLite asks no image that lacks any, but the source in the same read transaction. Memory: a few stretches,
+//! and a byte for each chunk.
 
 #[cfg(test)]
 mod tests;
@@ -27,9 +27,9 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
+use crate::save::increment::is_probed;
 use crate::save::previous::{TABLE_CACHE, is_whole, unless_unreadable};
 use crate::save::reading::Steadiness;
-use crate::save::unchanged::is_probed;
 use crate::store::content::{Piece, Pieces};
 use crate::store::{BlobReader, Repository};
 

@@ -18,16 +18,16 @@ use std::sync::{Mutex, PoisonError};
 use lru::LruCache;
 use rayon::prelude::*;
 
-use super::ahead::make_ahead;
-use super::capturing::Patience;
 use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
-use super::reading::{SourceSlots, Steadiness};
 use crate::chunk::moved::{self, Fingerprints, Match, Sample, Sampling, Stretch, WindowPlace, choose};
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
+use crate::save::ahead::make_ahead;
+use crate::save::capturing::Patience;
+use crate::save::reading::{SourceSlots, Steadiness};
 use crate::store::blob_reader::temporary_directory;
 use crate::store::{BulkReader, HeldRun, PlanCapacity, WantedChunk};
 
@@ -242,7 +242,7 @@ fn part_of(slot: u64) -> Noted {
 }
 
 /// Whether the chunk in this slot is in one of the probes, if it did not change.
-pub(super) fn is_probed(slot: u64) -> bool {
+pub(in crate::save) fn is_probed(slot: u64) -> bool {
     part_of(slot) != Noted::All
 }
 

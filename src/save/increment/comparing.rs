@@ -8,15 +8,15 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::capturing::Patience;
 use super::changed::{Against, Changed, Differences};
 use super::delta_record::OwnBase;
 use super::haystack::{Haystack, HaystackChunk};
-use super::reading::{SourceSlots, Steadiness};
 use crate::chunk::delta::{Run, differences};
 use crate::error::Result;
 use crate::format::pack::{BaseDistance, BlobKind};
 use crate::id::BlobId;
+use crate::save::capturing::Patience;
+use crate::save::reading::{SourceSlots, Steadiness};
 use crate::store::chain::{BaseChoice, choose_base};
 use crate::store::{BulkReader, PlanCapacity, Planning, PreviousContent, WantedChunk};
 

@@ -2,10 +2,10 @@
 //!
 //! What stood at the place of a chunk comes first, then the chunks that give most bytes for each record that their
 //! chains need. Invariant: a record never has more bases, nor a longer chain, than it may (`store::chain`). Where that
-//! leaves something out, it is copied from the records that hold it (`save::holders`) instead of the chunks in which it
-//! was found, and what stood at the place is no base as such if less than half of it stayed and its chain is long. Of
-//! these ways one that copies most, or nearly so, is taken, which keeps the price of a `VACUUM` a night down
-//! (docs/decisions.md).
+//! leaves something out, it is copied from the records that hold it (`save::increment::holders`) instead of the chunks
+//! in which it was found, and what stood at the place is no base as such if less than half of it stayed and its chain
+//! is long. Of these ways one that copies most, or nearly so, is taken, which keeps the price of a `VACUUM` a night
+//! down (docs/decisions.md).
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -160,7 +160,7 @@ fn candidates(found: &[FoundRun]) -> Vec<Candidate> {
 mod tests {
     use super::*;
     use crate::format::pack::BaseDistance;
-    use crate::save::changed::{Against, Differences};
+    use crate::save::increment::changed::{Against, Differences};
     use crate::store::HeldRun;
     use crate::store::chain::ChainFacts;
 

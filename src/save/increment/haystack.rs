@@ -3,9 +3,9 @@
 //! Content moves out of places that changed: half of a page that was split, all of a database that was vacuumed. So the
 //! old blocks that differ are kept in a temporary file when they are compared, with fingerprints of them in memory;
 //! where few chunks were replaced, all of these; all of the previous version, where every byte counts. What lies in
-//! chunks that did not change is looked for in the file itself (`save::unchanged`). Invariants: what is found does not
-//! depend on the order of keeping; memory is bounded; what comes back from the temporary file is what went in; a part
-//! that cannot be kept or read is passed over and costs bytes, never data.
+//! chunks that did not change is looked for in the file itself (`save::increment::unchanged`). Invariants: what is
+//! found does not depend on the order of keeping; memory is bounded; what comes back from the temporary file is what
+//! went in; a part that cannot be kept or read is passed over and costs bytes, never data.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -2,8 +2,8 @@
 //!
 //! Invariant: a record that leaves here has been applied, and the result hashed to the chunk's id; one that does not
 //! save a quarter is none. Bytes that stayed, and bytes found elsewhere, were compared with those of their bases when
-//! they were found, or with those of a chunk that was rebuilt from these (`save::holders`), so the places that a copy
-//! reads from are filled with those bytes for the proof instead of being read again.
+//! they were found, or with those of a chunk that was rebuilt from these (`save::increment::holders`), so the places
+//! that a copy reads from are filled with those bytes for the proof instead of being read again.
 
 use std::collections::HashSet;
 
