@@ -10,6 +10,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::progress::Silent;
+use crate::restore::export;
 use crate::store::verdicts::Recheck;
 use crate::store::{Access, layout, snapshots};
 
