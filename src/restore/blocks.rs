@@ -182,7 +182,9 @@ impl Pen<'_> {
     fn look_at(&self, slot: &WantedSlot, wanted: Arc<[u8]>) -> Result<ReadySlot> {
         let mut current = vec![0; wanted.len()];
         // What is missing at the end reads as zeros.
-        self.file.read_at(slot.offset, &mut current)?;
+        if slot.offset < self.old_size {
+            self.file.read_at(slot.offset, &mut current)?;
+        }
         let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
         for (number, (new, old)) in wanted.chunks(BLOCK).zip(current.chunks(BLOCK)).enumerate() {
             let start = number * BLOCK;

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{CHROMA, DB, Manifest, REGISTRY, SourceKind, SourceRecord, bytes_of};
 use crate::format::metadata::SnapshotMetadata;
 use crate::format::table::{Entry, EntryKind, FileEntry};
-use crate::id::Stamp;
+use crate::id::{BlobId, Stamp};
 use crate::progress::{Phase, Progress};
 use crate::save::report;
 use crate::store::file_table::TableReader;
@@ -33,6 +33,8 @@ use super::room;
 use super::target;
 use super::verify::{Visited, WalkDepth, walk};
 
+/// Chunks asked for in one look at the index.
+const STAGED_TOGETHER: usize = 512;
 const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
 /// Permission bits of the directories that hold single files.
@@ -98,15 +100,20 @@ fn stage_rebuilt(repository: &Repository, manifest: &Manifest, progress: &dyn Pr
     let mut bulk = BulkReader::keeping(repository, HashSet::new());
     let mut reader = BlobReader::new(repository);
     let read = |bulk: &mut BulkReader<'_>| bulk.read(&|_, _| progress.check()).map(drop);
+    let mut stage = |ids: &mut Vec<BlobId>| {
+        progress.check()?;
+        if bulk.stage(&std::mem::take(ids))? == PlanCapacity::Full { read(&mut bulk) } else { Ok(()) }
+    };
+    let mut ids = Vec::new();
     for source in manifest.sources.iter().filter(|source| source.is_captured()) {
-        walk(source, WalkDepth::DistinctChunks, &mut reader, &mut |_, visited| match visited {
-            Visited::Chunk { id, .. } => {
-                progress.check()?;
-                if bulk.stage(&id)? == PlanCapacity::Full { read(&mut bulk) } else { Ok(()) }
+        walk(source, WalkDepth::DistinctChunks, &mut reader, &mut |_, visited| {
+            if let Visited::Chunk { id, .. } = visited {
+                ids.push(id);
             }
-            _ => Ok(()),
+            if ids.len() >= STAGED_TOGETHER { stage(&mut ids) } else { Ok(()) }
         })?;
     }
+    stage(&mut ids)?;
     read(&mut bulk)?;
     Ok(bulk.staged())
 }

@@ -187,16 +187,21 @@ impl<'a> BulkReader<'a> {
         Ok(self.room())
     }
 
-    /// Asks for a chunk to be staged if it takes more than reading it; one recorded whole does not even come out.
+    /// Asks for chunks to be staged that take more than reading them; one recorded whole does not even come out.
     ///
     /// # Errors
     /// I/O errors of the index.
-    pub fn stage(&mut self, id: &BlobId) -> Result<PlanCapacity> {
-        let Self { plan, footers, .. } = self;
-        let planned = self.repository.index().reading(|index| plan.want_rebuilt(id, &mut Source { index, footers }))?;
-        if planned {
-            self.kept.insert(*id);
-        }
+    pub fn stage(&mut self, ids: &[BlobId]) -> Result<PlanCapacity> {
+        let Self { plan, footers, kept, repository, .. } = self;
+        repository.index().reading(|index| {
+            let source = &mut Source { index, footers };
+            for id in ids {
+                if plan.want_rebuilt(id, source)? {
+                    kept.insert(*id);
+                }
+            }
+            Ok(())
+        })?;
         Ok(self.room())
     }
 

@@ -314,6 +314,13 @@ impl Index {
     }
 }
 
+/// The only blob whose id begins with a prefix.
+pub(super) struct OnlyMatch {
+    pub(super) id: BlobId,
+    /// Its places in packs that exist.
+    pub(super) places: Vec<RecordPlace>,
+}
+
 /// Lookups of one read.
 pub(super) struct Lookups<'i> {
     index: &'i Index,
@@ -343,6 +350,11 @@ impl Lookups<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// The blob whose id begins with this prefix; `None` if there is none, or more than one.
+    pub(super) fn only_one_with_prefix(&self, prefix: &BlobPrefix) -> Result<Option<OnlyMatch>> {
+        self.inner.only_one_with_prefix(prefix).map_err(|cause| self.index.unusable(cause, "read"))
     }
 
     /// As [`Index::with_prefix`].
@@ -439,14 +451,39 @@ impl Inner {
         transaction.commit()
     }
 
+    fn only_one_with_prefix(&self, prefix: &BlobPrefix) -> rusqlite::Result<Option<OnlyMatch>> {
+        let (low, high) = bounds(prefix);
+        let mut query = self
+            .connection
+            .prepare_cached("SELECT id, pack, record FROM blobs WHERE id BETWEEN ? AND ? ORDER BY id")?;
+        let mut rows = query.query(params![low, high])?;
+        let mut found: Option<OnlyMatch> = None;
+        while let Some(row) = rows.next()? {
+            let id = BlobId::from_bytes(row.get(0)?);
+            let place = self.packs.get(&row.get(1)?).map(|&pack| row.get(2).map(|record| RecordPlace { pack, record }));
+            match &mut found {
+                Some(known) if known.id != id => return Ok(None),
+                Some(known) => known.places.extend(place.transpose()?),
+                None => found = Some(OnlyMatch { id, places: place.transpose()?.into_iter().collect() }),
+            }
+        }
+        Ok(found)
+    }
+
     fn with_prefix(&self, prefix: &BlobPrefix, limit: usize) -> rusqlite::Result<Vec<BlobId>> {
-        let (mut low, mut high) = ([0; BlobId::LEN], [0xff; BlobId::LEN]);
-        low.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
-        high.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
+        let (low, high) = bounds(prefix);
         let mut query = self
             .connection
             .prepare_cached("SELECT DISTINCT id FROM blobs WHERE id BETWEEN ? AND ? ORDER BY id LIMIT ?")?;
         let rows = query.query_map(params![low, high, limit as i64], |row| Ok(BlobId::from_bytes(row.get(0)?)))?;
         rows.collect()
     }
+}
+
+/// The first and the last id that begin with a prefix.
+fn bounds(prefix: &BlobPrefix) -> ([u8; BlobId::LEN], [u8; BlobId::LEN]) {
+    let (mut low, mut high) = ([0; BlobId::LEN], [0xff; BlobId::LEN]);
+    low.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
+    high.iter_mut().zip(prefix.as_bytes()).for_each(|(to, from)| *to = *from);
+    (low, high)
 }

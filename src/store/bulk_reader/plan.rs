@@ -13,7 +13,7 @@ use crate::format::pack::{BlobKind, Encoding, Frame};
 use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::store::blob_reader::{BlobReader, Found};
 use crate::store::chain::ChainFacts;
-use crate::store::index::Lookups;
+use crate::store::index::{Lookups, OnlyMatch, RecordPlace};
 use crate::store::staged::Span;
 
 /// Blobs of one plan, of about 400 bytes each with the tables beside, from which on it takes no more than what is being
@@ -106,7 +106,7 @@ impl Plan {
 
     /// Plans for a chunk of `length` bytes; `false` if it is to be read in another way.
     pub(super) fn want(&mut self, id: &BlobId, length: u64, source: &mut Source<'_, '_>) -> Result<bool> {
-        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, source)? else { return Ok(false) };
+        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), None, 0, source)? else { return Ok(false) };
         let Some(node) = self.nodes.get_mut(number as usize) else { return Ok(false) };
         let fits = node.kind == BlobKind::Chunk && u64::from(node.length) == length;
         node.is_wanted |= fits;
@@ -115,7 +115,7 @@ impl Plan {
 
     /// Plans for a chunk if it is recorded as a delta; `false` if it is not, or cannot be planned for.
     pub(super) fn want_rebuilt(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<bool> {
-        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), 0, source)? else { return Ok(false) };
+        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), None, 0, source)? else { return Ok(false) };
         let node = self.nodes.get_mut(number as usize);
         let Some(node) = node.filter(|node| matches!(node.form, Form::Delta { .. })) else { return Ok(false) };
         node.is_wanted = true;
@@ -124,15 +124,16 @@ impl Plan {
 
     /// A chunk that can be planned for, with all that it needs.
     pub(super) fn chunk(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<Option<&Node>> {
-        let number = self.number_of(id, Some(BlobKind::Chunk), 0, source)?;
+        let number = self.number_of(id, Some(BlobKind::Chunk), None, 0, source)?;
         Ok(number.and_then(|number| self.node(number)).filter(|node| node.kind == BlobKind::Chunk))
     }
 
-    /// The number of a blob that can be planned for, with all that it needs.
+    /// The number of a blob that can be planned for, with all that it needs. Its places are looked up if they are not known.
     fn number_of(
         &mut self,
         id: &BlobId,
         kind: Option<BlobKind>,
+        places: Option<Vec<RecordPlace>>,
         depth: usize,
         source: &mut Source<'_, '_>,
     ) -> Result<Option<NodeNumber>> {
@@ -140,7 +141,10 @@ impl Plan {
             Some(&number) => number,
             None if depth > CHAIN_DEPTH => return Ok(None),
             None => {
-                let places = source.index.places(id)?;
+                let places = match places {
+                    Some(places) => places,
+                    None => source.index.places(id)?,
+                };
                 let records = source.footers.records(id, kind, &places)?;
                 let Some(found) = records.into_iter().next() else { return Ok(None) };
                 self.add(&found, depth, source)?
@@ -221,9 +225,9 @@ impl Plan {
             let known = match self.prefixes.get(prefix) {
                 Some(&known) => known,
                 None => {
-                    let known = match source.index.with_prefix(prefix, 2)?.as_slice() {
-                        [id] => self.number_of(id, None, depth + 1, source)?,
-                        _ => None,
+                    let known = match source.index.only_one_with_prefix(prefix)? {
+                        Some(OnlyMatch { id, places }) => self.number_of(&id, None, Some(places), depth + 1, source)?,
+                        None => None,
                     };
                     self.prefixes.insert(*prefix, known);
                     known

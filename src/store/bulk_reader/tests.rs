@@ -201,7 +201,7 @@ fn only_what_must_be_rebuilt_is_staged() {
     let repository = repository(directory.path(), &records);
     let mut bulk = BulkReader::keeping(&repository, HashSet::new());
     for (content, _) in &records {
-        bulk.stage(&BlobId::of_chunk(content)).unwrap();
+        bulk.stage(&[BlobId::of_chunk(content)]).unwrap();
     }
     let handed_out = Mutex::new(0);
     assert_eq!(
