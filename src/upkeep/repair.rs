@@ -111,7 +111,7 @@ pub fn lost_ranges(snapshot: &Validation) -> Vec<&FileRange> {
 /// repository.
 ///
 /// # Errors
-/// [`Error::Busy`](crate::Error::Busy) while others use the repository or a cleanup runs; I/O errors; an interruption.
+/// [`Error::Busy`] while others use the repository or a cleanup runs; I/O errors; an interruption.
 /// What cannot be saved is in the report.
 pub fn repair(
     root: &Path,
