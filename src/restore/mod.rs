@@ -1,9 +1,10 @@
 //! From the store back to files: a snapshot becomes the present state again, in place.
 //!
-//! [`restore()`] tells the whole story (`in_place`). Invariant: before the first write everything that will be written has been read
-//! and hashed, and the state that will be overwritten is in a snapshot of its own; from the first write to the last an
-//! intent says what is being done, so that an interruption at any point is noticed, and finished or undone.
-//! Restartable, not atomic: in between, every database says "file is not a database" rather than half of something.
+//! [`restore()`] tells the whole story (`in_place`). Invariant: before the first write everything that will be written
+//! has been read and hashed, and the state that will be overwritten is in a snapshot of its own; from the first write
+//! to the last an intent says what is being done, so that an interruption at any point is noticed, and finished or
+//! undone. Restartable, not atomic: in between, every database says "file is not a database" rather than half of
+//! something.
 
 mod apply;
 mod attributes;

@@ -128,7 +128,8 @@ impl Plan {
         Ok(number.and_then(|number| self.node(number)).filter(|node| node.kind == BlobKind::Chunk))
     }
 
-    /// The number of a blob that can be planned for, with all that it needs. Its places are looked up if they are not known.
+    /// The number of a blob that can be planned for, with all that it needs. Its places are looked up if they are not
+    /// known.
     fn number_of(
         &mut self,
         id: &BlobId,
