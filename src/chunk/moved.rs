@@ -135,11 +135,19 @@ impl Fingerprints {
                 let known = self.places.entry(*fingerprint).or_insert(place);
                 *known = place.min(*known);
                 while self.places.len() > self.limit {
-                    self.sparseness += 1;
-                    self.places.retain(|fingerprint, _| is_sampled(*fingerprint, self.sparseness));
+                    self.thin();
                 }
             }
         }
+    }
+
+    /// Every other window goes. The table is filled anew: what is taken out of one leaves traces, at which it would
+    /// grow.
+    fn thin(&mut self) {
+        self.sparseness += 1;
+        let sampled = |(fingerprint, _): &(u32, WindowPlace)| is_sampled(*fingerprint, self.sparseness);
+        let kept: Vec<_> = self.places.drain().filter(sampled).collect();
+        self.places.extend(kept);
     }
 
     /// Whether there is nothing that could be found.
@@ -303,11 +311,14 @@ mod tests {
 
     #[test]
     fn the_table_never_grows_beyond_its_places() {
-        let mut table = Fingerprints::new(SAMPLING);
+        let mut table = Fingerprints::new(Sampling { sparseness: 0 });
         let places = NOTED + 1;
+        // Of those that are sampled next, each fill has half.
+        let numbers = 0..8 * places as u32;
         let samples: Vec<_> =
-            (0..2 * places as u32).map(|number| Sample { fingerprint: number << 8, start: 0 }).collect();
+            numbers.map(|number| Sample { fingerprint: number.reverse_bits() ^ u32::MAX, start: 0 }).collect();
         table.note(0, 0, &samples);
+        assert!(table.sparseness > 2, "{} were noted", table.places.len());
         assert!(table.places.len() <= NOTED && table.places.capacity() <= places, "{}", table.places.capacity());
     }
 

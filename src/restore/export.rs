@@ -34,7 +34,7 @@ use super::target;
 use super::verify::{Visited, WalkDepth, walk};
 
 /// Chunks asked for in one look at the index.
-const STAGED_TOGETHER: usize = 512;
+const STAGED_TOGETHER: usize = 64;
 const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
 /// Permission bits of the directories that hold single files.

@@ -27,14 +27,14 @@ use std::thread;
 use std::time::Duration;
 
 use super::capturing::Capturing;
-use super::database::PendingDatabase;
+use super::database::{PendingDatabase, keeps_being_lost};
 use super::previous::Previous;
 use super::tree::entry::{EntryRead, read_entry};
 use super::tree::look::{Cut, Look, is_sidecar, look, look_at_directory};
 use super::tree::{PAUSE, RETRIES, StoredTree, TreeOptions, TreeOutcome, TreeTable, in_tree, kept_changing};
 use super::walk::{Fingerprint, Found, walk_below, walk_top};
 use super::writers::Freeze;
-use crate::disk::sqlite::{DatabaseStats, WriteLock};
+use crate::disk::sqlite::{BlockLimit, DatabaseStats, WriteLock};
 use crate::disk::stat::{self, FileKind, FileStat};
 use crate::error::{Error, Result};
 use crate::format::manifest::{CHROMA, Consistency};
@@ -80,6 +80,10 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
                 tracing::debug!(part, "moved once more");
                 return Ok(Some(capture.left_out(kept_changing(root))));
             }
+            Ok(Attempt::Lost(path)) if retries == 0 => {
+                return Ok(Some(capture.left_out(keeps_being_lost(&path))));
+            }
+            Ok(Attempt::Lost(_)) => retries -= 1,
             Ok(Attempt::Moved(part)) => {
                 tracing::debug!(path = %root.display(), part, retries, "a part of the store changed while it was read");
                 retries -= 1;
@@ -94,6 +98,8 @@ enum Attempt {
     Stored(StoredTree),
     /// Something moved; the first part that did.
     Moved(String),
+    /// What the image of this database lacks was lost from the repository.
+    Lost(PathBuf),
     /// Files changed although the database did not, so that the earlier verdict does not hold.
     ToBeExamined,
     /// This is no Chroma store.
@@ -264,7 +270,9 @@ impl StoreCapture<'_> {
         }
         let stats = DatabaseStats::of(self.database.path())?;
         if parts.after.as_ref().is_none_or(|(known, _)| *known != stats) {
-            let Some(watermarks) = self.database.live(records::watermarks)?.given() else { return Ok(false) };
+            let Some(watermarks) = self.database.live(BlockLimit::default(), records::watermarks)?.given() else {
+                return Ok(false);
+            };
             parts.after = Some((stats, watermarks));
         }
         Ok(parts.after.as_ref().is_some_and(|(_, after)| after.get(id).copied() == in_image))
@@ -337,7 +345,7 @@ impl StoreCapture<'_> {
             let source = self.absolute(&path);
             match held.store(capturing, &in_tree(&source, &path, self.options.check))? {
                 Some(database) => stored.push(database.checked(capturing)),
-                None => return Ok(Attempt::Moved(String::from_utf8_lossy(&path).into_owned())),
+                None => return Ok(Attempt::Lost(source)),
             }
         }
         entries.extend(stored.iter().flat_map(|database| database.entries.iter().cloned()));

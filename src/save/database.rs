@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tempfile::TempPath;
 
-use super::capturing::Capturing;
+use super::capturing::{Capturing, Patience};
 use super::effort::Effort;
 use super::file::{self, ReadOutcome};
 use super::previous::Previous;
@@ -25,7 +25,7 @@ use super::sqlite::{
 use crate::disk::held::open_source;
 use crate::disk::scratch::delete_beside;
 use crate::disk::space;
-use crate::disk::sqlite::{BlockLimit, DatabaseStats};
+use crate::disk::sqlite::DatabaseStats;
 use crate::disk::stat::{self, FileStat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -192,14 +192,15 @@ pub(super) fn compare(
 pub(super) fn capture(
     repository: &Repository,
     request: &DatabaseRequest<'_>,
-    block: BlockLimit,
+    patience: Patience<'_>,
     previous: Option<Content>,
     witness: Witness<'_>,
 ) -> Result<PendingDatabase> {
     let scratch = repository.scratch()?;
-    let options = ImageOptions { deadline: DEADLINE, block, damaged: request.damaged, method: request.method };
+    let options =
+        ImageOptions { deadline: DEADLINE, block: patience.block, damaged: request.damaged, method: request.method };
     let earlier = match previous.filter(|content| request.may_lack(content)) {
-        Some(content) => PreviousImage::of(repository, content)?,
+        Some(content) => PreviousImage::of(repository, content, patience)?,
         None => None,
     };
     let captured = Box::new(capture_image(request.source, scratch, options, earlier.as_ref(), witness)?);
@@ -220,18 +221,24 @@ pub(super) fn store_or_take_over(
         Known::Unchanged(stored) => Ok(stored),
         Known::Changed { previous } => {
             for _ in 0..ATTEMPTS {
-                let (repository, block) = (capturing.repository, capturing.patience.block);
-                let held = capture(repository, request, block, previous, &mut |_| Ok(()))?;
+                let (repository, patience) = (capturing.repository, capturing.patience);
+                let held = capture(repository, request, patience, previous, &mut |_| Ok(()))?;
                 if let Some(stored) = held.store(capturing, request)? {
                     return Ok(stored);
                 }
             }
-            Err(Error::Changing(format!(
-                "what {} has in common with its previous version keeps being lost from the repository; see `vecsnap validate --all`",
-                request.source.display()
-            )))
+            Err(Error::Changing(keeps_being_lost(request.source)))
         }
     }
+}
+
+/// Why a database could not be captured although it stood still.
+pub(super) fn keeps_being_lost(source: &Path) -> String {
+    format!(
+        "what {} has in common with its previous version keeps being lost from the repository; \
+         run `vecsnap validate --all`",
+        source.display()
+    )
 }
 
 /// A database to be captured.

@@ -144,7 +144,7 @@ impl<'a> Previous<'a> {
     pub(super) fn holds(&mut self, file: &FileEntry, stats: &SourceStats, capture: Capture) -> Result<bool> {
         let same = file.capture == capture && file.stats == *stats && is_settled(stats, self.record.started);
         let trusted = same && self.read_policy == ReadPolicy::Changed;
-        Ok(trusted && unless_unreadable(is_whole(&mut self.reader, &file.content))?.unwrap_or(false))
+        Ok(trusted && unless_unreadable(is_whole(&mut self.reader, &file.content, &|| Ok(())))?.unwrap_or(false))
     }
 
     /// The verdict that the snapshot recorded on its database; a tree's own verdict is on several.
@@ -186,9 +186,9 @@ pub(super) fn is_settled(stats: &SourceStats, captured: Time) -> bool {
     settled(&stats.file) && stats.wal.as_ref().is_none_or(settled) && stats.journal.as_ref().is_none_or(settled)
 }
 
-/// Whether every blob of the content is known to be in a pack. That a long one is, is kept in the index for as long as
-/// no pack is lost.
-pub(super) fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result<bool> {
+/// Whether every blob of the content is known to be in a pack; `check` may end the look. That a long one is, is kept in
+/// the index for as long as no pack is lost.
+pub(super) fn is_whole(reader: &mut BlobReader<'_>, content: &Content, check: &dyn Fn() -> Result<()>) -> Result<bool> {
     let index = reader.repository().index();
     match content.root {
         Root::Empty => return Ok(true),
@@ -199,6 +199,7 @@ pub(super) fn is_whole(reader: &mut BlobReader<'_>, content: &Content) -> Result
     let since = index.loss_mark();
     let mut pieces = Pieces::of(content);
     while let Some(piece) = pieces.next(reader, |_| ())? {
+        check()?;
         let there = match piece {
             Piece::Chunk { id, .. } => index.contains(&id)?,
             Piece::Hole { .. } => true,

@@ -269,10 +269,12 @@ fn obstacle(source: &Path, block: BlockLimit, trouble: SourceTrouble) -> Obstacl
 /// service is using it then.
 ///
 /// # Errors
-/// [`Error::Changing`] if it stays locked until the deadline; what `read` fails with.
+/// [`Error::Changing`] if it stays locked until the deadline, or writers would have to wait for longer than they may;
+/// what `read` fails with.
 pub(super) fn read_live<T>(
     source: &Path,
     deadline: Duration,
+    block: BlockLimit,
     read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
 ) -> Result<Option<T>> {
     let mode = match sniff(source)? {
@@ -281,11 +283,12 @@ pub(super) fn read_live<T>(
         Sniffed::Empty | Sniffed::Other(_) => return Ok(None),
     };
     let Some(access) = access_in_place(source, mode)? else { return Ok(None) };
-    let pinned = PinnedSource::open(source, access, Instant::now() + deadline);
-    match pinned.and_then(|pinned| pinned.read(read)) {
+    let limits = CopyLimits { deadline: Instant::now() + deadline, block };
+    let pinned = PinnedSource::open(source, access, limits.deadline);
+    match pinned.and_then(|pinned| pinned.read(limits, read)) {
         Ok(value) => Ok(Some(value)),
         Err(SourceTrouble::NeedsWriting(_) | SourceTrouble::Damaged(_)) => Ok(None),
-        Err(trouble) => match obstacle(source, BlockLimit::default(), trouble) {
+        Err(trouble) => match obstacle(source, block, trouble) {
             Obstacle::Failed(error) => Err(error),
             Obstacle::Damaged(_) => Ok(None),
         },
@@ -298,7 +301,7 @@ pub(super) fn read_live<T>(
 /// # Errors
 /// [`Error::Changing`] if writers leave no gap until the deadline; [`Error::Sqlite`] if it may not be written.
 pub(super) fn freeze(source: &Path, deadline: Duration) -> Result<Option<WriteLock>> {
-    if is_on_read_only_mount(source)? || read_live(source, deadline, |_| Ok(()))?.is_none() {
+    if is_on_read_only_mount(source)? || read_live(source, deadline, BlockLimit::default(), |_| Ok(()))?.is_none() {
         return Ok(None);
     }
     match WriteLock::take(source, Instant::now() + deadline)? {

@@ -165,6 +165,9 @@ impl Attempt {
         if again.rewriting == Rewriting::NoRoom {
             tracing::warn!("there is no room to rewrite mostly dead packs; free some space and run cleanup again");
         }
+        // What the first one had to leave may be gone now.
+        self.report.kept = again.report.kept;
+        self.report.deleted.extend(again.report.deleted);
         self.report.freed_bytes += again.report.freed_bytes;
         self.report.rewritten_bytes += again.report.rewritten_bytes;
         self.report.rebased_bytes += again.report.rebased_bytes;

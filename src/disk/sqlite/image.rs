@@ -209,9 +209,13 @@ impl PinnedSource {
         })
     }
 
-    /// Reads something of the pinned state, then lets the source go.
-    pub fn read<T>(self, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, SourceTrouble> {
-        let outcome = read(self.database.connection()).map_err(|error| SourceTrouble::of(error, "read", &self.path));
+    /// The same, then lets the source go.
+    pub fn read<T>(
+        mut self,
+        limits: CopyLimits,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, SourceTrouble> {
+        let outcome = self.look(limits, read);
         self.let_go();
         outcome
     }

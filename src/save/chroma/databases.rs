@@ -73,7 +73,7 @@ impl StoreCapture<'_> {
             if path == DATABASE {
                 let is_taken_over = matches!(held, PendingDatabase::TakenOver(_));
                 if is_taken_over && self.examine {
-                    parts.records = self.database.live(records::records)?.given();
+                    parts.records = self.database.live(capturing.patience.block, records::records)?.given();
                 }
                 is_store = parts.records.is_some() || (is_taken_over && self.judged.is_some() && !self.examine);
             }
@@ -98,13 +98,13 @@ impl StoreCapture<'_> {
             Ok(Known::Changed { previous }) => previous,
             Err(error) => return OneDatabase::of(Err(error)),
         };
-        let (repository, block) = (capturing.repository, capturing.patience.block);
+        let (repository, patience) = (capturing.repository, capturing.patience);
         if path != DATABASE {
-            return OneDatabase::of(database::capture(repository, &request, block, previous, &mut |_| Ok(())));
+            return OneDatabase::of(database::capture(repository, &request, patience, previous, &mut |_| Ok(())));
         }
         let records = &mut parts.records;
         let mut copy = || {
-            let captured = database::capture(repository, &request, block, previous, &mut |connection| {
+            let captured = database::capture(repository, &request, patience, previous, &mut |connection| {
                 *records = records_in(connection)?;
                 Ok(())
             });
@@ -113,7 +113,7 @@ impl StoreCapture<'_> {
             *records = records.take().filter(|_| is_image);
             captured
         };
-        match self.database.live(records::watermarks)? {
+        match self.database.live(patience.block, records::watermarks)? {
             Answer::Store(watermarks) => {
                 parts.before = Some(watermarks);
                 OneDatabase::of(self.read_ahead_during(copy, capturing, look)?)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::disk::sqlite::WriteLock;
+use crate::disk::sqlite::{BlockLimit, WriteLock};
 use crate::error::{Error, Result};
 use crate::format::manifest::CHROMA;
 use crate::save::capturing::Capturing;
@@ -56,9 +56,13 @@ impl StoreDatabase {
         &self.path
     }
 
-    /// Asks the live database.
-    pub(super) fn live<T>(&self, read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>) -> Result<Answer<T>> {
-        match sqlite::read_live(&self.path, LOCK_WAIT, read) {
+    /// Asks the live database, whose writers may be held off for so long meanwhile.
+    pub(super) fn live<T>(
+        &self,
+        block: BlockLimit,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<Option<T>>,
+    ) -> Result<Answer<T>> {
+        match sqlite::read_live(&self.path, LOCK_WAIT, block, read) {
             Ok(Some(Some(given))) => Ok(Answer::Store(given)),
             Ok(Some(None)) => Ok(Answer::NoStore),
             Ok(None) => Ok(Answer::None),

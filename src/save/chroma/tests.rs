@@ -326,9 +326,9 @@ fn a_freeze_that_would_take_too_long_leaves_the_store_out_with_advice() {
 fn a_database_without_the_tables_of_a_store_is_asked_and_not_copied() {
     let service = Service::new(40);
     let database = StoreDatabase::at(service.chroma().join("chroma.sqlite3"));
-    assert!(matches!(database.live(records::watermarks).unwrap(), Answer::Store(_)));
+    assert!(matches!(database.live(BlockLimit::default(), records::watermarks).unwrap(), Answer::Store(_)));
     service.connect().execute_batch("DROP TABLE max_seq_id").unwrap();
-    assert_eq!(database.live(records::watermarks).unwrap(), Answer::NoStore);
+    assert_eq!(database.live(BlockLimit::default(), records::watermarks).unwrap(), Answer::NoStore);
     with_capturing(&service.repository, Effort::Fast, |capturing| {
         let scratch = service.repository.scratch().unwrap();
         let touched = || fs::metadata(scratch).unwrap().modified().unwrap();

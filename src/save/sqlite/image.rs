@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
+use crate::save::capturing::Patience;
 use crate::save::increment::is_probed;
 use crate::save::previous::{TABLE_CACHE, is_whole, unless_unreadable};
 use crate::save::reading::Steadiness;
@@ -59,14 +60,19 @@ pub(in crate::save) struct PreviousImage {
 }
 
 impl PreviousImage {
-    /// The version with this content; `None` where not all of it is known to be in packs.
+    /// The version with this content; `None` where not all of it is known to be in packs, or finding that out takes
+    /// longer than writers may wait.
     ///
     /// # Errors
     /// An interruption.
-    pub(in crate::save) fn of(repository: &Repository, content: Content) -> Result<Option<Self>> {
+    pub(in crate::save) fn of(
+        repository: &Repository,
+        content: Content,
+        patience: Patience<'_>,
+    ) -> Result<Option<Self>> {
         let mut reader = BlobReader::with_frame_cache(repository, TABLE_CACHE);
-        let mut list = || match is_whole(&mut reader, &content)? {
-            true => list(&mut reader, &content, repository.scratch()?),
+        let mut list = || match is_whole(&mut reader, &content, &|| patience.check())? {
+            true => list(&mut reader, &content, repository.scratch()?, patience),
             false => Ok(None),
         };
         let ids = unless_unreadable(list())?.flatten();
@@ -75,10 +81,16 @@ impl PreviousImage {
 }
 
 /// Writes the ids of all chunks to their places in a temporary file; `None` where a list node cannot be read.
-fn list(reader: &mut BlobReader<'_>, content: &Content, scratch: &Path) -> Result<Option<File>> {
+fn list(
+    reader: &mut BlobReader<'_>,
+    content: &Content,
+    scratch: &Path,
+    patience: Patience<'_>,
+) -> Result<Option<File>> {
     let ids = tempfile::tempfile_in(scratch).map_err(Error::io("create a file in", scratch))?;
     let (mut to_ids, mut pieces, mut next) = (BufWriter::new(&ids), Pieces::of(content), 0);
     while let Some(piece) = pieces.next(reader, |_| ())? {
+        patience.check()?;
         let Piece::Chunk { id, offset, .. } = piece else {
             match piece {
                 Piece::Hidden { .. } => return Ok(None),

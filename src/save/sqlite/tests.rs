@@ -272,7 +272,9 @@ fn a_database_that_needs_recovery_is_neither_read_live_nor_frozen() {
     let place = Place::new();
     leave_behind(&live, &place.path("a.db"), &[Sidecar::Journal]);
     let before = picture(place.sources.path());
-    assert!(read_live(&place.path("a.db"), Duration::from_secs(5), |_| Ok(())).unwrap().is_none());
+    assert!(
+        read_live(&place.path("a.db"), Duration::from_secs(5), BlockLimit::default(), |_| Ok(())).unwrap().is_none()
+    );
     assert!(freeze(&place.path("a.db"), Duration::from_secs(5)).unwrap().is_none());
     assert_unchanged(&before, place.sources.path());
 }

@@ -11,7 +11,9 @@ use tempfile::TempDir;
 use super::super::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
 use super::*;
 use crate::disk::sqlite::{BlockLimit, CheckOutcome, integrity_check};
+use crate::progress::Silent;
 use crate::save::Effort;
+use crate::save::capturing::Patience;
 use crate::save::capturing::tests::with_capturing;
 use crate::save::database::{self, CheckImage, DatabaseRequest, PendingDatabase};
 use crate::save::file::{self, ReadOutcome};
@@ -68,7 +70,7 @@ impl Place {
 
     /// An image that lacks what is still as in this version, if all of that is there.
     fn capture_after(&self, content: Content) -> DatabaseImage {
-        self.capture(PreviousImage::of(&self.repository, content).unwrap())
+        self.capture(PreviousImage::of(&self.repository, content, Patience::new(&Silent, None)).unwrap())
     }
 
     fn store(&self, image: &DatabaseImage) -> ReadOutcome {
@@ -198,7 +200,7 @@ fn only_large_images_that_sqlite_does_not_check_lack_anything() {
         let live = place.live();
         let request = DatabaseRequest { check, written_in_full, ..in_tree(&live, b"live.db", check) };
         let captured =
-            database::capture(&place.repository, &request, BlockLimit::default(), Some(first), &mut |_| Ok(()));
+            database::capture(&place.repository, &request, Patience::new(&Silent, None), Some(first), &mut |_| Ok(()));
         let PendingDatabase::Captured { captured, .. } = captured.unwrap() else { panic!() };
         let DatabaseContent::Image(image) = captured.content else { panic!() };
         assert_eq!(!left_out(&image).is_empty(), lacks, "{check:?} {written_in_full}");
@@ -210,7 +212,7 @@ fn only_large_images_that_sqlite_does_not_check_lack_anything() {
 #[test]
 fn what_is_asked_while_writers_wait_takes_no_longer_than_they_may() {
     let place = Place::new("DELETE");
-    let earlier = PreviousImage::of(&place.repository, place.store_first()).unwrap();
+    let earlier = PreviousImage::of(&place.repository, place.store_first(), Patience::new(&Silent, None)).unwrap();
     let block = BlockLimit { most: Some(Duration::from_millis(100)), since: None };
     let forever = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
     let mut witness = |connection: &Connection| connection.query_row(forever, [], |_| Ok(()));
