@@ -313,10 +313,10 @@ mod tests {
     fn the_table_never_grows_beyond_its_places() {
         let mut table = Fingerprints::new(Sampling { sparseness: 0 });
         let places = NOTED + 1;
-        // Of those that are sampled next, each fill has half.
-        let numbers = 0..8 * places as u32;
+        // Different ones, spread over all places: multiplied by an odd number.
+        let fingerprint = |number: u32| number.wrapping_mul(0x9e37_79b1);
         let samples: Vec<_> =
-            numbers.map(|number| Sample { fingerprint: number.reverse_bits() ^ u32::MAX, start: 0 }).collect();
+            (0..8 * places as u32).map(|number| Sample { fingerprint: fingerprint(number), start: 0 }).collect();
         table.note(0, 0, &samples);
         assert!(table.sparseness > 2, "{} were noted", table.places.len());
         assert!(table.places.len() <= NOTED && table.places.capacity() <= places, "{}", table.places.capacity());

@@ -1,7 +1,7 @@
 //! Restoring in place: the story of a restore, from what is asked for to the report.
 //!
-//! Order: the guard, the plan, the verification, room, the state that is kept, the intent, the writes, the check, the
-//! end of the intent. Invariant: until the intent is published nothing of the targets has changed, and what fails then
+//! Order: the guard, the plan, the verification, room, the state that is kept, the intent, the writes, the end of the
+//! intent, the check. Invariant: until the intent is published nothing of the targets has changed, and what fails then
 //! leaves no trace but a snapshot.
 
 #[cfg(test)]

@@ -184,7 +184,7 @@ impl<'a> BulkReader<'a> {
     /// I/O errors of the index.
     pub fn want(&mut self, chunks: &[WantedChunk]) -> Result<PlanCapacity> {
         self.planning(|planning| chunks.iter().try_for_each(|chunk| planning.want(chunk)))?;
-        Ok(self.room())
+        Ok(self.capacity())
     }
 
     /// Asks for chunks to be staged that take more than reading them; one recorded whole does not even come out.
@@ -202,11 +202,11 @@ impl<'a> BulkReader<'a> {
             }
             Ok(())
         })?;
-        Ok(self.room())
+        Ok(self.capacity())
     }
 
     /// Whether more chunks may be asked for.
-    pub fn room(&self) -> PlanCapacity {
+    pub fn capacity(&self) -> PlanCapacity {
         if self.plan.is_full() { PlanCapacity::Full } else { PlanCapacity::Left }
     }
 

@@ -128,7 +128,7 @@ impl<'p> Comparing<'p> {
                 }
             }
         }
-        Ok(self.bulk.room())
+        Ok(self.bulk.capacity())
     }
 
     /// Finds out where each chunk that was planned for differs from its base.

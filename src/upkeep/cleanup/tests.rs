@@ -233,3 +233,17 @@ fn a_snapshot_that_was_moved_out_without_room_goes_with_the_next_cleanup_and_not
     assert!(!moved_out.exists() && others[0].join("notes").exists());
     assert!(others.iter().all(|directory| directory.join(layout::MANIFEST).exists()));
 }
+
+#[test]
+fn a_second_pass_tells_what_the_first_one_had_to_leave() {
+    let stamps: Vec<Stamp> = [OLD, MIDDLE].map(|stamp| stamp.parse().unwrap()).into();
+    let report = |kept, deleted, freed_bytes| CleanupReport {
+        kept,
+        deleted,
+        freed_bytes,
+        ..CleanupReport::empty(CleanupMode::Delete)
+    };
+    let mut first = Attempt { report: report(3, Vec::new(), 10), rewriting: Rewriting::NoRoom };
+    first.add_second(Attempt { report: report(1, stamps.clone(), 20), rewriting: Rewriting::Done });
+    assert_eq!(first.report, report(1, stamps, 30));
+}

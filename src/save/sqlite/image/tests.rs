@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::super::{DamagedSource, DatabaseContent, ImageOptions, capture_image};
+use super::super::{DamagedSource, DatabaseContent, ImageOptions, capture_image, read_live};
 use super::*;
 use crate::disk::sqlite::{BlockLimit, CheckOutcome, integrity_check};
 use crate::progress::Silent;
@@ -218,9 +218,12 @@ fn what_is_asked_while_writers_wait_takes_no_longer_than_they_may() {
     let mut witness = |connection: &Connection| connection.query_row(forever, [], |_| Ok(()));
     let scratch = place.repository.scratch().unwrap();
     let options = ImageOptions { block, ..OPTIONS };
-    let refused = capture_image(&place.live(), scratch, options, earlier.as_ref(), &mut witness);
-    let Err(Error::Changing(advice)) = refused else { panic!("{refused:?}") };
-    assert!(advice.contains("--max-block"), "{advice}");
+    let refused = capture_image(&place.live(), scratch, options, earlier.as_ref(), &mut witness).map(drop);
+    let refused_live = read_live(&place.live(), options.deadline, block, witness).map(drop);
+    for refused in [refused, refused_live] {
+        let Err(Error::Changing(advice)) = refused else { panic!("{refused:?}") };
+        assert!(advice.contains("--max-block"), "{advice}");
+    }
     assert_eq!(fs::read_dir(scratch).unwrap().filter(|entry| is_image(entry.as_ref().unwrap())).count(), 0);
 }
 
