@@ -145,9 +145,12 @@ struct Prepared {
 
 /// Looks at the targets, then verifies the snapshot: so it is known by then which blobs will be read once more.
 fn prepare(repository: &Repository, job: &Job, options: &RestoreOptions, progress: &dyn Progress) -> Result<Prepared> {
-    match plan_all(repository, job, options, progress) {
+    let mut reader = BlobReader::new(repository);
+    match plan_all(job, options, &mut reader, progress) {
         Ok(plans) => {
-            let kept = chunks_to_write(repository, &plans)?;
+            let kept = chunks_to_write(&plans, &mut reader)?;
+            // Its caches make room for those of the verification.
+            drop(reader);
             let passed = gate::check(repository, job, options.accept(), kept, progress)?;
             Ok(Prepared { plans, passed })
         }
@@ -160,12 +163,11 @@ fn prepare(repository: &Repository, job: &Job, options: &RestoreOptions, progres
     }
 }
 
-fn chunks_to_write(repository: &Repository, plans: &[Plan]) -> Result<HashSet<BlobId>> {
-    let mut reader = BlobReader::new(repository);
+fn chunks_to_write(plans: &[Plan], reader: &mut BlobReader<'_>) -> Result<HashSet<BlobId>> {
     let mut chunks = HashSet::new();
     for step in plans.iter().flat_map(|plan| &plan.files) {
         let mut selected = Selected::of(step.slots());
-        for_each_piece(&step.content, &mut reader, |_, piece| {
+        for_each_piece(&step.content, reader, |_, piece| {
             if let Wanted::Slot(slot) = piece
                 && (selected.contains(slot.offset) || (slot.offset == 0 && step.role == FileRole::Database))
                 && chunks.len() < verify::MOST_KEPT
@@ -179,14 +181,13 @@ fn chunks_to_write(repository: &Repository, plans: &[Plan]) -> Result<HashSet<Bl
 }
 
 fn plan_all(
-    repository: &Repository,
     job: &Job,
     options: &RestoreOptions,
+    reader: &mut BlobReader<'_>,
     progress: &dyn Progress,
 ) -> Result<Vec<Plan>> {
     progress.phase(Phase::Comparing, Some(bytes_of(job.tasks.iter().map(|task| &task.record))));
-    let mut reader = BlobReader::new(repository);
-    job.tasks.iter().map(|task| plan_source(task, options, &mut reader, progress)).collect()
+    job.tasks.iter().map(|task| plan_source(task, options, reader, progress)).collect()
 }
 
 fn plan_source(

@@ -2,11 +2,14 @@
 //!
 //! First footers say which records the chunks need, chains included; then each frame that holds one of them is decoded
 //! once, on all cores, those with deltas first. Most deltas rest on one whole record and are put together while its
-//! frame is at hand; what the others need is staged in a temporary file, from which they are put together last.
+//! frame is at hand; of the others a draft is made, what it needs of whole records is staged in a temporary file, and
+//! they are put together last.
 //! Invariant: what is handed out has been hashed and is what was asked for; what this way does not lead to (damage,
 //! records that are not there, ambiguous prefixes) is left to [`BlobReader`], which tries every other way and says what
 //! is wrong. Memory: a plan of bounded size, and a frame a core.
 
+mod draft;
+mod met;
 mod order;
 mod plan;
 mod splice;
@@ -25,7 +28,7 @@ use super::staged::StagedBlobs;
 use crate::error::Result;
 use crate::id::BlobId;
 
-use plan::{Plan, Source};
+use plan::{Plan, RecordCount, Source};
 use work::Work;
 
 /// A chunk with the length that its place in a file demands, in bytes.
@@ -132,7 +135,7 @@ impl Planning<'_, '_> {
 impl<'a> BulkReader<'a> {
     /// A reader that stages nothing for others.
     pub fn new(repository: &'a Repository) -> Self {
-        Self::keeping(repository, HashSet::new())
+        Self::counting(repository, HashSet::new(), RecordCount::Close)
     }
 
     /// A reader that stages nothing for others, but shares the frames that it decodes with the next ones.
@@ -143,8 +146,12 @@ impl<'a> BulkReader<'a> {
     /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of
     /// the others as are worth their room.
     pub fn keeping(repository: &'a Repository, kept: HashSet<BlobId>) -> Self {
+        Self::counting(repository, kept, RecordCount::ToTheLimit)
+    }
+
+    fn counting(repository: &'a Repository, kept: HashSet<BlobId>, record_count: RecordCount) -> Self {
         let staged = Arc::new(StagedBlobs::new(temporary_directory(repository)));
-        let (plan, unread, wanted) = (Plan::default(), Vec::new(), Vec::new());
+        let (plan, unread, wanted) = (Plan::counting(record_count), Vec::new(), Vec::new());
         let footers = BlobReader::new(repository);
         Self { repository, footers, plan, unread, wanted, staged, kept, frames: None }
     }
@@ -228,7 +235,7 @@ impl<'a> BulkReader<'a> {
     }
 
     fn carry_out(&mut self, holders: HolderReport, take: TakeHeldChunk<'_>) -> Result<Vec<WantedChunk>> {
-        let mut plan = std::mem::take(&mut self.plan);
+        let mut plan = self.plan.take();
         let came_out = Mutex::new(HashSet::new());
         let take = |id: &BlobId, bytes: &[u8], held: &[HeldRun]| {
             take(id, bytes, held)?;

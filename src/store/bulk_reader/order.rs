@@ -8,8 +8,8 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use super::draft::NeededPart;
 use super::plan::{Form, Node, NodeNumber, Plan};
-use super::splice::NeededPart;
 use crate::format::pack::Frame;
 use crate::id::PackId;
 

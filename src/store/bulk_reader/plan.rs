@@ -5,7 +5,6 @@
 //! looks for another way.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use crate::error::Result;
 use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
@@ -13,15 +12,37 @@ use crate::format::pack::{BlobKind, Encoding, Frame};
 use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::store::blob_reader::{BlobReader, Found};
 use crate::store::chain::ChainFacts;
-use crate::store::index::{Lookups, OnlyMatch, RecordPlace};
+use crate::store::index::{Lookups, OnlyMatch};
 use crate::store::staged::Span;
+
+use super::met::MetRecords;
 
 /// Blobs of one plan, of about 400 bytes each with the tables beside, from which on it takes no more than what is being
 /// looked up together. A little less than 2^16, at which the memory for them would double.
 const MOST_NODES: usize = 60_000;
 
-/// Records of a chain from which on they are counted one by one: bases of bases are often the same ones.
+/// Records of a chain from which on a close count counts them one by one: bases of bases are often the same ones.
 const MANY: u32 = 64;
+
+/// How the records of a chain are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum RecordCount {
+    /// Closely, for who decides what is built on it.
+    #[default]
+    Close,
+    /// As far as the format's limit demands: shared ones may be counted several times below it.
+    ToTheLimit,
+}
+
+impl RecordCount {
+    /// The sum over all bases from which on shared records are counted once.
+    fn tolerated(self) -> u32 {
+        match self {
+            Self::Close => MANY,
+            Self::ToTheLimit => CHAIN_RECORDS as u32,
+        }
+    }
+}
 
 /// Number of a blob in a plan.
 pub(super) type NodeNumber = u32;
@@ -70,13 +91,6 @@ pub(super) struct PayloadPlace {
     pub(super) length: u32,
 }
 
-impl PayloadPlace {
-    /// Where a part of the payload lies in the frame.
-    pub(super) fn in_frame(&self, part: &Range<u32>) -> Range<u32> {
-        self.start.saturating_add(part.start)..self.start.saturating_add(part.end)
-    }
-}
-
 /// Where a plan learns of records.
 pub(super) struct Source<'s, 'r> {
     pub(super) index: &'s Lookups<'s>,
@@ -89,6 +103,8 @@ pub(super) struct Plan {
     pub(super) nodes: Vec<Node>,
     numbers: HashMap<BlobId, NodeNumber>,
     prefixes: HashMap<BlobPrefix, Option<NodeNumber>>,
+    met: MetRecords,
+    record_count: RecordCount,
     /// By number: in which count a node was last met.
     counted: Vec<u32>,
     /// Counts so far.
@@ -96,6 +112,16 @@ pub(super) struct Plan {
 }
 
 impl Plan {
+    /// An empty one.
+    pub(super) fn counting(record_count: RecordCount) -> Self {
+        Self { record_count, ..Self::default() }
+    }
+
+    /// What was planned, leaving an empty plan that counts likewise.
+    pub(super) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::counting(self.record_count))
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.nodes.len() >= MOST_NODES
     }
@@ -106,7 +132,7 @@ impl Plan {
 
     /// Plans for a chunk of `length` bytes; `false` if it is to be read in another way.
     pub(super) fn want(&mut self, id: &BlobId, length: u64, source: &mut Source<'_, '_>) -> Result<bool> {
-        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), None, 0, source)? else { return Ok(false) };
+        let Some(number) = self.chunk_number(id, source)? else { return Ok(false) };
         let Some(node) = self.nodes.get_mut(number as usize) else { return Ok(false) };
         let fits = node.kind == BlobKind::Chunk && u64::from(node.length) == length;
         node.is_wanted |= fits;
@@ -115,7 +141,7 @@ impl Plan {
 
     /// Plans for a chunk if it is recorded as a delta; `false` if it is not, or cannot be planned for.
     pub(super) fn want_rebuilt(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<bool> {
-        let Some(number) = self.number_of(id, Some(BlobKind::Chunk), None, 0, source)? else { return Ok(false) };
+        let Some(number) = self.chunk_number(id, source)? else { return Ok(false) };
         let node = self.nodes.get_mut(number as usize);
         let Some(node) = node.filter(|node| matches!(node.form, Form::Delta { .. })) else { return Ok(false) };
         node.is_wanted = true;
@@ -124,39 +150,67 @@ impl Plan {
 
     /// A chunk that can be planned for, with all that it needs.
     pub(super) fn chunk(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<Option<&Node>> {
-        let number = self.number_of(id, Some(BlobKind::Chunk), None, 0, source)?;
+        let number = self.chunk_number(id, source)?;
         Ok(number.and_then(|number| self.node(number)).filter(|node| node.kind == BlobKind::Chunk))
     }
 
-    /// The number of a blob that can be planned for, with all that it needs. Its places are looked up if they are not
-    /// known.
-    fn number_of(
+    /// The number of a chunk that can be planned for, with all that it needs.
+    fn chunk_number(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<Option<NodeNumber>> {
+        if let Some(&number) = self.numbers.get(id) {
+            return Ok(self.planned(number));
+        }
+        let places = source.index.places(id)?;
+        let records = source.footers.records(id, Some(BlobKind::Chunk), &places)?;
+        self.number_of(records.into_iter().next(), 0, source)
+    }
+
+    /// The number of the base with this prefix.
+    fn base_number(
         &mut self,
-        id: &BlobId,
-        kind: Option<BlobKind>,
-        places: Option<Vec<RecordPlace>>,
+        prefix: &BlobPrefix,
         depth: usize,
         source: &mut Source<'_, '_>,
     ) -> Result<Option<NodeNumber>> {
-        let number = match self.numbers.get(id) {
+        if let Some(&known) = self.prefixes.get(prefix) {
+            return Ok(known);
+        }
+        let found = match self.met.find(prefix) {
+            Some(found) => Some(found),
+            None => match source.index.only_one_with_prefix(prefix)? {
+                Some(OnlyMatch { id, places }) => source.footers.records(&id, None, &places)?.into_iter().next(),
+                None => None,
+            },
+        };
+        let number = self.number_of(found, depth, source)?;
+        self.prefixes.insert(*prefix, number);
+        Ok(number)
+    }
+
+    /// The number of a record's blob, if it can be planned for with all that it needs.
+    fn number_of(
+        &mut self,
+        found: Option<Found>,
+        depth: usize,
+        source: &mut Source<'_, '_>,
+    ) -> Result<Option<NodeNumber>> {
+        let Some(found) = found else { return Ok(None) };
+        let number = match self.numbers.get(&found.record.id) {
             Some(&number) => number,
             None if depth > CHAIN_DEPTH => return Ok(None),
-            None => {
-                let places = match places {
-                    Some(places) => places,
-                    None => source.index.places(id)?,
-                };
-                let records = source.footers.records(id, kind, &places)?;
-                let Some(found) = records.into_iter().next() else { return Ok(None) };
-                self.add(&found, depth, source)?
-            }
+            None => self.add(&found, depth, source)?,
         };
-        Ok(self.node(number).filter(|node| !matches!(node.form, Form::Unplanned)).map(|_| number))
+        Ok(self.planned(number))
+    }
+
+    /// The number, unless the node is unplanned.
+    fn planned(&self, number: NodeNumber) -> Option<NodeNumber> {
+        self.node(number).filter(|node| !matches!(node.form, Form::Unplanned)).map(|_| number)
     }
 
     fn add(&mut self, found: &Found, depth: usize, source: &mut Source<'_, '_>) -> Result<NodeNumber> {
         let number = self.nodes.len() as NodeNumber;
         let record = &found.record;
+        self.met.meet(&found.place.pack, &found.footer);
         self.numbers.insert(record.id, number);
         // Until its bases are known it is unplanned, and so is whoever comes back to it on a circle.
         self.nodes.push(Node {
@@ -186,7 +240,7 @@ impl Plan {
             let root = known().next().and_then(|base| base.rests_on);
             let rests_on = root.filter(|_| known().all(|base| base.rests_on == root));
             let mut facts = ChainFacts::delta(record.id, *distance, &facts);
-            if facts.records > MANY {
+            if facts.records > self.record_count.tolerated() {
                 facts = facts.with_records(self.distinct_records(bases));
             }
             let within_limits = facts.depth as usize <= CHAIN_DEPTH && facts.records as usize <= CHAIN_RECORDS;
@@ -223,18 +277,7 @@ impl Plan {
     fn bases_of(&mut self, prefixes: &[BlobPrefix], depth: usize, source: &mut Source<'_, '_>) -> Result<Form> {
         let mut bases = Vec::with_capacity(prefixes.len());
         for prefix in prefixes {
-            let known = match self.prefixes.get(prefix) {
-                Some(&known) => known,
-                None => {
-                    let known = match source.index.only_one_with_prefix(prefix)? {
-                        Some(OnlyMatch { id, places }) => self.number_of(&id, None, Some(places), depth + 1, source)?,
-                        None => None,
-                    };
-                    self.prefixes.insert(*prefix, known);
-                    known
-                }
-            };
-            match known {
+            match self.base_number(prefix, depth + 1, source)? {
                 Some(base) => bases.push(base),
                 None => return Ok(Form::Unplanned),
             }

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::HeldRun;
-use super::plan::{Form, Node, NodeNumber, Payload, Plan};
+use super::draft::{Draft, DraftRun, RunOrigin};
+use super::plan::{Form, NodeNumber, Payload, Plan};
 use crate::format::delta::{self, Origin, ResultRun};
 use crate::format::limits::{BLOB_BYTES, CHAIN_DEPTH};
 use crate::store::staged::StagedBlobs;
@@ -39,55 +39,6 @@ struct OpenDelta {
     runs: Vec<ResultRun>,
 }
 
-/// A stretch of a blob, with the bytes that it consists of.
-pub(super) struct Piece {
-    from: PieceOf,
-    /// Where it begins there, in bytes.
-    start: usize,
-    /// Where it begins in the blob that is recorded there, in bytes.
-    place: usize,
-    /// Bytes.
-    length: usize,
-}
-
-/// A blob that was put together.
-pub(super) struct Spliced {
-    pub(super) bytes: Vec<u8>,
-    /// What it was put together from, from its first byte to its last.
-    pieces: Vec<Piece>,
-}
-
-impl Spliced {
-    /// Which records hold its bytes, from the first one to the last.
-    pub(super) fn held_runs(&self, plan: &Plan) -> Vec<HeldRun> {
-        let mut at = 0;
-        let mut held = Vec::with_capacity(self.pieces.len());
-        for piece in &self.pieces {
-            let (PieceOf::Delta(number) | PieceOf::Whole(number)) = piece.from;
-            let (length, offset) = (piece.length as u32, piece.place as u32);
-            if let Some(Node { id, facts, .. }) = plan.node(number) {
-                held.push(HeldRun { at, length, offset, holder: *id, facts: *facts });
-            }
-            at += length;
-        }
-        held
-    }
-}
-
-#[derive(Clone, Copy)]
-enum PieceOf {
-    /// The payload of a delta.
-    Delta(NodeNumber),
-    Whole(NodeNumber),
-}
-
-/// A part of a whole record that a blob is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct NeededPart {
-    pub(super) whole: NodeNumber,
-    pub(super) bytes: Range<u32>,
-}
-
 impl<'p> Splicer<'p> {
     pub(super) fn new(plan: &'p Plan, staged: &'p StagedBlobs) -> Self {
         Self { plan, staged, at_hand: None, open: HashMap::new() }
@@ -98,51 +49,21 @@ impl<'p> Splicer<'p> {
         Self { at_hand: Some((number, bytes)), ..Self::new(plan, staged) }
     }
 
-    /// A blob, as its records have it.
-    pub(super) fn blob(&mut self, number: NodeNumber) -> Option<Spliced> {
-        let pieces = self.pieces(number)?;
-        let mut bytes = vec![0; self.plan.node(number)?.length as usize];
-        let mut rest = bytes.as_mut_slice();
-        for &Piece { from, start, length, .. } in &pieces {
-            let (part, behind) = std::mem::take(&mut rest).split_at_mut_checked(length)?;
-            rest = behind;
-            match from {
-                PieceOf::Delta(delta) => part.copy_from_slice(self.delta(delta)?.payload.get(start..start + length)?),
-                PieceOf::Whole(whole) => self.fill_from_whole(whole, start, part)?,
-            }
-        }
-        rest.is_empty().then_some(Spliced { bytes, pieces })
-    }
-
-    /// The parts of whole records that a blob is made of, one for each record, from the first byte needed to the last.
-    pub(super) fn needs(&mut self, number: NodeNumber) -> Option<Vec<NeededPart>> {
-        let mut needs: Vec<NeededPart> = Vec::new();
-        for Piece { from, start, length, .. } in self.pieces(number)? {
-            let PieceOf::Whole(whole) = from else { continue };
-            let (start, end) = (start as u32, (start + length) as u32);
-            match needs.iter_mut().find(|part| part.whole == whole) {
-                Some(part) => part.bytes = part.bytes.start.min(start)..part.bytes.end.max(end),
-                None => needs.push(NeededPart { whole, bytes: start..end }),
-            }
-        }
-        Some(needs)
-    }
-
-    /// What a blob consists of, from its first byte to its last.
-    fn pieces(&mut self, number: NodeNumber) -> Option<Vec<Piece>> {
+    /// What a blob consists of, as its records have it.
+    pub(super) fn draft(&mut self, number: NodeNumber) -> Option<Draft> {
         let length = self.plan.node(number)?.length as usize;
-        let mut pieces = Vec::new();
-        self.follow(number, 0..length.min(BLOB_BYTES), 0, &mut pieces)?;
-        Some(pieces)
+        let mut draft = Draft::default();
+        self.follow(number, 0..length.min(BLOB_BYTES), 0, &mut draft)?;
+        Some(draft)
     }
 
     /// Adds what these bytes of a blob consist of.
-    fn follow(&mut self, number: NodeNumber, bytes: Range<usize>, depth: usize, pieces: &mut Vec<Piece>) -> Option<()> {
+    fn follow(&mut self, number: NodeNumber, bytes: Range<usize>, depth: usize, draft: &mut Draft) -> Option<()> {
         let node = self.plan.node(number)?;
         match &node.form {
             Form::Whole => {
-                let (start, length) = (bytes.start, bytes.len());
-                pieces.push(Piece { from: PieceOf::Whole(number), start, place: start, length });
+                let (place, length) = (bytes.start as u32, bytes.len() as u32);
+                draft.runs.push(DraftRun { origin: RunOrigin::Whole, holder: number, place, length });
                 (bytes.end <= node.length as usize).then_some(())
             }
             Form::Delta { bases } if depth <= CHAIN_DEPTH => {
@@ -158,11 +79,13 @@ impl<'p> Splicer<'p> {
                     match run.origin {
                         Origin::Payload(offset) => {
                             let start = offset as usize + skipped;
-                            pieces.push(Piece { from: PieceOf::Delta(number), start, place: done, length });
+                            draft.literals.extend_from_slice(delta.payload.get(start..start + length)?);
+                            let (place, length) = (done as u32, length as u32);
+                            draft.runs.push(DraftRun { origin: RunOrigin::Literals, holder: number, place, length });
                         }
                         Origin::Base { base, offset } => {
                             let start = offset as usize + skipped;
-                            self.follow(*bases.get(base as usize)?, start..start + length, depth + 1, pieces)?;
+                            self.follow(*bases.get(base as usize)?, start..start + length, depth + 1, draft)?;
                         }
                     }
                     done += length;
@@ -171,6 +94,26 @@ impl<'p> Splicer<'p> {
             }
             Form::Delta { .. } | Form::Unplanned => None,
         }
+    }
+
+    /// The bytes of a blob with this draft.
+    pub(super) fn blob(&mut self, draft: &Draft) -> Option<Vec<u8>> {
+        let length: usize = draft.runs.iter().map(|run| run.length as usize).sum();
+        let mut bytes = vec![0; length];
+        let (mut rest, mut literals) = (bytes.as_mut_slice(), draft.literals.as_slice());
+        for &DraftRun { origin, holder, place, length } in &draft.runs {
+            let (part, behind) = std::mem::take(&mut rest).split_at_mut_checked(length as usize)?;
+            rest = behind;
+            match origin {
+                RunOrigin::Literals => {
+                    let (here, later) = literals.split_at_checked(part.len())?;
+                    part.copy_from_slice(here);
+                    literals = later;
+                }
+                RunOrigin::Whole => self.fill_from_whole(holder, place as usize, part)?,
+            }
+        }
+        Some(bytes)
     }
 
     fn fill_from_whole(&mut self, number: NodeNumber, start: usize, bytes: &mut [u8]) -> Option<()> {

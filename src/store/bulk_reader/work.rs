@@ -4,14 +4,14 @@
 //! both.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::draft::Draft;
 use super::order::{FrameTask, NeededParts, Order, Round};
 use super::plan::{Form, Node, NodeNumber, Payload, Plan};
-use super::splice::{Spliced, Splicer};
+use super::splice::Splicer;
 use super::{HolderReport, TakeHeldChunk};
 use crate::disk::Storage;
 use crate::error::Result;
@@ -19,23 +19,28 @@ use crate::format::pack::BlobKind;
 use crate::id::BlobId;
 use crate::store::decoded_frames::{DecodedFrames, Demand};
 use crate::store::packs;
-use crate::store::staged::StagedBlobs;
+use crate::store::staged::{Span, StagedBlobs};
 
 /// Frames of whole records that are all a small file needs: others of its size lie beside it.
 const FEW: usize = 2;
+
+/// Bytes of payloads staged in one write.
+const STAGED_AT_ONCE: usize = 256 * 1024;
 
 /// What is to be staged of a record.
 struct NeededPayload<'p> {
     number: NodeNumber,
     node: &'p Node,
-    /// Of its payload, in bytes.
-    part: Range<u32>,
+    /// Where the part that is needed begins in its payload, in bytes.
+    start: u32,
+    bytes: &'p [u8],
 }
 
-impl NeededPayload<'_> {
-    fn in_frame(&self) -> Range<u32> {
-        self.node.record.in_frame(&self.part)
-    }
+/// A delta that is put together last.
+struct LastDelta {
+    number: NodeNumber,
+    /// Its draft, if there was room for it.
+    staged: Option<Span>,
 }
 
 /// A payload that was staged.
@@ -60,13 +65,35 @@ impl Work<'_> {
     pub(super) fn carry_out(&self, plan: &mut Plan) -> Result<()> {
         let mut order = Order::of(plan);
         self.carry_out_round(Round::First, plan, &order)?;
-        let needs = |number| Splicer::new(plan, self.staged).needs(number).unwrap_or_default();
-        let parts = order.last().par_iter().fold(NeededParts::default, |parts, delta| parts.with(needs(*delta)));
-        order.narrow(parts.reduce(NeededParts::default, NeededParts::and));
+        let (drafts, parts) = self.draft_last(plan, &order);
+        order.narrow(parts);
         self.carry_out_round(Round::Second, plan, &order)?;
-        order.last().par_iter().try_for_each(|&number| match plan.node(number) {
-            Some(node) => self.hand_out(plan, node, Splicer::new(plan, self.staged).blob(number)),
+        drafts.par_iter().try_for_each(|last| match plan.node(last.number) {
+            Some(node) => {
+                let mut splicer = Splicer::new(plan, self.staged);
+                let staged = last.staged.and_then(|span| Draft::read(self.staged, span));
+                self.hand_out(plan, node, staged.or_else(|| splicer.draft(last.number)), &mut splicer)
+            }
             None => Ok(()),
+        })
+    }
+
+    /// Follows the chains of the deltas that are put together last, and tells what they need of whole records.
+    fn draft_last(&self, plan: &Plan, order: &Order) -> (Vec<LastDelta>, NeededParts) {
+        let drafts = order.last().par_iter().map(|&number| {
+            let draft = Splicer::new(plan, self.staged).draft(number).unwrap_or_default();
+            (LastDelta { number, staged: draft.put(self.staged) }, draft.needs())
+        });
+        let drafts = drafts.fold(
+            || (Vec::new(), NeededParts::default()),
+            |(mut drafts, parts), (last, needs)| {
+                drafts.push(last);
+                (drafts, parts.with(needs))
+            },
+        );
+        drafts.reduce(Default::default, |(mut drafts, parts), (more, others)| {
+            drafts.extend(more);
+            (drafts, parts.and(others))
         })
     }
 
@@ -120,42 +147,55 @@ impl Work<'_> {
                 }
                 for &resting in order.resting_on(number) {
                     let Some(delta) = plan.node(resting) else { continue };
-                    let spliced = Splicer::with_at_hand(plan, self.staged, number, payload).blob(resting);
-                    self.hand_out(plan, delta, spliced)?;
+                    let mut splicer = Splicer::with_at_hand(plan, self.staged, number, payload);
+                    self.hand_out(plan, delta, splicer.draft(resting), &mut splicer)?;
                 }
             }
-            if let Some(part) = part {
-                needed.push(NeededPayload { number, node, part });
+            let bytes = part.as_ref().and_then(|part| payload.get(part.start as usize..part.end as usize));
+            if let Some((part, bytes)) = part.zip(bytes) {
+                needed.push(NeededPayload { number, node, start: part.start, bytes });
             }
         }
-        Ok(self.stage_payloads(&frame, &needed))
+        Ok(self.stage_payloads(&needed))
     }
 
-    /// Hands out a chunk that is recorded as a delta, if it came out right.
-    fn hand_out(&self, plan: &Plan, node: &Node, spliced: Option<Spliced>) -> Result<()> {
-        let is_right = |spliced: &Spliced| BlobKind::Chunk.id_of(&spliced.bytes) == node.id;
-        let Some(spliced) = spliced.filter(is_right) else { return Ok(()) };
+    /// Hands out a chunk that is recorded as a delta, if it comes out right.
+    fn hand_out(&self, plan: &Plan, node: &Node, draft: Option<Draft>, splicer: &mut Splicer<'_>) -> Result<()> {
+        let Some(draft) = draft else { return Ok(()) };
+        let bytes = splicer.blob(&draft);
+        let Some(bytes) = bytes.filter(|bytes| BlobKind::Chunk.id_of(bytes) == node.id) else { return Ok(()) };
         if self.kept.contains(&node.id) {
-            self.staged.keep(node.id, &spliced.bytes);
+            self.staged.keep(node.id, &bytes);
         }
         let is_told = self.holders == HolderReport::OfLongChains && node.facts.is_long();
-        let held = if is_told { spliced.held_runs(plan) } else { Vec::new() };
-        (self.take)(&node.id, &spliced.bytes, &held)
+        let held = if is_told { draft.held_runs(plan) } else { Vec::new() };
+        (self.take)(&node.id, &bytes, &held)
     }
 
-    /// Stages payloads of one frame; neighbours are written at once.
-    fn stage_payloads(&self, frame: &[u8], needed: &[NeededPayload<'_>]) -> Vec<StagedPayload> {
+    /// Stages payloads of one frame, many small ones in one write.
+    fn stage_payloads(&self, needed: &[NeededPayload<'_>]) -> Vec<StagedPayload> {
         let mut staged = Vec::with_capacity(needed.len());
-        for neighbours in needed.chunk_by(|one, next| one.in_frame().end == next.in_frame().start) {
-            let Some((first, last)) = neighbours.first().zip(neighbours.last()) else { continue };
-            let start = first.in_frame().start;
-            let bytes = frame.get(start as usize..last.in_frame().end as usize);
-            let Some(all) = bytes.and_then(|bytes| self.staged.put(bytes)) else { continue };
-            for needed @ NeededPayload { number, node, part } in neighbours {
-                let Some(span) = all.part(needed.in_frame().start - start, part.len() as u32) else { continue };
-                staged.push(StagedPayload { number: *number, payload: Payload { span, start: part.start } });
-                let is_all = *part == (0..node.record.length);
-                if is_all && matches!(node.form, Form::Whole) && self.kept.contains(&node.id) {
+        let mut gathered = Vec::new();
+        let mut rest = needed;
+        while !rest.is_empty() {
+            let mut length = 0;
+            let together = rest.iter().take_while(|next| {
+                length += next.bytes.len();
+                length <= STAGED_AT_ONCE
+            });
+            let (now, later) = rest.split_at(together.count().max(1));
+            rest = later;
+            gathered.clear();
+            now.iter().for_each(|needed| gathered.extend_from_slice(needed.bytes));
+            let Some(all) = self.staged.put(&gathered) else { continue };
+            let mut at = 0;
+            for NeededPayload { number, node, start, bytes } in now {
+                let length = bytes.len() as u32;
+                let Some(span) = all.part(at, length) else { continue };
+                at += length;
+                staged.push(StagedPayload { number: *number, payload: Payload { span, start: *start } });
+                let is_whole_blob = matches!(node.form, Form::Whole) && length == node.length;
+                if is_whole_blob && self.kept.contains(&node.id) {
                     self.staged.keep_span(node.id, span);
                 }
             }
