@@ -99,7 +99,12 @@ pub(super) fn read_slot(reader: &mut BlobReader<'_>, slot: &WantedSlot) -> Resul
 }
 
 fn unreadable(reader: &BlobReader<'_>, id: &BlobId, fault: BlobFault) -> Error {
-    Error::damaged(reader.repository().root(), format!("blob {id} cannot be read: {fault}; run `vecsnap validate`"))
+    Error::damaged(reader.repository().root(), cannot_be_read(id, &fault.to_string()))
+}
+
+/// What is told of a blob that is in the way.
+pub(super) fn cannot_be_read(id: &BlobId, cause: &str) -> String {
+    format!("blob {id} cannot be read: {cause}; run `vecsnap validate`")
 }
 
 /// The first piece of the content, if it has any.

@@ -4,12 +4,14 @@
 //! accepted, with zeros for what could not be read; that is named in either case. No verdict on the content stops it,
 //! since this is how a damaged snapshot is looked at.
 
-use std::collections::HashSet;
+#[cfg(test)]
+mod tests;
+mod unfinished;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::disk::durable;
@@ -18,24 +20,20 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{CHROMA, DB, Manifest, REGISTRY, SourceKind, SourceRecord, bytes_of};
 use crate::format::metadata::SnapshotMetadata;
 use crate::format::table::{Entry, EntryKind, FileEntry};
-use crate::id::{BlobId, Stamp};
+use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
 use crate::save::report;
 use crate::store::file_table::TableReader;
-use crate::store::{BlobReader, BulkReader, PlanCapacity, Repository, StagedBlobs, layout};
+use crate::store::{BlobReader, Repository, layout};
 
 use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials};
-use super::blocks::{BlockWriter, Written};
+use super::content::{Wanted, for_each_piece};
 use super::gate::{self, InvalidPolicy};
-use super::losses::{self, Unreadable};
-use super::plan::{Change, FileRole, FileStep};
+use super::losses::Unreadable;
 use super::room;
 use super::target;
-use super::verify::{Visited, WalkDepth, walk};
+use unfinished::{UnfinishedFile, UnfinishedFiles};
 
-/// Chunks asked for in one look at the index.
-const STAGED_TOGETHER: usize = 64;
-const UNFINISHED_FILE: u32 = 0o600;
 const UNFINISHED_DIRECTORY: u32 = 0o700;
 /// Permission bits of the directories that hold single files.
 const PLAIN_DIRECTORY: u32 = 0o755;
@@ -78,44 +76,28 @@ pub fn export(
     check_outside(&directory, repository)?;
     let root = open_empty(&directory)?;
     progress.phase(Phase::Writing, Some(bytes_of(&manifest.sources)));
-    let staged = stage_rebuilt(repository, &manifest, progress)?;
-    let mut reader = BlobReader::new(repository).with_staged(staged);
-    let blocks = BlockWriter { reader: &mut reader, progress, written: Written::default() };
-    let mut exporter =
-        Exporter { root: &root, owner, invalid, blocks, files: 0, not_permitted: 0, unreadable: Vec::new() };
-    for source in manifest.sources.iter().filter(|source| source.is_captured()) {
-        exporter.source(source)?;
+    let mut exporter = Exporter {
+        root: &root,
+        owner,
+        invalid,
+        progress,
+        reader: BlobReader::new(repository),
+        unfinished: UnfinishedFiles::below(&root, repository, progress),
+        files: 0,
+        not_permitted: 0,
+        unreadable: Vec::new(),
+    };
+    let mut captured = manifest.sources.iter().filter(|source| source.is_captured());
+    if let Err(error) = captured.try_for_each(|source| exporter.source(source)) {
+        exporter.unfinished.remove();
+        return Err(error);
     }
-    let Exporter { blocks, files, not_permitted, unreadable, .. } = exporter;
-    let bytes_written = blocks.written.bytes;
+    let Exporter { unfinished, files, not_permitted, unreadable, .. } = exporter;
+    let bytes_written = unfinished.bytes_written();
     warn_of_denials(not_permitted);
     let metadata = write_metadata(&manifest, stamp, &directory)?;
     root.sync_directory(b"")?;
     Ok(ExportReport { stamp, directory, metadata, files, bytes_written, unreadable, duration: began.elapsed() })
-}
-
-/// Rebuilds what is recorded as deltas, in the order of packs: file by file the same bases would be read again and
-/// again.
-fn stage_rebuilt(repository: &Repository, manifest: &Manifest, progress: &dyn Progress) -> Result<Arc<StagedBlobs>> {
-    let mut bulk = BulkReader::keeping(repository, HashSet::new());
-    let mut reader = BlobReader::new(repository);
-    let read = |bulk: &mut BulkReader<'_>| bulk.read(&|_, _| progress.check()).map(drop);
-    let mut stage = |ids: &mut Vec<BlobId>| {
-        progress.check()?;
-        if bulk.stage(&std::mem::take(ids))? == PlanCapacity::Full { read(&mut bulk) } else { Ok(()) }
-    };
-    let mut ids = Vec::new();
-    for source in manifest.sources.iter().filter(|source| source.is_captured()) {
-        walk(source, WalkDepth::DistinctChunks, &mut reader, &mut |_, visited| {
-            if let Visited::Chunk { id, .. } = visited {
-                ids.push(id);
-            }
-            if ids.len() >= STAGED_TOGETHER { stage(&mut ids) } else { Ok(()) }
-        })?;
-    }
-    stage(&mut ids)?;
-    read(&mut bulk)?;
-    Ok(bulk.staged())
 }
 
 /// Plain files do not belong among those of a repository, where they would be taken for its own.
@@ -152,13 +134,16 @@ struct Exporter<'a, 'r> {
     root: &'a TargetRoot,
     owner: OwnerPolicy,
     invalid: InvalidPolicy,
-    blocks: BlockWriter<'a, 'r>,
+    progress: &'a dyn Progress,
+    /// For tables and list nodes, and for chunks that cannot be read in bulk.
+    reader: BlobReader<'r>,
+    unfinished: UnfinishedFiles<'a, 'r>,
     files: u64,
     not_permitted: u64,
     unreadable: Vec<Unreadable>,
 }
 
-impl Exporter<'_, '_> {
+impl<'r> Exporter<'_, 'r> {
     fn source(&mut self, source: &SourceRecord) -> Result<()> {
         let below = directory_of(source);
         let mode = if source.kind == SourceKind::Tree { UNFINISHED_DIRECTORY } else { PLAIN_DIRECTORY };
@@ -167,7 +152,7 @@ impl Exporter<'_, '_> {
         let mut directories = vec![below.to_vec()];
         let mut attributes = Vec::new();
         loop {
-            let entry = match table.next(self.blocks.reader, |_| ())? {
+            let entry = match table.next(&mut self.reader, |_| ())? {
                 Ok(Some(entry)) => entry,
                 Ok(None) => break,
                 Err(fault) => {
@@ -184,51 +169,67 @@ impl Exporter<'_, '_> {
                 }
                 attributes.push((name, wanted));
             } else {
-                self.entry(&name, &entry, &wanted)?;
+                self.entry(&name, &entry, wanted)?;
             }
         }
+        self.finish_files()?;
         directories.iter().rev().try_for_each(|directory| self.root.sync_directory(directory))?;
         attributes.iter().rev().try_for_each(|(name, wanted)| self.set_attributes(name, wanted))
     }
 
-    fn entry(&mut self, name: &[u8], entry: &Entry, wanted: &Attributes) -> Result<()> {
+    fn entry(&mut self, name: &[u8], entry: &Entry, wanted: Attributes) -> Result<()> {
+        self.progress.check()?;
         match &entry.kind {
             EntryKind::Directory => Ok(()),
             EntryKind::Symlink(link) => {
-                self.blocks.progress.check()?;
                 self.root.create_symlink(name, link)?;
-                self.set_attributes(name, wanted)
+                self.set_attributes(name, &wanted)
             }
-            EntryKind::File(file) => match self.file(name, file, *wanted) {
-                Ok(()) => Ok(()),
-                Err(Error::Damaged { detail, .. }) => {
-                    self.root.remove_file(name)?;
-                    self.lose(name, detail);
-                    Ok(())
-                }
-                Err(error) => {
-                    self.root.remove_file(name)?;
-                    Err(error)
-                }
-            },
+            EntryKind::File(file) => self.file(name, file, wanted),
         }
     }
 
     fn file(&mut self, name: &[u8], file: &FileEntry, attributes: Attributes) -> Result<()> {
-        let FileEntry { content, sparse, .. } = *file;
-        room::check_file(self.root.path(), name, &content, self.blocks.reader, self.blocks.progress)?;
-        let change = Change::Create;
-        let (role, lost, name_of_step) = (FileRole::Plain, Vec::new(), name.to_vec());
-        let mut step =
-            FileStep { name: name_of_step, content, sparse, role, change, attributes, lost, keeps_header: false };
-        if self.invalid == InvalidPolicy::Accept {
-            losses::mark(&mut step, self.blocks.reader, self.blocks.progress)?;
+        let Self { root, progress, reader, unfinished, .. } = self;
+        room::check_file(root.path(), name, &file.content, reader, *progress)?;
+        unfinished.begin(name, file, attributes)?;
+        for_each_piece(&file.content, reader, |reader, piece| match piece {
+            Wanted::Slot(slot) => unfinished.want(&slot, reader),
+            Wanted::Hole(_) => Ok(()),
+            Wanted::Hidden(hidden) => {
+                unfinished.lose(hidden);
+                Ok(())
+            }
+        })?;
+        if unfinished.are_many() { self.finish_files() } else { Ok(()) }
+    }
+
+    /// Gives all files that were begun their bytes, attributes and durability, or removes them again.
+    fn finish_files(&mut self) -> Result<()> {
+        let mut files = self.unfinished.fill(&mut self.reader)?.into_iter();
+        while let Some(mut file) = files.next() {
+            if let Err(error) = self.finish(&mut file) {
+                self.unfinished.take_back(std::iter::once(file).chain(files));
+                return Err(error);
+            }
         }
-        let target = self.root.create_file(name, UNFINISHED_FILE)?;
-        self.blocks.write_content(&target, &step)?;
-        self.set_attributes(name, &attributes)?;
-        target.sync()?;
-        self.unreadable.extend(step.lost.iter().map(|lost| lost.at(self.root.path_of(name))));
+        Ok(())
+    }
+
+    fn finish(&mut self, file: &mut UnfinishedFile) -> Result<()> {
+        self.progress.check()?;
+        match file.fault() {
+            Some(fault) if self.invalid == InvalidPolicy::Refuse => {
+                self.root.remove_file(&file.name)?;
+                self.lose(&file.name, fault);
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.set_attributes(&file.name, &file.attributes)?;
+        file.target.sync()?;
+        let path = self.root.path_of(&file.name);
+        self.unreadable.extend(file.lost_ranges().iter().map(|lost| lost.at(path.clone())));
         self.files += 1;
         Ok(())
     }

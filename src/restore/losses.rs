@@ -93,7 +93,7 @@ pub(super) fn mark(step: &mut FileStep, reader: &mut BlobReader<'_>, progress: &
 }
 
 /// Neighbours with one cause are one run.
-fn push(lost: &mut Vec<LostRange>, next: LostRange) {
+pub(super) fn push(lost: &mut Vec<LostRange>, next: LostRange) {
     match lost.last_mut() {
         Some(last) if last.range.end() == next.range.offset && last.cause == next.cause => {
             last.range.length += next.range.length;

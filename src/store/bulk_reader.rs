@@ -135,18 +135,19 @@ impl Planning<'_, '_> {
 impl<'a> BulkReader<'a> {
     /// A reader that stages nothing for others.
     pub fn new(repository: &'a Repository) -> Self {
-        Self::counting(repository, HashSet::new(), RecordCount::Close)
-    }
-
-    /// A reader that stages nothing for others, but shares the frames that it decodes with the next ones.
-    pub fn sharing(repository: &'a Repository, frames: &'a DecodedFrames) -> Self {
-        Self { frames: Some(frames), ..Self::new(repository) }
+        Self::keeping(repository, HashSet::new())
     }
 
     /// A reader that stages the chunks in `kept` for whoever reads them next: those recorded as deltas, and as many of
     /// the others as are worth their room.
     pub fn keeping(repository: &'a Repository, kept: HashSet<BlobId>) -> Self {
         Self::counting(repository, kept, RecordCount::ToTheLimit)
+    }
+
+    /// A reader for who builds on what it reads: it counts the records of chains closely, and shares the frames that it
+    /// decodes with the next ones.
+    pub fn sharing(repository: &'a Repository, frames: &'a DecodedFrames) -> Self {
+        Self { frames: Some(frames), ..Self::counting(repository, HashSet::new(), RecordCount::Close) }
     }
 
     fn counting(repository: &'a Repository, kept: HashSet<BlobId>, record_count: RecordCount) -> Self {
@@ -191,24 +192,6 @@ impl<'a> BulkReader<'a> {
     /// I/O errors of the index.
     pub fn want(&mut self, chunks: &[WantedChunk]) -> Result<PlanCapacity> {
         self.planning(|planning| chunks.iter().try_for_each(|chunk| planning.want(chunk)))?;
-        Ok(self.capacity())
-    }
-
-    /// Asks for chunks to be staged that take more than reading them; one recorded whole does not even come out.
-    ///
-    /// # Errors
-    /// I/O errors of the index.
-    pub fn stage(&mut self, ids: &[BlobId]) -> Result<PlanCapacity> {
-        let Self { plan, footers, kept, repository, .. } = self;
-        repository.index().reading(|index| {
-            let source = &mut Source { index, footers };
-            for id in ids {
-                if plan.want_rebuilt(id, source)? {
-                    kept.insert(*id);
-                }
-            }
-            Ok(())
-        })?;
         Ok(self.capacity())
     }
 

@@ -139,15 +139,6 @@ impl Plan {
         Ok(fits)
     }
 
-    /// Plans for a chunk if it is recorded as a delta; `false` if it is not, or cannot be planned for.
-    pub(super) fn want_rebuilt(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<bool> {
-        let Some(number) = self.chunk_number(id, source)? else { return Ok(false) };
-        let node = self.nodes.get_mut(number as usize);
-        let Some(node) = node.filter(|node| matches!(node.form, Form::Delta { .. })) else { return Ok(false) };
-        node.is_wanted = true;
-        Ok(true)
-    }
-
     /// A chunk that can be planned for, with all that it needs.
     pub(super) fn chunk(&mut self, id: &BlobId, source: &mut Source<'_, '_>) -> Result<Option<&Node>> {
         let number = self.chunk_number(id, source)?;

@@ -195,29 +195,6 @@ fn what_is_recorded_whole_is_staged_if_it_is_kept() {
 }
 
 #[test]
-fn only_what_must_be_rebuilt_is_staged() {
-    let directory = tempfile::tempdir().unwrap();
-    let records = chain(1);
-    let repository = repository(directory.path(), &records);
-    let mut bulk = BulkReader::keeping(&repository, HashSet::new());
-    for (content, _) in &records {
-        bulk.stage(&[BlobId::of_chunk(content)]).unwrap();
-    }
-    let handed_out = Mutex::new(0);
-    assert_eq!(
-        bulk.read(&|_, _| {
-            *handed_out.lock().unwrap() += 1;
-            Ok(())
-        })
-        .unwrap(),
-        []
-    );
-    assert_eq!(*handed_out.lock().unwrap(), 1);
-    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[0].0), BlobKind::Chunk), None);
-    assert_eq!(bulk.staged().blob(&BlobId::of_chunk(&records[1].0), BlobKind::Chunk).unwrap(), records[1].0);
-}
-
-#[test]
 fn a_whole_record_is_staged_only_for_deltas_that_need_others_too() {
     use super::order::{Order, Round};
 
@@ -275,7 +252,8 @@ fn records_that_bases_share_count_once_however_many_ways_lead_to_them() {
         records[number].1.as_mut().unwrap().0 = bases;
     }
     let repository = repository(directory.path(), &records);
-    let mut bulk = BulkReader::new(&repository);
+    let frames = DecodedFrames::default();
+    let mut bulk = BulkReader::sharing(&repository, &frames);
     let top = wanted(&records[records.len() - 1].0);
     let counted = bulk.chain(&top.id).unwrap().unwrap().facts.records;
     assert!((17..=64).contains(&counted), "{counted} of 17, where each way counted makes 511");
