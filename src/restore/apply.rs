@@ -32,8 +32,7 @@ pub(super) struct Applied {
 impl Applied {
     /// Counts what was done elsewhere too.
     pub(super) fn add(&mut self, other: Applied) {
-        self.written.blocks += other.written.blocks;
-        self.written.bytes += other.written.bytes;
+        self.written.add(other.written);
         self.not_permitted += other.not_permitted;
     }
 }

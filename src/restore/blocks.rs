@@ -2,23 +2,24 @@
 //!
 //! Invariant: the file's inode stays; blocks that are right already are not written; a block of zeros where the file
 //! has a hole stays a hole if the snapshot's file was sparse. The first block of a database is left out here, so that
-//! nobody takes the file for one before [`write_first_block`]. Slots are looked at on all cores, and written one after
-//! the other. Memory: [`SLOTS_AT_ONCE`] slots.
+//! nobody takes the file for one before [`write_first_block`]. Memory: [`SLOTS_AT_ONCE`] slots, and that of the awaited
+//! chunks.
 
-use std::sync::Arc;
+mod pen;
 
 use rayon::prelude::*;
 
 use crate::disk::target::TargetFile;
 use crate::error::{Error, Result};
 use crate::format::limits::CHUNK_SIZE;
-use crate::format::pack::BlobKind;
 use crate::progress::Progress;
 use crate::store::BlobReader;
 
+use super::awaited::MOST_PLACES;
 use super::content::{Range, Wanted, WantedSlot, first_piece, for_each_piece, read_slot};
 use super::difference::holds;
 use super::plan::{Change, FileRole, FileStep};
+use pen::Pen;
 
 /// The unit of writing in bytes: what file systems and SQLite change at least.
 pub(super) const BLOCK: usize = 4096;
@@ -40,6 +41,14 @@ pub(super) struct Written {
     pub(super) bytes: u64,
 }
 
+impl Written {
+    /// Counts what was written elsewhere too.
+    pub(super) fn add(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+    }
+}
+
 /// Writes file contents of one restore.
 pub(super) struct BlockWriter<'w, 'r> {
     pub(super) reader: &'w mut BlobReader<'r>,
@@ -58,8 +67,16 @@ impl BlockWriter<'_, '_> {
         if old_size != step.content.length {
             file.set_length(step.content.length)?;
         }
-        let mut pen = Pen { file, step, old_size, progress: self.progress, written: &mut self.written };
-        for_each_selected(step, self.reader, |reader, slots| pen.write_slots(slots, reader))?;
+        let pen = Pen { file, step, old_size, progress: self.progress };
+        let mut waiting = Vec::new();
+        for_each_selected(step, self.reader, |reader, slots| {
+            self.written.add(pen.write_staged(slots, reader.staged().map(|staged| &**staged), &mut waiting)?);
+            if waiting.len() >= MOST_PLACES {
+                self.written.add(pen.write_waiting(&mut waiting, reader)?);
+            }
+            Ok(())
+        })?;
+        self.written.add(pen.write_waiting(&mut waiting, self.reader)?);
         let lost = step.lost_ranges();
         let holes = match &step.change {
             Change::Overwrite(difference) => difference.holes.as_slice(),
@@ -133,86 +150,6 @@ pub(super) fn not_as_written(file: &TargetFile) -> Error {
         "{} does not read back as written; its disk may be failing, or another process writes to it",
         file.path().display()
     ))
-}
-
-/// Writes slots of one file.
-struct Pen<'p> {
-    file: &'p TargetFile,
-    step: &'p FileStep,
-    old_size: u64,
-    progress: &'p dyn Progress,
-    written: &'p mut Written,
-}
-
-/// A slot that is about to be written.
-struct ReadySlot {
-    wanted: Arc<[u8]>,
-    /// The runs of blocks that differ, in bytes of the slot.
-    runs: Vec<std::ops::Range<usize>>,
-}
-
-impl Pen<'_> {
-    /// Writes what differs in these slots, which are emptied.
-    fn write_slots(&mut self, slots: &mut Vec<WantedSlot>, reader: &mut BlobReader<'_>) -> Result<()> {
-        self.progress.check()?;
-        let staged = reader.staged().cloned();
-        let pen = &*self;
-        let ready = slots.par_iter().with_min_len(SLOTS_A_TASK).map(|slot| {
-            let wanted = staged.as_ref().and_then(|staged| staged.blob(&slot.id, BlobKind::Chunk));
-            wanted
-                .filter(|wanted| wanted.len() == slot.length)
-                .map(|wanted| pen.look_at(slot, wanted.into()))
-                .transpose()
-        });
-        let ready: Vec<Option<ReadySlot>> = ready.collect::<Result<_>>()?;
-        for (slot, ready) in slots.drain(..).zip(ready) {
-            let ready = match ready {
-                Some(ready) => ready,
-                None => self.look_at(&slot, read_slot(reader, &slot)?)?,
-            };
-            for run in ready.runs {
-                self.write_run(&slot, &ready.wanted, run)?;
-            }
-            self.progress.advance(slot.length as u64);
-        }
-        Ok(())
-    }
-
-    /// Finds the runs of blocks of a slot that differ from what is there.
-    fn look_at(&self, slot: &WantedSlot, wanted: Arc<[u8]>) -> Result<ReadySlot> {
-        let mut current = vec![0; wanted.len()];
-        // What is missing at the end reads as zeros.
-        if slot.offset < self.old_size {
-            self.file.read_at(slot.offset, &mut current)?;
-        }
-        let mut runs: Vec<std::ops::Range<usize>> = Vec::new();
-        for (number, (new, old)) in wanted.chunks(BLOCK).zip(current.chunks(BLOCK)).enumerate() {
-            let start = number * BLOCK;
-            if self.must_write(slot.offset + start as u64, new, old) {
-                match runs.last_mut() {
-                    Some(run) if run.end == start => run.end += new.len(),
-                    _ => runs.push(start..start + new.len()),
-                }
-            }
-        }
-        Ok(ReadySlot { wanted, runs })
-    }
-
-    fn must_write(&self, offset: u64, new: &[u8], old: &[u8]) -> bool {
-        let held_back = offset == 0 && self.step.role == FileRole::Database;
-        // Behind the old end there is nothing but the hole that growing the file left.
-        let unallocated = offset >= self.old_size && !self.step.sparse;
-        !held_back && (new != old || unallocated)
-    }
-
-    fn write_run(&mut self, slot: &WantedSlot, wanted: &[u8], run: std::ops::Range<usize>) -> Result<()> {
-        self.progress.check()?;
-        let Some(bytes) = wanted.get(run.clone()) else { return Ok(()) };
-        self.file.write_block(slot.offset + run.start as u64, bytes)?;
-        self.written.blocks += bytes.len().div_ceil(BLOCK) as u64;
-        self.written.bytes += bytes.len() as u64;
-        Ok(())
-    }
 }
 
 /// Whether ascending offsets lie in ascending runs.

@@ -194,7 +194,7 @@ impl<'r> Exporter<'_, 'r> {
         room::check_file(root.path(), name, &file.content, reader, *progress)?;
         unfinished.begin(name, file, attributes)?;
         for_each_piece(&file.content, reader, |reader, piece| match piece {
-            Wanted::Slot(slot) => unfinished.want(&slot, reader),
+            Wanted::Slot(slot) => unfinished.want(slot, reader),
             Wanted::Hole(_) => Ok(()),
             Wanted::Hidden(hidden) => {
                 unfinished.lose(hidden);

@@ -8,6 +8,7 @@
 
 mod apply;
 mod attributes;
+mod awaited;
 mod blocks;
 mod content;
 mod difference;

@@ -2,8 +2,7 @@
 //! packs, and written to their places on all cores.
 //!
 //! Invariants: a file that is finished has all its bytes, or zeros for what could not be read, where that is accepted;
-//! any other is removed again. Memory: [`MOST_FILES`] open files, [`MOST_PLACES`] places of 48 bytes, and a plan of
-//! bounded size.
+//! any other is removed again. Memory: that of the awaited chunks, and [`MOST_FILES`] open files.
 
 use std::ops::Range as Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,17 +13,14 @@ use crate::format::table::FileEntry;
 use crate::id::BlobId;
 use crate::progress::Progress;
 use crate::restore::attributes::Attributes;
+use crate::restore::awaited::{AwaitedChunks, LostPlace, Place};
 use crate::restore::blocks::BLOCK;
 use crate::restore::content::{self, HiddenRun, Range, WantedSlot};
 use crate::restore::losses::{self, LostRange};
-use crate::store::{BlobReader, BulkReader, PlanCapacity, Repository, WantedChunk};
+use crate::store::{BlobReader, PlanCapacity, Repository};
 
 /// Files open at one time.
 const MOST_FILES: usize = 128;
-/// Places that are filled in one read.
-const MOST_PLACES: usize = 65_536;
-/// Chunks asked for in one look at the index.
-const ASKED_TOGETHER: usize = 64;
 /// Permission bits of what is not finished yet.
 const UNFINISHED_FILE: u32 = 0o600;
 
@@ -32,21 +28,9 @@ const UNFINISHED_FILE: u32 = 0o600;
 pub(super) struct UnfinishedFiles<'w, 'r> {
     root: &'w TargetRoot,
     progress: &'w dyn Progress,
-    bulk: BulkReader<'r>,
+    awaited: AwaitedChunks<'r>,
     files: Vec<UnfinishedFile>,
-    places: Vec<Place>,
-    /// How many of the places have been asked for.
-    asked: usize,
     bytes_written: AtomicU64,
-}
-
-/// Where a chunk is to stand.
-struct Place {
-    chunk: WantedChunk,
-    /// The number of the file among those that are unfinished.
-    file: usize,
-    /// In bytes.
-    offset: u64,
 }
 
 /// A file, and what it shall be.
@@ -118,8 +102,8 @@ fn runs_with_bytes(bytes: &[u8]) -> Vec<Bytes<usize>> {
 impl<'w, 'r> UnfinishedFiles<'w, 'r> {
     /// None yet, below `root`.
     pub(super) fn below(root: &'w TargetRoot, repository: &'r Repository, progress: &'w dyn Progress) -> Self {
-        let (bulk, bytes_written) = (BulkReader::new(repository), AtomicU64::new(0));
-        Self { root, progress, bulk, files: Vec::new(), places: Vec::new(), asked: 0, bytes_written }
+        let (awaited, bytes_written) = (AwaitedChunks::new(repository), AtomicU64::new(0));
+        Self { root, progress, awaited, files: Vec::new(), bytes_written }
     }
 
     /// Makes a file, whose slots follow.
@@ -130,15 +114,12 @@ impl<'w, 'r> UnfinishedFiles<'w, 'r> {
     }
 
     /// Asks for a slot of the file that was begun last.
-    pub(super) fn want(&mut self, slot: &WantedSlot, reader: &mut BlobReader<'r>) -> Result<()> {
-        let chunk = WantedChunk { id: slot.id, length: slot.length as u64 };
-        self.places.push(Place { chunk, file: self.files.len().saturating_sub(1), offset: slot.offset });
-        if self.places.len() - self.asked < ASKED_TOGETHER {
-            return Ok(());
+    pub(super) fn want(&mut self, slot: WantedSlot, reader: &mut BlobReader<'r>) -> Result<()> {
+        let place = Place { file: self.files.len().saturating_sub(1), slot };
+        match self.awaited.want(place, self.progress)? {
+            PlanCapacity::Full => self.write(reader),
+            PlanCapacity::Left => Ok(()),
         }
-        self.progress.check()?;
-        let capacity = self.ask()?;
-        if capacity == PlanCapacity::Full || self.places.len() >= MOST_PLACES { self.write(reader) } else { Ok(()) }
     }
 
     /// Notes a run of the file that was begun last of which nothing is known.
@@ -179,55 +160,22 @@ impl<'w, 'r> UnfinishedFiles<'w, 'r> {
         }
     }
 
-    fn ask(&mut self) -> Result<PlanCapacity> {
-        let wanted: Vec<_> = self.places.iter().skip(self.asked).map(|place| place.chunk).collect();
-        self.asked = self.places.len();
-        self.bulk.want(&wanted)
-    }
-
     fn write(&mut self, reader: &mut BlobReader<'r>) -> Result<()> {
-        self.ask()?;
-        self.places.sort_by_key(|place| place.chunk.id);
-        let (files, places, progress, written) = (&self.files, &self.places, self.progress, &self.bytes_written);
-        let put = |id: &BlobId, bytes: &[u8]| {
-            for place in places_of(places, id).filter(|place| place.chunk.length == bytes.len() as u64) {
-                if let Some(file) = files.get(place.file) {
-                    written.fetch_add(file.write(place.offset, bytes)?, Ordering::Relaxed);
-                }
-                progress.advance(place.chunk.length);
+        let (files, written) = (&self.files, &self.bytes_written);
+        let lost = self.awaited.read(reader, self.progress, &|place, bytes| {
+            if let Some(file) = files.get(place.file) {
+                written.fetch_add(file.write(place.slot.offset, bytes)?, Ordering::Relaxed);
             }
-            progress.check()
-        };
-        let mut unread = self.bulk.read(&put)?;
-        unread.sort_by_key(|chunk| (chunk.id, chunk.length));
-        unread.dedup();
-        let mut lost = Vec::new();
-        for chunk in unread {
-            progress.check()?;
-            match reader.chunk(&chunk.id)? {
-                Ok(bytes) if bytes.len() as u64 == chunk.length => put(&chunk.id, &bytes)?,
-                Ok(_) => lost.push((chunk, "it has not the length of its place".to_owned())),
-                Err(fault) => lost.push((chunk, fault.to_string())),
+            Ok(())
+        })?;
+        for LostPlace { place: Place { file, slot }, cause } in lost {
+            let range = Range { offset: slot.offset, length: slot.length as u64 };
+            if let Some(file) = self.files.get_mut(file) {
+                file.lost.push(Loss { range, blob: slot.id, cause });
             }
         }
-        for (chunk, cause) in lost {
-            for place in places_of(places, &chunk.id).filter(|place| place.chunk == chunk) {
-                let range = Range { offset: place.offset, length: chunk.length };
-                if let Some(file) = self.files.get_mut(place.file) {
-                    file.lost.push(Loss { range, blob: chunk.id, cause: cause.clone() });
-                }
-            }
-        }
-        self.places.clear();
-        self.asked = 0;
         Ok(())
     }
-}
-
-/// The places of a chunk among those that are sorted by chunk.
-fn places_of<'p>(places: &'p [Place], id: &'p BlobId) -> impl Iterator<Item = &'p Place> {
-    let first = places.partition_point(|place| place.chunk.id < *id);
-    places.iter().skip(first).take_while(move |place| place.chunk.id == *id)
 }
 
 #[cfg(test)]
