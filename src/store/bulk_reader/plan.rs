@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::met::MetRecords;
 use crate::error::Result;
 use crate::format::limits::{CHAIN_DEPTH, CHAIN_RECORDS};
 use crate::format::pack::{BlobKind, Encoding, Frame};
@@ -14,8 +15,6 @@ use crate::store::blob_reader::{BlobReader, Found};
 use crate::store::chain::ChainFacts;
 use crate::store::index::{Lookups, OnlyMatch};
 use crate::store::staged::Span;
-
-use super::met::MetRecords;
 
 /// Blobs of one plan, of about 400 bytes each with the tables beside, from which on it takes no more than what is being
 /// looked up together. A little less than 2^16, at which the memory for them would double.
