@@ -3,14 +3,16 @@
 //! Invariants: whatever is put to a place has been hashed and has the place's length; a chunk that cannot be had is
 //! named with each of its places. Memory: [`MOST_PLACES`] places of 56 bytes, and a plan of bounded size.
 
+use std::sync::Arc;
+
 use super::content::WantedSlot;
 use crate::error::Result;
 use crate::id::BlobId;
 use crate::progress::Progress;
 use crate::store::{BlobReader, BulkReader, PlanCapacity, Repository, WantedChunk};
 
-/// Places that are filled in one read.
-pub(super) const MOST_PLACES: usize = 65_536;
+/// Places that are filled in one read; fewer in tests, so that small files take several.
+pub(super) const MOST_PLACES: usize = if cfg!(test) { 256 } else { 65_536 };
 /// Chunks asked for in one look at the index.
 const ASKED_TOGETHER: usize = 64;
 
@@ -34,7 +36,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct LostPlace {
     pub(super) place: Place,
-    pub(super) cause: String,
+    pub(super) cause: Arc<str>,
 }
 
 /// Takes a chunk for one of its places, on any thread.
@@ -63,7 +65,7 @@ impl<'r> AwaitedChunks<'r> {
         self.bulk.want(&wanted)
     }
 
-    /// Reads all that was asked for, and returns what cannot be had; `reader` tries every way.
+    /// Reads all that was asked for, and returns what cannot be had, by file and offset; `reader` tries every way.
     ///
     /// # Errors
     /// Those of `put`; an interruption.
@@ -91,17 +93,18 @@ impl<'r> AwaitedChunks<'r> {
         let mut lost = Vec::new();
         for chunk in unread {
             progress.check()?;
-            let cause = match reader.chunk(&chunk.id)? {
+            let cause: Arc<str> = match reader.chunk(&chunk.id)? {
                 Ok(bytes) if bytes.len() as u64 == chunk.length => {
                     put_everywhere(&chunk.id, &bytes)?;
                     continue;
                 }
                 Ok(_) => "it has not the length of its place".into(),
-                Err(fault) => fault.to_string(),
+                Err(fault) => fault.to_string().into(),
             };
             let places = places_of(&places, &chunk.id).filter(|place| place.chunk() == chunk);
-            lost.extend(places.map(|&place| LostPlace { place, cause: cause.clone() }));
+            lost.extend(places.map(|&place| LostPlace { place, cause: Arc::clone(&cause) }));
         }
+        lost.sort_by_key(|lost| (lost.place.file, lost.place.slot.offset));
         Ok(lost)
     }
 }

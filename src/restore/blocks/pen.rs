@@ -81,9 +81,8 @@ impl Pen<'_> {
             let mut awaited = AwaitedChunks::new(reader.repository());
             let mut read = |awaited: &mut AwaitedChunks<'_>| {
                 let lost = awaited.read(reader, self.progress, &|place, bytes| put(&place.slot, bytes))?;
-                let first = lost.into_iter().min_by_key(|lost| lost.place.slot.offset);
-                first.map_or(Ok(()), |LostPlace { place, cause }| {
-                    Err(Error::damaged(reader.repository().root(), cannot_be_read(&place.slot.id, &cause)))
+                lost.first().map_or(Ok(()), |LostPlace { place, cause }| {
+                    Err(Error::damaged(reader.repository().root(), cannot_be_read(&place.slot.id, cause)))
                 })
             };
             for slot in slots.drain(..) {

@@ -5,6 +5,7 @@
 //! any other is removed again. Memory: that of the awaited chunks, and [`MOST_FILES`] open files.
 
 use std::ops::Range as Bytes;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::disk::target::{TargetFile, TargetRoot};
@@ -46,9 +47,9 @@ pub(super) struct UnfinishedFile {
 /// A run of a file that cannot be read.
 struct Loss {
     range: Range,
-    /// The chunk, or the list node above.
+    /// The first chunk of it, or the list node above.
     blob: BlobId,
-    cause: String,
+    cause: Arc<str>,
 }
 
 impl UnfinishedFile {
@@ -63,9 +64,20 @@ impl UnfinishedFile {
         self.lost.sort_by_key(|loss| loss.range.offset);
         let mut ranges = Vec::new();
         for Loss { range, cause, .. } in self.lost.drain(..) {
-            losses::push(&mut ranges, LostRange { range, cause });
+            losses::push(&mut ranges, LostRange { range, cause: cause.to_string() });
         }
         ranges
+    }
+
+    /// Notes what cannot be read; what follows the last loss for the same cause is one with it, so that a file without
+    /// any of its bytes takes no memory for each.
+    fn lose(&mut self, next: Loss) {
+        match self.lost.last_mut() {
+            Some(last) if last.range.end() == next.range.offset && last.cause == next.cause => {
+                last.range.length += next.range.length;
+            }
+            _ => self.lost.push(next),
+        }
     }
 
     /// Writes a chunk to its place, and returns how many bytes of it were no hole.
@@ -126,7 +138,7 @@ impl<'w, 'r> UnfinishedFiles<'w, 'r> {
     pub(super) fn lose(&mut self, hidden: HiddenRun) {
         let HiddenRun { range, node: blob, fault } = hidden;
         if let Some(file) = self.files.last_mut() {
-            file.lost.push(Loss { range, blob, cause: fault.to_string() });
+            file.lose(Loss { range, blob, cause: fault.to_string().into() });
         }
     }
 
@@ -171,7 +183,7 @@ impl<'w, 'r> UnfinishedFiles<'w, 'r> {
         for LostPlace { place: Place { file, slot }, cause } in lost {
             let range = Range { offset: slot.offset, length: slot.length as u64 };
             if let Some(file) = self.files.get_mut(file) {
-                file.lost.push(Loss { range, blob: slot.id, cause });
+                file.lose(Loss { range, blob: slot.id, cause });
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::store::blob_reader::Found;
 use crate::store::index::RecordPlace;
 use crate::store::packs::PackFile;
 
-/// Records held at most, of 17 bytes each: as many as the table takes before it doubles to 2^18 places.
+/// Records held at most, of 21 bytes each: as many as the table takes before it doubles to 2^18 places.
 const MOST_RECORDS: usize = (1 << 17) / 8 * 7;
 
 /// What was met so far.

@@ -39,8 +39,8 @@ struct NeededPayload<'p> {
 /// A delta that is put together last.
 struct LastDelta {
     number: NodeNumber,
-    /// Its draft, if there was room for it.
-    staged: Option<Span>,
+    /// Where its draft was staged.
+    draft: Span,
 }
 
 /// A payload that was staged.
@@ -70,9 +70,8 @@ impl Work<'_> {
         self.carry_out_round(Round::Second, plan, &order)?;
         drafts.par_iter().try_for_each(|last| match plan.node(last.number) {
             Some(node) => {
-                let mut splicer = Splicer::new(plan, self.staged);
-                let staged = last.staged.and_then(|span| Draft::read(self.staged, span));
-                self.hand_out(plan, node, staged.or_else(|| splicer.draft(last.number)), &mut splicer)
+                let draft = Draft::read(self.staged, last.draft);
+                self.hand_out(plan, node, draft, &mut Splicer::new(plan, self.staged))
             }
             None => Ok(()),
         })
@@ -80,9 +79,9 @@ impl Work<'_> {
 
     /// Follows the chains of the deltas that are put together last, and tells what they need of whole records.
     fn draft_last(&self, plan: &Plan, order: &Order) -> (Vec<LastDelta>, NeededParts) {
-        let drafts = order.last().par_iter().map(|&number| {
-            let draft = Splicer::new(plan, self.staged).draft(number).unwrap_or_default();
-            (LastDelta { number, staged: draft.put(self.staged) }, draft.needs())
+        let drafts = order.last().par_iter().filter_map(|&number| {
+            let draft = Splicer::new(plan, self.staged).draft(number)?;
+            Some((LastDelta { number, draft: draft.put(self.staged)? }, draft.needs()))
         });
         let drafts = drafts.fold(
             || (Vec::new(), NeededParts::default()),
@@ -162,8 +161,8 @@ impl Work<'_> {
     /// Hands out a chunk that is recorded as a delta, if it comes out right.
     fn hand_out(&self, plan: &Plan, node: &Node, draft: Option<Draft>, splicer: &mut Splicer<'_>) -> Result<()> {
         let Some(draft) = draft else { return Ok(()) };
-        let bytes = splicer.blob(&draft);
-        let Some(bytes) = bytes.filter(|bytes| BlobKind::Chunk.id_of(bytes) == node.id) else { return Ok(()) };
+        let is_right = |bytes: &Vec<u8>| bytes.len() == node.length as usize && BlobKind::Chunk.id_of(bytes) == node.id;
+        let Some(bytes) = splicer.blob(&draft).filter(is_right) else { return Ok(()) };
         if self.kept.contains(&node.id) {
             self.staged.keep(node.id, &bytes);
         }
