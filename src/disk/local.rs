@@ -8,7 +8,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tempfile::TempPath;
 
 use super::durable::{self, DIRECTORY_MODE, FILE_MODE, Renamed};
+use super::read;
 use super::storage::{Object, ObjectKind, ObjectWriter, Published, Storage};
 use crate::error::{Error, Result};
 
@@ -248,9 +249,7 @@ fn read_exactly(file: &File, path: &Path, offset: u64, length: usize) -> Result<
         let detail = format!("it ends at byte {size}, but {length} bytes from byte {offset} are needed");
         return Err(Error::damaged(path, detail));
     }
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, offset).map_err(Error::io("read", path))?;
-    Ok(bytes)
+    read::read_exactly(file, offset, length).map_err(Error::io("read", path))
 }
 
 fn open_unnamed(directory: &Path) -> io::Result<File> {

@@ -13,6 +13,7 @@ pub mod local;
 pub mod lock;
 pub mod mount;
 pub mod processes;
+pub mod read;
 pub mod record_lock;
 pub mod scratch;
 pub mod space;

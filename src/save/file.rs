@@ -78,8 +78,9 @@ fn store_all(capturing: &mut Capturing<'_>, source: SourceSlots<'_>) -> Result<R
         patience.check()?;
         match part {
             Part::Chunks { bytes, ids } => {
-                for (chunk, id) in bytes.chunks(CHUNK_SIZE).zip(ids) {
-                    if writer.reserve(id) == Stored::New {
+                let stored = writer.reserve_all(&ids);
+                for ((chunk, id), stored) in bytes.chunks(CHUNK_SIZE).zip(ids).zip(stored) {
+                    if stored == Stored::New {
                         writer.put_whole(id, chunk, FrameGroup::Bulk)?;
                     }
                     tree.push_chunk(id, &mut TreeSink { writer, previous: None })?;

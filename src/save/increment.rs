@@ -31,7 +31,7 @@ use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
 use crate::store::blob_reader::temporary_directory;
-use crate::store::{DeltaRecord, FrameGroup, PreviousContent, Stored, TreeSink};
+use crate::store::{BlobWriter, DeltaRecord, FrameGroup, PreviousContent, Stored, TreeSink};
 
 use changed::{Against, Changed};
 use comparing::{Comparing, Versions};
@@ -86,6 +86,16 @@ enum Encoded {
     },
     /// The file has other bytes there by now.
     Gone,
+}
+
+impl Encoded {
+    fn id(&self) -> Option<BlobId> {
+        match self {
+            Self::Delta(delta) => Some(delta.id),
+            Self::Whole { id, .. } => Some(*id),
+            Self::Gone => None,
+        }
+    }
 }
 
 /// Stores a file against its previous version.
@@ -317,20 +327,24 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             if source.changed_at()? != *changed_at {
                 return Ok(Steadiness::Changed);
             }
-            for encoded in encoded {
-                let writer = &mut *capturing.writer;
-                match encoded {
-                    Encoded::Gone => return Ok(Steadiness::Changed),
-                    Encoded::Delta(delta) if writer.reserve(delta.id) == Stored::New => writer.put_delta(delta)?,
-                    Encoded::Whole { id, content } if writer.reserve(id) == Stored::New => {
-                        writer.put_whole(id, &content, FrameGroup::Increment)?;
-                    }
-                    Encoded::Delta(_) | Encoded::Whole { .. } => {}
-                }
-            }
-            Ok(Steadiness::Same)
+            put(capturing.writer, encoded)
         })
     }
+}
+
+/// Hands records over in their order, up to one whose content is gone.
+fn put(writer: &mut BlobWriter, encoded: Vec<Encoded>) -> Result<Steadiness> {
+    let ids: Vec<BlobId> = encoded.iter().map_while(Encoded::id).collect();
+    let stored = writer.reserve_all(&ids);
+    let steadiness = if stored.len() == encoded.len() { Steadiness::Same } else { Steadiness::Changed };
+    for (encoded, _) in encoded.into_iter().zip(stored).filter(|(_, stored)| *stored == Stored::New) {
+        match encoded {
+            Encoded::Delta(delta) => writer.put_delta(delta)?,
+            Encoded::Whole { id, content } => writer.put_whole(id, &content, FrameGroup::Increment)?,
+            Encoded::Gone => {}
+        }
+    }
+    Ok(steadiness)
 }
 
 /// What is compared with what in a file.

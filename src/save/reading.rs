@@ -19,6 +19,7 @@ use super::ahead::make_ahead;
 use super::sqlite::image::ImageChunks;
 use crate::chunk::delta::Run;
 use crate::disk::holes::{self, ExtentKind};
+use crate::disk::read;
 use crate::disk::stat::{FileStat, Nanoseconds};
 use crate::error::{Error, Result};
 use crate::format::content::Content;
@@ -179,8 +180,8 @@ impl SourceSlots<'_> {
     fn fill(&self, buffer: &mut Vec<u8>, slots: Range<u64>) -> Result<Option<()>> {
         let position = slots.start.saturating_mul(CHUNK_SIZE as u64);
         let end = slots.end.saturating_mul(CHUNK_SIZE as u64).min(self.length);
-        buffer.resize(usize::try_from(end - position).unwrap_or_default(), 0);
-        match self.file.read_exact_at(buffer, position) {
+        let length = usize::try_from(end - position).unwrap_or_default();
+        match read::refill(self.file, buffer, position, length) {
             Ok(()) => Ok(Some(())),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(Error::io("read", self.path)(error)),

@@ -127,22 +127,15 @@ enum Admission {
 }
 
 impl Admission {
-    fn admits(&self, id: &BlobId) -> bool {
-        match self {
-            // An index that cannot be read costs a second copy of the blob, never the blob.
-            Self::Unknown(index, _) => !index.contains(id).unwrap_or(false),
-            Self::All => true,
-            Self::Wanted(wanted) => wanted.offer(id),
-        }
-    }
-
     fn admitted(&self, ids: &[BlobId]) -> Vec<bool> {
         match self {
             Self::Unknown(index, _) => match index.contains_all(ids) {
                 Ok(contained) => contained.into_iter().map(|contained| !contained).collect(),
+                // An index that cannot be read costs a second copy of the blob, never the blob.
                 Err(_) => vec![true; ids.len()],
             },
-            Self::All | Self::Wanted(_) => ids.iter().map(|id| self.admits(id)).collect(),
+            Self::All => vec![true; ids.len()],
+            Self::Wanted(wanted) => ids.iter().map(|id| wanted.offer(id)).collect(),
         }
     }
 }
@@ -224,8 +217,13 @@ impl BlobWriter {
 
     /// Asks for a chunk of a file: one that is new must then be put, as a whole or as a delta.
     pub fn reserve(&mut self, id: BlobId) -> Stored {
-        let stored = self.take_up(id);
-        self.report.chunks_reused += u64::from(stored == Stored::Reused);
+        self.reserve_all(&[id]).first().copied().unwrap_or(Stored::Reused)
+    }
+
+    /// The same of several chunks, in one look at the index; one that comes twice is new once.
+    pub fn reserve_all(&mut self, ids: &[BlobId]) -> Vec<Stored> {
+        let stored = self.take_up(ids);
+        self.report.chunks_reused += stored.iter().filter(|stored| **stored == Stored::Reused).count() as u64;
         stored
     }
 
@@ -275,7 +273,7 @@ impl BlobWriter {
         base: impl FnOnce() -> Result<Option<Base>>,
     ) -> Result<BlobId> {
         let id = kind.id_of(content);
-        if self.take_up(id) == Stored::New {
+        if self.take_up(&[id]) == [Stored::New] {
             let base = base()?;
             self.metadata_bytes += content.len();
             self.metadata.push(WaitingBlob { id, kind, content: content.to_vec(), base });
@@ -321,14 +319,15 @@ impl BlobWriter {
         }
     }
 
-    /// Whether the blob must be stored; from now on it counts as stored.
-    fn take_up(&mut self, id: BlobId) -> Stored {
+    /// Which of these blobs must be stored; from now on they count as stored.
+    fn take_up(&mut self, ids: &[BlobId]) -> Vec<Stored> {
         let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        if in_flight.contains(&id) || !self.admission.admits(&id) {
-            return Stored::Reused;
-        }
-        in_flight.insert(id);
-        Stored::New
+        let admitted = self.admission.admitted(ids);
+        let take_up = |(id, admitted): (&BlobId, bool)| match admitted && in_flight.insert(*id) {
+            true => Stored::New,
+            false => Stored::Reused,
+        };
+        ids.iter().zip(admitted).map(take_up).collect()
     }
 
     fn append_to_increment(&mut self, record: WaitingRecord, payload: &[u8]) -> Result<()> {

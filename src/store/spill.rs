@@ -10,6 +10,8 @@ use std::hash::Hash;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use crate::disk::read::read_exactly;
+
 /// Most bytes of the temporary file.
 const LIMIT: u64 = 4 << 30;
 /// Items made a second time after which every one is written when it leaves the memory for the first time.
@@ -75,9 +77,8 @@ impl<Key: Copy + Eq + Hash> Spill<Key> {
     /// The bytes of an item from `start`, at most `length` of them.
     pub(super) fn read(&self, key: &Key, start: usize, length: usize) -> Option<Vec<u8>> {
         let span = self.spans.get(key)?;
-        let mut bytes = vec![0; span.length.checked_sub(start)?.min(length)];
-        self.file.as_ref()?.read_exact_at(&mut bytes, span.offset + start as u64).ok()?;
-        Some(bytes)
+        let length = span.length.checked_sub(start)?.min(length);
+        read_exactly(self.file.as_ref()?, span.offset + start as u64, length).ok()
     }
 }
 

@@ -21,6 +21,7 @@ use super::delta_record::SHORT_COPY;
 use super::holders::Holders;
 use crate::chunk::delta::Run;
 use crate::chunk::moved::{self, Fingerprints, Match, Sample, Sampling, Stretch, WindowPlace, choose};
+use crate::disk::read::read_exactly;
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
@@ -256,9 +257,8 @@ impl moved::StretchSource for Searcher<'_> {
         let Searchable { kept, file } = self.searchable;
         let KeptStretch { at, run, hash, .. } = *kept.stretch(place)?;
         let read = || {
-            let mut bytes = vec![0; run.length];
-            let read = file.is_some_and(|file| file.read_exact_at(&mut bytes, at).is_ok());
-            if read && blake3::hash(&bytes) == hash { Ok(bytes) } else { Err(Unreadable) }
+            let bytes = file.and_then(|file| read_exactly(file, at, run.length).ok());
+            bytes.filter(|bytes| blake3::hash(bytes) == hash).ok_or(Unreadable)
         };
         let bytes = self.at_hand.try_get_or_insert(at, read).ok()?;
         Some(Stretch { start: run.start, bytes })

@@ -22,6 +22,7 @@ use super::changed::Changed;
 use super::delta_record::SHORT_COPY;
 use super::haystack::{Haystack, HaystackChunk, Unreadable};
 use crate::chunk::moved::{self, Fingerprints, Match, Sample, Sampling, Stretch, WindowPlace, choose};
+use crate::disk::read::read_exactly;
 use crate::error::Result;
 use crate::format::limits::CHUNK_SIZE;
 use crate::id::BlobId;
@@ -289,8 +290,7 @@ impl Contents<'_> {
         }
         let place = self.fetched.as_ref().and_then(|fetched| Some((fetched, fetched.places.get(&chunk.id)?)));
         let Some((Fetched { file, .. }, place)) = place else { return Ok(None) };
-        let mut bytes = vec![0; self.source.length_of(chunk.slot)];
-        Ok(file.read_exact_at(&mut bytes, place * CHUNK_SIZE as u64).is_ok().then_some(bytes))
+        Ok(read_exactly(file, place * CHUNK_SIZE as u64, self.source.length_of(chunk.slot)).ok())
     }
 }
 

@@ -40,6 +40,23 @@ fn blobs_come_back_after_reopening_and_are_stored_once() {
 }
 
 #[test]
+fn of_chunks_that_are_asked_for_together_each_is_new_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
+    let [known, new, other] = [1, 2, 3].map(|seed| noise(seed, 1000));
+    put_all(&repository, std::slice::from_ref(&known));
+    let mut writer = BlobWriter::begin(&repository, MetadataRecords::Whole, Thoroughness::Thorough).unwrap();
+    let ids = [&new, &known, &new, &other].map(|chunk| BlobId::of_chunk(chunk));
+    assert_eq!(writer.reserve_all(&ids), [Stored::New, Stored::Reused, Stored::Reused, Stored::New]);
+    assert_eq!(writer.reserve(ids[0]), Stored::Reused);
+    for (id, chunk) in [(ids[0], &new), (ids[3], &other)] {
+        writer.put_whole(id, chunk, FrameGroup::Bulk).unwrap();
+    }
+    let report = writer.finish().unwrap();
+    assert_eq!((report.chunks_new, report.chunks_reused), (2, 3));
+}
+
+#[test]
 fn a_complete_content_is_known_to_be_whole_once_it_is_published_and_by_no_other_writer() {
     let directory = tempfile::tempdir().unwrap();
     let repository = Repository::open_or_create(directory.path(), WAIT).unwrap();
