@@ -3,10 +3,11 @@
 //! One bar at a time, one per phase, gone when its phase is over, so that the screen ends up with the result alone.
 //! Bars are drawn only for a person: stderr is a terminal and `--quiet` is not given.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 
 use crate::progress::{Phase, Progress};
 
@@ -43,10 +44,6 @@ impl Bars {
     pub fn screen(&self) -> MultiProgress {
         self.screen.clone()
     }
-
-    fn current(&self) -> MutexGuard<'_, Option<ProgressBar>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Progress for Bars {
@@ -57,19 +54,19 @@ impl Progress for Bars {
         };
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = self.screen.add(bar.with_style(style).with_message(phase.name()));
-        if let Some(previous) = self.current().replace(bar) {
+        if let Some(previous) = self.current.lock().replace(bar) {
             previous.finish_and_clear();
         }
     }
 
     fn advance(&self, bytes: u64) {
-        if let Some(bar) = self.current().as_ref() {
+        if let Some(bar) = self.current.lock().as_ref() {
             bar.inc(bytes);
         }
     }
 
     fn finish(&self) {
-        if let Some(bar) = self.current().take() {
+        if let Some(bar) = self.current.lock().take() {
             bar.finish_and_clear();
         }
     }
@@ -95,17 +92,17 @@ mod tests {
         bars.phase(Phase::Reading, Some(100));
         bars.advance(40);
         bars.advance(2);
-        let reading = bars.current().clone().unwrap();
+        let reading = bars.current.lock().clone().unwrap();
         assert_eq!((reading.position(), reading.length(), reading.message()), (42, Some(100), "Reading".to_owned()));
 
         bars.phase(Phase::Checking, None);
         assert!(reading.is_finished());
-        let checking = bars.current().clone().unwrap();
+        let checking = bars.current.lock().clone().unwrap();
         assert_eq!((checking.position(), checking.length()), (0, None));
 
         bars.finish();
         assert!(checking.is_finished());
-        assert!(bars.current().is_none());
+        assert!(bars.current.lock().is_none());
     }
 
     #[test]

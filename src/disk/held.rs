@@ -11,8 +11,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::LazyLock;
 
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
 use super::sqlite::Sidecar;
@@ -28,10 +29,6 @@ struct Registry {
 }
 
 static REGISTRY: LazyLock<Mutex<Registry>> = LazyLock::new(Mutex::default);
-
-fn registry() -> MutexGuard<'static, Registry> {
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 impl Registry {
     /// Sidecars come and go while a database is open, so theirs are looked up at the moment of the question.
@@ -95,7 +92,7 @@ struct RawUse(FileIdentity);
 
 impl Drop for RawUse {
     fn drop(&mut self) {
-        let mut registry = registry();
+        let mut registry = REGISTRY.lock();
         if let Some(count) = registry.raw.get_mut(&self.0) {
             *count -= 1;
             if *count == 0 {
@@ -111,7 +108,7 @@ impl Drop for RawUse {
 /// # Errors
 /// [`Error::Failed`] if it is not a regular file; [`Error::Io`] otherwise.
 pub fn open_source(path: &Path) -> Result<SourceOpen> {
-    let mut registry = registry();
+    let mut registry = REGISTRY.lock();
     // Looked at before it is opened: devices act on being opened, and a held file must not even be closed.
     let seen = FileStat::from(&std::fs::symlink_metadata(path).map_err(Error::io("look at", path))?);
     if seen.kind != FileKind::File {
@@ -157,7 +154,7 @@ impl SqliteUse {
     /// # Errors
     /// [`Error::Failed`] if the file or a sidecar is open as plain bytes in this process.
     pub fn of(path: &Path) -> Result<Self> {
-        let mut registry = registry();
+        let mut registry = REGISTRY.lock();
         let main = FileStat::from(&std::fs::metadata(path).map_err(Error::io("look at", path))?).identity();
         if std::iter::once(main).chain(sidecar_identities(path)).any(|id| registry.raw.contains_key(&id)) {
             let path = path.display();
@@ -170,7 +167,7 @@ impl SqliteUse {
 
 impl Drop for SqliteUse {
     fn drop(&mut self) {
-        let mut registry = registry();
+        let mut registry = REGISTRY.lock();
         if let Some((_, count)) = registry.databases.get_mut(&self.0) {
             *count -= 1;
             if *count == 0 {

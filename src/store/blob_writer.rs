@@ -8,7 +8,9 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::base::Base;
 use super::compressing::Compressing;
@@ -210,7 +212,7 @@ impl BlobWriter {
 
     /// Which of these chunks are stored already; the others are not taken up by asking.
     pub fn known(&self, ids: &[BlobId]) -> Vec<bool> {
-        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_flight = self.in_flight.lock();
         let admitted = self.admission.admitted(ids);
         ids.iter().zip(admitted).map(|(id, admitted)| !admitted || in_flight.contains(id)).collect()
     }
@@ -321,7 +323,7 @@ impl BlobWriter {
 
     /// Which of these blobs must be stored; from now on they count as stored.
     fn take_up(&mut self, ids: &[BlobId]) -> Vec<Stored> {
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_flight = self.in_flight.lock();
         let admitted = self.admission.admitted(ids);
         let take_up = |(id, admitted): (&BlobId, bool)| match admitted && in_flight.insert(*id) {
             true => Stored::New,

@@ -18,7 +18,7 @@ mod tests;
 mod work;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::blob_reader::{BlobReader, temporary_directory};
 use super::chain::ChainFacts;
@@ -28,6 +28,7 @@ use super::staged::StagedBlobs;
 use crate::error::Result;
 use crate::id::BlobId;
 
+use parking_lot::Mutex;
 use plan::{Plan, RecordCount, Source};
 use work::Work;
 
@@ -222,13 +223,13 @@ impl<'a> BulkReader<'a> {
         let came_out = Mutex::new(HashSet::new());
         let take = |id: &BlobId, bytes: &[u8], held: &[HeldRun]| {
             take(id, bytes, held)?;
-            came_out.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
+            came_out.lock().insert(*id);
             Ok(())
         };
         let storage = self.repository.storage();
         let work = Work { storage, frames: self.frames, staged: &self.staged, kept: &self.kept, take: &take, holders };
         work.carry_out(&mut plan)?;
-        let came_out = came_out.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let came_out = came_out.into_inner();
         let mut unread = std::mem::take(&mut self.unread);
         unread.extend(self.wanted.drain(..).filter(|chunk| !came_out.contains(&chunk.id)));
         Ok(unread)

@@ -5,9 +5,11 @@
 
 use std::collections::VecDeque;
 use std::num::NonZero;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+
+use parking_lot::Mutex;
 
 use super::metadata_frame::RawFrame;
 use super::pack_builder::{FinishedFrame, WaitingRecord};
@@ -94,7 +96,7 @@ impl Compressing {
 
 fn compress_all(queue: &Mutex<Receiver<Job>>) {
     loop {
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let job = queue.lock().recv();
         let Ok(job) = job else { return };
         let raw_hash = (job.hashing == Hashing::Frame).then(|| blake3::hash(&job.raw));
         let frame = HashedFrame { compressed: compress_frame(job.raw, job.thoroughness), raw_hash };

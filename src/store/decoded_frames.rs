@@ -6,7 +6,9 @@
 //! that in turn would find none of the latest. Whoever makes blobs of a frame hashes them.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::packs;
 use crate::disk::Storage;
@@ -60,12 +62,11 @@ impl DecodedFrames {
         demand: Demand,
     ) -> Result<Arc<Vec<u8>>> {
         let key = (*pack, frame.offset);
-        let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = lock().frames.get(&key) {
+        if let Some(bytes) = self.kept.lock().frames.get(&key) {
             return Ok(Arc::clone(bytes));
         }
         let bytes = Arc::new(packs::read_frame(storage, pack, frame)?);
-        let mut kept = lock();
+        let mut kept = self.kept.lock();
         if demand == Demand::Again && kept.bytes + bytes.len() <= self.limit && !kept.frames.contains_key(&key) {
             kept.bytes += bytes.len();
             kept.frames.insert(key, Arc::clone(&bytes));

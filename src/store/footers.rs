@@ -4,9 +4,10 @@
 //! repository share what was decoded. Invariants: the bytes kept are bounded; a footer is a fact about an immutable
 //! file, so one that is kept stays true; one that cannot be read is not remembered.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use super::packs::{self, PackFile};
 use crate::disk::Storage;
@@ -43,23 +44,19 @@ impl Footers {
     /// # Errors
     /// Those of [`packs::read_footer`].
     pub(super) fn get(&self, storage: &dyn Storage, header: &RepositoryHeader, pack: &PackFile) -> Result<Arc<Footer>> {
-        if let Some(footer) = self.lock().footers.get(&pack.id) {
+        if let Some(footer) = self.kept.lock().footers.get(&pack.id) {
             return Ok(Arc::clone(footer));
         }
         let footer = Arc::new(packs::read_footer(storage, header, pack)?);
-        self.lock().keep(pack.id, &footer);
+        self.kept.lock().keep(pack.id, &footer);
         Ok(footer)
     }
 
     /// Forgets all: what was read may be a pack's that was damaged since.
     pub(super) fn forget(&self) {
-        let mut kept = self.lock();
+        let mut kept = self.kept.lock();
         kept.footers.clear();
         kept.bytes = 0;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -101,7 +98,7 @@ mod tests {
     #[test]
     fn the_bytes_kept_are_bounded_and_the_last_footer_always_is() {
         let footers = Footers::new();
-        let mut kept = footers.lock();
+        let mut kept = footers.kept.lock();
         let pack = |number: u8| PackId::from_bytes([number; 32]);
         let one = footer(40_000);
         let most = MOST_BYTES / bytes_of(&one);
@@ -117,6 +114,6 @@ mod tests {
         assert_eq!(kept.footers.len(), 1);
         drop(kept);
         footers.forget();
-        assert_eq!(footers.lock().bytes, 0);
+        assert_eq!(footers.kept.lock().bytes, 0);
     }
 }

@@ -14,8 +14,8 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, params};
 
 use self::file::{PATIENCE, distrust, open_or_begin, prepare, remove_files};
@@ -111,7 +111,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn rows(&self) -> Result<HashMap<PackId, u64>> {
-        let rows = self.lock().rows();
+        let rows = self.inner.lock().rows();
         rows.map_err(|cause| self.unusable(cause, "read"))
     }
 
@@ -120,7 +120,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read; the caller begins a new one.
     pub fn reconcile(&self, existing: &[PackFile]) -> Result<Vec<PackFile>> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         let known = inner.known_packs().map_err(self.failed("read"))?;
         let adopted = |pack: &PackFile| known.get(&key_of(&pack.id)) == Some(pack);
         let present = existing.iter().filter(|pack| adopted(pack)).count();
@@ -138,7 +138,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn vanished(&self, existing: &[PackFile]) -> Result<Vec<PackId>> {
-        let known = self.lock().known_packs().map_err(self.failed("read"))?;
+        let known = self.inner.lock().known_packs().map_err(self.failed("read"))?;
         let existing: HashSet<PackId> = existing.iter().map(|pack| pack.id).collect();
         Ok(known.into_values().map(|pack| pack.id).filter(|id| !existing.contains(id)).collect())
     }
@@ -160,7 +160,7 @@ impl Index {
     /// As [`Index::adopt`].
     pub fn adopt_new(&self, pack: &PackFile, footer: &Footer) -> Result<()> {
         self.adopt(pack, footer)?;
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.trust(footer).map_err(self.failed("write"))
     }
 
@@ -198,7 +198,7 @@ impl Index {
 
     /// Adds rows, and packs all of whose rows are there then.
     fn add(&self, rows: &[Row], complete: &[PackFile]) -> Result<()> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.insert(rows, complete).map_err(|cause| self.unusable(cause, "write"))?;
         inner.packs.extend(complete.iter().map(|pack| (key_of(&pack.id), *pack)));
         Ok(())
@@ -209,7 +209,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`]; rows that stay are passed over, since their packs are gone.
     pub fn forget(&self, packs: &[PackId]) -> Result<()> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         for pack in packs {
             inner.packs.remove(&key_of(pack));
         }
@@ -221,7 +221,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn places(&self, id: &BlobId) -> Result<Vec<RecordPlace>> {
-        let places = self.lock().places(id);
+        let places = self.inner.lock().places(id);
         places.map_err(|cause| self.unusable(cause, "read"))
     }
 
@@ -255,7 +255,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if it cannot be written; the blobs then count as there until they are met again.
     pub fn distrust(&self, blobs: &[BlobPrefix]) -> Result<()> {
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         inner.distrust(blobs).map_err(self.failed("write"))
     }
 
@@ -264,7 +264,7 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn with_prefix(&self, prefix: &BlobPrefix, limit: usize) -> Result<Vec<BlobId>> {
-        let found = self.lock().with_prefix(prefix, limit);
+        let found = self.inner.lock().with_prefix(prefix, limit);
         found.map_err(|cause| self.unusable(cause, "read"))
     }
 
@@ -273,7 +273,7 @@ impl Index {
     /// # Errors
     /// Those of `look`; [`Error::Sqlite`] if the index cannot be read.
     pub(super) fn reading<T>(&self, look: impl FnOnce(&Lookups<'_>) -> Result<T>) -> Result<T> {
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let read = inner.connection.unchecked_transaction().map_err(|cause| self.unusable(cause, "read"))?;
         let found = look(&Lookups { index: self, inner: &inner })?;
         read.finish().map_err(|cause| self.unusable(cause, "read"))?;
@@ -282,14 +282,14 @@ impl Index {
 
     /// The packs that exist and are indexed.
     pub fn packs(&self) -> Vec<PackFile> {
-        let mut packs: Vec<_> = self.lock().packs.values().copied().collect();
+        let mut packs: Vec<_> = self.inner.lock().packs.values().copied().collect();
         packs.sort_by_key(|pack| pack.id);
         packs
     }
 
     /// Whether this pack is indexed.
     pub fn has_pack(&self, id: &PackId) -> bool {
-        self.lock().packs.get(&key_of(id)).is_some_and(|pack| pack.id == *id)
+        self.inner.lock().packs.get(&key_of(id)).is_some_and(|pack| pack.id == *id)
     }
 
     /// What a failure means. A damaged file is removed: the next command builds it again from the packs.
@@ -307,10 +307,6 @@ impl Index {
     fn failed(&self, action: &'static str) -> impl Fn(rusqlite::Error) -> Error {
         let path = self.path.clone().unwrap_or_else(|| PathBuf::from(PRIVATE));
         move |source| Error::Sqlite { action, path: path.clone(), source }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

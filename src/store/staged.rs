@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{OnceLock, PoisonError, RwLock};
+
+use parking_lot::RwLock;
 
 use crate::disk::space;
 use crate::format::pack::BlobKind;
@@ -102,12 +104,12 @@ impl StagedBlobs {
 
     /// Keeps a blob that was written already.
     pub(super) fn keep_span(&self, id: BlobId, span: Span) {
-        self.blobs.write().unwrap_or_else(PoisonError::into_inner).insert(id, span);
+        self.blobs.write().insert(id, span);
     }
 
     /// A kept blob, if it was a blob of this kind that was kept and came back as such.
     pub fn blob(&self, id: &BlobId, kind: BlobKind) -> Option<Vec<u8>> {
-        let span = *self.blobs.read().unwrap_or_else(PoisonError::into_inner).get(id)?;
+        let span = *self.blobs.read().get(id)?;
         let mut bytes = vec![0; span.length as usize];
         self.read(span, 0, &mut bytes)?;
         Some(bytes).filter(|bytes| kind.id_of(bytes) == *id)

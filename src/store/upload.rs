@@ -5,10 +5,11 @@
 //! each at most, so unpublished bytes stay bounded.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::damaged::{self, Condition};
@@ -105,7 +106,7 @@ fn publish_all(
         let (file, footer) = publish(pack, storage)?;
         match index.adopt_new(&file, &footer) {
             Ok(()) => {
-                let mut in_flight = in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut in_flight = in_flight.lock();
                 for record in &footer.records {
                     in_flight.remove(&record.id);
                 }

@@ -3,8 +3,7 @@
 //! Blobs are known by the first eight bytes of their ids, as deltas name their bases; one that is stored by mistake
 //! (one chance in a million among five million blobs) costs space and nothing else. The set lies in a temporary file.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::Mutex;
 use rusqlite::Connection;
 
 use super::temporary::{self, failed, prepared};
@@ -43,14 +42,14 @@ impl WantedBlobs {
     /// # Errors
     /// When the temporary file cannot be written.
     pub fn add(&self, blob: &BlobPrefix) -> Result<()> {
-        let database = self.lock();
+        let database = self.database.lock();
         let mut insert = prepared(&database, "INSERT OR IGNORE INTO wanted(prefix) VALUES(?)")?;
         insert.execute([blob.as_bytes()]).map(|_| ()).map_err(failed("write"))
     }
 
     /// Whether a blob is looked for, was not found before, and shall be stored.
     pub(super) fn offer(&self, id: &BlobId) -> bool {
-        let database = self.lock();
+        let database = self.database.lock();
         let update = prepared(&database, "UPDATE wanted SET found = 1 WHERE prefix = ? AND found = 0");
         // What cannot be looked up stays lost, which is told in the end.
         let found = update.is_ok_and(|mut update| update.execute([id.prefix().as_bytes()]).is_ok_and(|rows| rows > 0));
@@ -74,13 +73,9 @@ impl WantedBlobs {
     }
 
     fn number(&self, sql: &str) -> Result<u64> {
-        let database = self.lock();
+        let database = self.database.lock();
         let number = prepared(&database, sql)?.query_row([], |row| row.get::<_, i64>(0)).map_err(failed("read"))?;
         Ok(number.cast_unsigned())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Connection> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,8 +4,8 @@
 //! after the other; where many wait, their chunks are read in the order of packs and written as they come out.
 
 use std::ops::Range as Bytes;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::{BLOCK, SLOTS_A_TASK, Written};
@@ -68,7 +68,7 @@ impl Pen<'_> {
         let written = Mutex::new(Written::default());
         let put = |slot: &WantedSlot, wanted: &[u8]| {
             let of_slot = self.write_runs(slot, wanted, self.look_at(slot, wanted)?)?;
-            written.lock().unwrap_or_else(PoisonError::into_inner).add(of_slot);
+            written.lock().add(of_slot);
             Ok(())
         };
         if slots.len() < MANY_SLOTS {
@@ -92,7 +92,7 @@ impl Pen<'_> {
             }
             read(&mut awaited)?;
         }
-        Ok(written.into_inner().unwrap_or_else(PoisonError::into_inner))
+        Ok(written.into_inner())
     }
 
     /// Finds the runs of blocks of a slot that differ from what is there.

@@ -4,9 +4,10 @@
 //! before it is called lost; the set of blobs lies on disk, so memory does not grow with the snapshot.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
+use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::images::{CheckedImage, ImageFiles};
@@ -208,7 +209,7 @@ impl LostChunks {
             BlobFault::Missing => None,
             BlobFault::Corrupt(cause) => Some(cause),
         };
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.lock();
         let mut insert = temporary::prepared(&database, "INSERT OR REPLACE INTO lost VALUES(?, ?, ?)")?;
         let values = params![chunk.id.as_bytes(), chunk.length.cast_signed(), cause];
         insert.execute(values).map_err(temporary::failed("write"))?;
@@ -221,7 +222,7 @@ impl LostChunks {
 
     /// At most so many of the blobs that are missing or damaged themselves: the chunks, or bases on their chains.
     pub(super) fn blamed(&self, most: usize) -> Result<Vec<BlobPrefix>> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.lock();
         let mut query = temporary::prepared(&database, "SELECT blob FROM blamed LIMIT ?")?;
         let rows = query.query_map([most as i64], |row| Ok(BlobPrefix::from_bytes(row.get(0)?)));
         rows.and_then(Iterator::collect).map_err(temporary::failed("read"))
@@ -229,7 +230,7 @@ impl LostChunks {
 
     /// Hands out the chunks, and the blobs that are in their way.
     pub(super) fn each(&self, mut take: impl FnMut(BlobPrefix) -> Result<()>) -> Result<()> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.lock();
         let mut query =
             temporary::prepared(&database, "SELECT substr(id, 1, 8) FROM lost UNION SELECT blob FROM blamed")?;
         let mut rows = query.query([]).map_err(temporary::failed("read"))?;
@@ -240,13 +241,13 @@ impl LostChunks {
     }
 
     pub(super) fn is_empty(&self) -> Result<bool> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.lock();
         let mut query = temporary::prepared(&database, "SELECT 1 FROM lost LIMIT 1")?;
         query.exists([]).map(|any| !any).map_err(temporary::failed("read"))
     }
 
     pub(super) fn find(&self, chunk: &WantedChunk) -> Result<Option<BlobFault>> {
-        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.database.lock();
         let mut query = temporary::prepared(&database, "SELECT cause FROM lost WHERE id = ? AND length = ?")?;
         let found = query
             .query_row(params![chunk.id.as_bytes(), chunk.length.cast_signed()], |row| row.get::<_, Option<String>>(0))

@@ -6,7 +6,8 @@
 //! upon.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::changed::{Against, Changed, Differences};
 use super::delta_record::OwnBase;
@@ -154,7 +155,6 @@ impl<'p> Comparing<'p> {
     fn read(&mut self, versions: &Versions<'_, '_, '_>, changed: &mut [Changed]) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         let compared = Mutex::new(Compared::default());
-        let lock = || compared.lock().unwrap_or_else(PoisonError::into_inner);
         let (ground, patience) = (versions.ground(), versions.patience);
         let unread = self.bulk.read_with_holders(&|base, bytes, held| {
             patience.check()?;
@@ -163,13 +163,13 @@ impl<'p> Comparing<'p> {
                     haystack.holders().keep(base, held);
                 }
                 match ground.differences(chunk.slot, bytes, chunk.replaced)? {
-                    Some(differences) => lock().differences.push((chunk.number, differences)),
-                    None => lock().unsteady = true,
+                    Some(differences) => compared.lock().differences.push((chunk.number, differences)),
+                    None => compared.lock().unsteady = true,
                 }
             }
             Ok(())
         })?;
-        let compared = compared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let compared = compared.into_inner();
         if compared.unsteady {
             self.steadiness = Steadiness::Changed;
         }

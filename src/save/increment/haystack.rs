@@ -12,9 +12,10 @@ use std::fs::File;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use lru::LruCache;
+use parking_lot::Mutex;
 
 use super::changed::SOUGHT;
 use super::delta_record::SHORT_COPY;
@@ -120,7 +121,7 @@ impl Haystack {
     /// others.
     pub(super) fn expect(&mut self, chunks: usize) {
         self.kept_of = if self.chunks.len() <= FEW { KeptOf::Chunks } else { KeptOf::Blocks };
-        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.get_mut();
         if kept.stretches.is_empty() {
             self.sampling = Sampling::of(chunks.saturating_mul(CHUNK_SIZE));
             *kept = Kept::new(self.sampling);
@@ -162,10 +163,9 @@ impl Haystack {
         for run in blocks(runs, bytes.len()) {
             let stretch = bytes.get(run.start..run.end()).unwrap_or_default();
             let (hash, samples) = (blake3::hash(stretch), self.sampling.samples(stretch));
-            let lock = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let at = lock().reserve(run.length);
+            let at = self.kept.lock().reserve(run.length);
             if file.write_all_at(stretch, at).is_ok() {
-                lock().note(KeptStretch { chunk, run, at, hash }, &samples);
+                self.kept.lock().note(KeptStretch { chunk, run, at, hash }, &samples);
             }
         }
     }
@@ -200,7 +200,7 @@ impl Haystack {
 
     /// Ends the keeping for now; `None` if nothing can be found.
     pub(super) fn searchable(&mut self) -> Option<Searchable<'_>> {
-        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.get_mut();
         kept.stretches.sort_unstable_by_key(|stretch| (stretch.chunk, stretch.run.start));
         let searchable = Searchable { kept, file: self.file.get().and_then(Option::as_ref) };
         (!searchable.kept.fingerprints.is_empty()).then_some(searchable)
@@ -326,7 +326,7 @@ mod tests {
             assert_eq!(search(&mut haystack, &content), [expected]);
         }
         // A stretch that comes back from the disk with other bytes is passed over.
-        let stretch = *haystack.kept.get_mut().unwrap().stretches.iter().find(|stretch| stretch.chunk == 3).unwrap();
+        let stretch = *haystack.kept.get_mut().stretches.iter().find(|stretch| stretch.chunk == 3).unwrap();
         haystack.file.get().unwrap().as_ref().unwrap().write_all_at(b"rot", stretch.at + 100).unwrap();
         let rotten = &chunk(3).1[stretch.run.start + 1000..stretch.run.start + 3000];
         assert_eq!(search(&mut haystack, rotten), []);

@@ -8,7 +8,8 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::haystack::HaystackChunk;
 use crate::chunk::delta::Run;
@@ -65,18 +66,18 @@ impl Holders {
 
     /// Takes note of what holds a chunk; of nothing if its chain is short.
     pub(super) fn keep(&self, chunk: &BlobId, held: &[HeldRun]) {
-        if held.is_empty() || self.know(chunk) || self.chunks().len() >= MOST {
+        if held.is_empty() || self.know(chunk) || self.chunks.lock().len() >= MOST {
             return;
         }
         let bytes = encode(held);
         if let Some(span) = self.staged.put(&bytes) {
-            self.chunks().insert(*chunk, StagedRuns { span, hash: blake3::hash(&bytes) });
+            self.chunks.lock().insert(*chunk, StagedRuns { span, hash: blake3::hash(&bytes) });
         }
     }
 
     /// Whether anything is known of this chunk.
     pub(super) fn know(&self, chunk: &BlobId) -> bool {
-        self.chunks().contains_key(chunk)
+        self.chunks.lock().contains_key(chunk)
     }
 
     /// For one new chunk.
@@ -86,14 +87,10 @@ impl Holders {
 
     /// What holds a chunk; nothing if that is not known.
     fn runs(&self, chunk: &BlobId) -> Option<Vec<HeldRun>> {
-        let StagedRuns { span, hash } = self.chunks().get(chunk).copied()?;
+        let StagedRuns { span, hash } = self.chunks.lock().get(chunk).copied()?;
         let mut bytes = vec![0; span.length as usize];
         self.staged.read(span, 0, &mut bytes)?;
         if blake3::hash(&bytes) == hash { decode(&bytes) } else { None }
-    }
-
-    fn chunks(&self) -> MutexGuard<'_, HashMap<BlobId, StagedRuns>> {
-        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,11 +198,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let rotten = Holders::new(directory.path());
         rotten.keep(&long.id, &whole);
-        rotten.chunks().get_mut(&long.id).unwrap().hash = blake3::hash(b"other");
+        rotten.chunks.lock().get_mut(&long.id).unwrap().hash = blake3::hash(b"other");
         let crowded = Holders::new(directory.path());
         let staged = StagedRuns { span: rotten.staged.put(b"").unwrap(), hash: blake3::hash(b"") };
         let chunks = (0..MOST).map(|number| (BlobId::of_chunk(&number.to_le_bytes()), staged));
-        *crowded.chunks() = chunks.collect();
+        *crowded.chunks.lock() = chunks.collect();
         crowded.keep(&long.id, &whole);
         for holders in [nowhere, rotten, crowded] {
             let itself = found(10, 500, &long, 20);

@@ -13,9 +13,9 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
+use parking_lot::Mutex;
 use rayon::prelude::*;
 
 use super::changed::Changed;
@@ -214,7 +214,7 @@ impl<'f> Unchanged<'f> {
         let holders = haystack.holders();
         let came_out = |id: &BlobId, _: &[u8], held: &[HeldRun]| {
             holders.keep(id, held);
-            readable.lock().unwrap_or_else(PoisonError::into_inner).insert(*id);
+            readable.lock().insert(*id);
             Ok(())
         };
         let mut chains = Vec::new();
@@ -227,7 +227,7 @@ impl<'f> Unchanged<'f> {
             }
         }
         bulk.read_with_holders(&came_out)?;
-        let readable = readable.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let readable = readable.into_inner();
         chains.retain(|(_, chunk)| readable.contains(&chunk.id));
         Ok(chains.into_iter().map(|(number, chunk)| (number, haystack.add(chunk))).collect())
     }

@@ -110,10 +110,10 @@ fn read(bulk: &mut BulkReader<'_>, chunks: &[WantedChunk]) -> (HashMap<BlobId, V
     bulk.want(chunks).unwrap();
     let came_out = Mutex::new(HashMap::new());
     let unread = bulk.read(&|id, bytes| {
-        came_out.lock().unwrap().insert(*id, bytes.to_vec());
+        came_out.lock().insert(*id, bytes.to_vec());
         Ok(())
     });
-    (came_out.into_inner().unwrap(), unread.unwrap())
+    (came_out.into_inner(), unread.unwrap())
 }
 
 fn chain(length: u64) -> Vec<Handmade> {
@@ -173,12 +173,12 @@ fn of_long_chains_it_is_told_which_records_hold_each_byte() {
         }
         assert_eq!(at as usize, bytes.len());
         assert!(held.iter().all(|run| run.holder != *id || run.length <= 20), "only literals are its own");
-        told.lock().unwrap().insert(*id);
+        told.lock().insert(*id);
         Ok(())
     });
     assert_eq!(unread.unwrap(), []);
     let long = records[32..=60].iter().chain(&records[62..]).map(|(content, _)| BlobId::of_chunk(content));
-    assert_eq!(told.into_inner().unwrap(), long.collect());
+    assert_eq!(told.into_inner(), long.collect());
 }
 
 #[test]
@@ -242,11 +242,11 @@ fn a_delta_that_is_wanted_and_also_a_base_of_one_with_several_is_handed_out_once
     bulk.want(&[wanted(&alone.0), wanted(&both.0)]).unwrap();
     let handed_out = Mutex::new(Vec::new());
     let unread = bulk.read(&|id, _| {
-        handed_out.lock().unwrap().push(*id);
+        handed_out.lock().push(*id);
         Ok(())
     });
     assert_eq!(unread.unwrap(), []);
-    let mut handed_out = handed_out.into_inner().unwrap();
+    let mut handed_out = handed_out.into_inner();
     handed_out.sort_unstable();
     let mut expected = [wanted(&alone.0).id, wanted(&both.0).id];
     expected.sort_unstable();

@@ -48,13 +48,13 @@ impl Index {
     /// # Errors
     /// [`Error::Sqlite`] if the index cannot be read.
     pub fn loss_mark(&self) -> Result<LossMark> {
-        self.lock().losses().map_err(self.failed("read"))
+        self.inner.lock().losses().map_err(self.failed("read"))
     }
 
     /// Whether all blobs of this content were known to be in packs, none of which has gone since.
     pub fn is_whole(&self, content: &Content) -> bool {
         let Ok(key) = codec::encode(content) else { return false };
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let query = inner.connection.prepare_cached("SELECT 1 FROM whole WHERE content = ?");
         query.and_then(|mut query| query.exists([key])).unwrap_or(false)
     }
@@ -71,13 +71,13 @@ impl Index {
         if keys.is_empty() {
             return Ok(());
         }
-        self.lock().mark_whole(&keys, since).map_err(self.failed("write"))
+        self.inner.lock().mark_whole(&keys, since).map_err(self.failed("write"))
     }
 
     /// The recorded verdict on this content.
     pub fn verdict(&self, question: Question, content: &Content) -> Option<Verdict> {
         let key = question.key(content).ok()?;
-        let inner = self.lock();
+        let inner = self.inner.lock();
         let mut query = inner.connection.prepare_cached("SELECT verdict FROM verdicts WHERE content = ?").ok()?;
         let bytes: Vec<u8> = query.query_row([key], |row| row.get(0)).optional().ok().flatten()?;
         codec::decode::<Verdict, 65_536>(&bytes).ok()
@@ -90,7 +90,7 @@ impl Index {
     pub fn record_verdict(&self, question: Question, content: &Content, verdict: &Verdict) -> Result<()> {
         let key = question.key(content)?;
         let value = codec::encode(verdict).map_err(|fault| Error::Failed(format!("a verdict: {fault}")))?;
-        let inner = self.lock();
+        let inner = self.inner.lock();
         inner
             .connection
             .execute("INSERT OR REPLACE INTO verdicts VALUES(?, ?)", params![key, value])

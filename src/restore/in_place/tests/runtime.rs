@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -194,16 +194,16 @@ pub(super) struct Counted {
 
 impl Counts {
     pub(super) fn phases(&self) -> Vec<Counted> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 
 impl Progress for Counts {
     fn phase(&self, phase: Phase, total: Option<u64>) {
-        self.0.lock().unwrap().push(Counted { phase, announced: total, reported: 0 });
+        self.0.lock().push(Counted { phase, announced: total, reported: 0 });
     }
     fn advance(&self, bytes: u64) {
-        self.0.lock().unwrap().last_mut().unwrap().reported += bytes;
+        self.0.lock().last_mut().unwrap().reported += bytes;
     }
     fn finish(&self) {}
     fn interrupted(&self) -> bool {
