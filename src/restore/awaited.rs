@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::content::WantedSlot;
+use super::wanted::WantedSlot;
 use crate::error::Result;
 use crate::id::BlobId;
 use crate::progress::Progress;

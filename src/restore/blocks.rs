@@ -16,9 +16,9 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::awaited::MOST_PLACES;
-use super::content::{Range, Wanted, WantedSlot, first_piece, for_each_piece, read_slot};
 use super::difference::holds;
 use super::plan::{Change, FileRole, FileStep};
+use super::wanted::{Range, Wanted, WantedSlot, first_piece, for_each_piece, read_slot};
 use pen::Pen;
 
 /// The unit of writing in bytes: what file systems and SQLite change at least.

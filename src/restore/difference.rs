@@ -15,8 +15,8 @@ use crate::id::BlobId;
 use crate::progress::Progress;
 use crate::store::BlobReader;
 
-use super::content::{Range, Wanted, WantedSlot, for_each_piece};
 use super::gate::InvalidPolicy;
+use super::wanted::{Range, Wanted, WantedSlot, for_each_piece};
 
 /// Slots looked at between two looks for an interruption.
 const SLOTS_AT_ONCE: usize = 256;

@@ -27,11 +27,11 @@ use crate::store::file_table::TableReader;
 use crate::store::{BlobReader, Repository, layout};
 
 use super::attributes::{Attributes, AttributesSet, OwnerPolicy, warn_of_denials};
-use super::content::{Wanted, for_each_piece};
 use super::gate::{self, InvalidPolicy};
 use super::losses::Unreadable;
 use super::room;
 use super::target;
+use super::wanted::{Wanted, for_each_piece};
 use unfinished::{UnfinishedFile, UnfinishedFiles};
 
 const UNFINISHED_DIRECTORY: u32 = 0o700;

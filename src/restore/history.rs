@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Manifest, SnapshotKind};
 use crate::id::Stamp;
-use crate::store::{Repository, layout, records};
+use crate::store::{Repository, layout, outcomes};
 
 /// A restore that came to its end, as `restores.jsonl` keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp
         pre_restore_snapshot: way_back.map(|stamp| stamp.to_string()),
         finished_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false),
     };
-    if let Err(cause) = records::append(repository, layout::RESTORES, &finished) {
+    if let Err(cause) = outcomes::append(repository, layout::RESTORES, &finished) {
         let file = layout::RESTORES;
         tracing::warn!(%cause, file, "the restore could not be recorded; before an --undo, look which snapshot it puts back");
     }
@@ -48,7 +48,7 @@ pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> R
             repository.root().display()
         ))
     })?;
-    let Some(last) = records::last::<FinishedRestore>(repository.storage(), layout::RESTORES)? else {
+    let Some(last) = outcomes::last::<FinishedRestore>(repository.storage(), layout::RESTORES)? else {
         return Ok(newest);
     };
     // One that was taken later belongs to a restore that was not recorded, or that was refused.

@@ -15,13 +15,13 @@ use chrono::{SecondsFormat, Utc};
 
 use super::apply::{Applied, Applier};
 use super::blocks::Selected;
-use super::content::{Wanted, for_each_piece};
 use super::fold::{FoldOutcome, fold_databases};
 use super::gate::{Accept, Passed};
 use super::job::{Action, Direction, Job, Task};
 use super::plan::{FileRole, Plan, Planner};
 use super::scan::Scan;
 use super::settled::Settled;
+use super::wanted::{Wanted, for_each_piece};
 use super::{
     ChromaChoice, Goal, HardLinkPolicy, Integrity, InvalidPolicy, OthersPolicy, OwnerPolicy, PlannedSource, Rehearsal,
     RestoreReport, SuspectPolicy, Totals, Unreadable, attributes, gate, guard, history, job, losses, permission, room,

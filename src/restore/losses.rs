@@ -11,8 +11,8 @@ use crate::progress::Progress;
 use crate::store::BlobReader;
 
 use super::blocks::Selected;
-use super::content::{Range, Wanted, for_each_piece};
 use super::plan::{FileRole, FileStep};
+use super::wanted::{Range, Wanted, for_each_piece};
 
 /// A run of bytes of a file that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,6 @@ mod apply;
 mod attributes;
 mod awaited;
 mod blocks;
-mod content;
 mod difference;
 mod export;
 mod fold;
@@ -28,6 +27,7 @@ mod scan;
 mod settled;
 mod target;
 pub mod verify;
+mod wanted;
 
 pub use attributes::OwnerPolicy;
 pub use export::{ExportReport, directory_of, export};

@@ -9,11 +9,11 @@ use std::path::PathBuf;
 
 use super::attributes::{Attributes, OwnerPolicy};
 use super::blocks::HEADER_REWRITTEN;
-use super::content::Range;
 use super::difference::Difference;
 use super::losses::{LostRange, Unreadable};
 use super::scan::{Observation, Present};
 use super::target::Target;
+use super::wanted::Range;
 use crate::disk::stat::{FileKind, FileStat};
 use crate::error::{Error, Result};
 use crate::format::content::Content;

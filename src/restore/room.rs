@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::id::Stamp;
 use crate::progress::Progress;
-use crate::store::content::{Piece, Pieces};
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::{BlobReader, StagedBlobs, layout};
 
 use super::job::Job;

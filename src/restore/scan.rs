@@ -4,12 +4,12 @@
 //! changed, no link in the tree is followed, and a mount point inside it is refused, since what is mounted there
 //! belongs to somebody else.
 
-use super::content::{Wanted, for_each_piece};
 use super::difference::{Difference, compare};
 use super::gate::InvalidPolicy;
 use super::plan::CutTable;
 use super::room;
 use super::target::Target;
+use super::wanted::{Wanted, for_each_piece};
 use crate::disk::stat::{FileKind, FileStat};
 use crate::disk::target::{TargetEntry, TargetRoot};
 use crate::error::{Error, Result};

@@ -28,7 +28,7 @@ use crate::format::metadata::SnapshotMetadata;
 use crate::format::table::EntryKind;
 use crate::id::Stamp;
 use crate::progress::{Phase, Progress};
-use crate::store::json::JsonVerdict;
+use crate::store::json_verdict::JsonVerdict;
 use crate::store::snapshots::{self, SnapshotFiles};
 use crate::store::{BlobWriter, DecodedFrames, Repository, intents};
 

@@ -11,8 +11,8 @@ use crate::format::content::{Content, Root};
 use crate::format::manifest::{Manifest, SourceKind, SourceRecord, Verdict};
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry, SourceStats, Stat, Time, compare_paths};
 use crate::id::Stamp;
-use crate::store::content::{Piece, Pieces};
 use crate::store::file_table::TableReader;
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::{BlobReader, Repository, snapshots};
 
 /// A file changed less than this many seconds before its capture began, or later, is read once more: a change after the

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::format::manifest::{Consistency, REGISTRY, SourceKind, SourceRecord, SourceState};
 use crate::format::table::{Capture, Entry, EntryKind, SourceStats, Time};
-use crate::store::json::{self, JsonVerdict};
+use crate::store::json_verdict::{self, JsonVerdict};
 use crate::store::verdicts;
 
 /// The event of a create that found no registry, named as that of a missing Chroma directory.
@@ -102,7 +102,7 @@ fn take_over(capturing: &mut Capturing<'_>, path: &Path, name: &[u8]) -> Result<
 }
 
 fn judge(path: &Path) -> Result<JsonVerdict> {
-    File::open(path).and_then(json::judge).map_err(Error::io("read", path))
+    File::open(path).and_then(json_verdict::judge).map_err(Error::io("read", path))
 }
 
 fn read(capturing: &mut Capturing<'_>, path: &Path, name: &[u8], started: Time) -> Result<StoredRegistry> {

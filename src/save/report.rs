@@ -15,7 +15,7 @@ use crate::format::manifest::{
 };
 use crate::format::metadata::{FORMAT_NAME, SnapshotMetadata};
 use crate::id::Stamp;
-use crate::store::json::JsonVerdict;
+use crate::store::json_verdict::JsonVerdict;
 use crate::store::layout;
 
 /// What a create did.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::blob_reader::{BlobFault, BlobReader, ChainedBlob};
 use super::blob_writer::BlobWriter;
 use super::chain::{BaseChoice, ChainFacts, choose_base};
-use super::content::{Piece, Pieces};
+use super::pieces::{Piece, Pieces};
 use crate::chunk::tree::{FinishedNode, NodeSink};
 use crate::error::Result;
 use crate::format::content::{Content, Root, slots_below};

@@ -5,7 +5,7 @@
 use super::base::{PreviousContent, TreeSink};
 use super::blob_reader::{BlobFault, BlobReader};
 use super::blob_writer::BlobWriter;
-use super::content::{Piece, Pieces};
+use super::pieces::{Piece, Pieces};
 use crate::chunk::cut::Cutter;
 use crate::chunk::tree::TreeBuilder;
 use crate::error::{Error, Result};

@@ -18,7 +18,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::footers::Footers;
 use super::index::Index;
 use super::packs::PackFile;
-use super::{layout, packs, unfounded};
+use super::{layout, lost_bases, packs};
 use crate::disk::{
     Acquired, FileLock, LocalStorage, LockMode, ObjectKind, Published, ScratchDirectory, Storage, durable, scratch,
 };
@@ -239,9 +239,9 @@ impl Repository {
     ///
     /// # Errors
     /// I/O errors; errors of the index.
-    pub fn distrust_unfounded(&self) -> Result<()> {
+    pub fn distrust_lost_bases(&self) -> Result<()> {
         let existing = packs::list(self.storage())?;
-        unfounded::distrust(&self.index, self.storage(), &self.header, &existing)
+        lost_bases::distrust(&self.index, self.storage(), &self.header, &existing)
     }
 
     /// The same repository as if it had these packs alone, for reading: what can be read there does not need the
@@ -404,7 +404,7 @@ fn brought_up_to_date(
     let unknown = index.reconcile(existing)?;
     adopt(&index, storage, header, &unknown, access)?;
     let doubtful = if vanished.is_empty() { unknown.as_slice() } else { existing };
-    unfounded::distrust(&index, storage, header, doubtful)?;
+    lost_bases::distrust(&index, storage, header, doubtful)?;
     if !vanished.is_empty() {
         index.forget(&vanished)?;
     }

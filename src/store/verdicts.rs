@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::index::{Index, Question};
-use super::json::JsonVerdict;
+use super::json_verdict::JsonVerdict;
 use crate::disk::sqlite;
 use crate::format::content::Content;
 use crate::format::manifest::Verdict;

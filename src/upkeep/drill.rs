@@ -19,7 +19,7 @@ use crate::format::manifest::{CHROMA, Manifest, SnapshotKind};
 use crate::id::Stamp;
 use crate::progress::Progress;
 use crate::restore::{InvalidPolicy, OwnerPolicy, export, gate};
-use crate::store::{Repository, layout, records, snapshots};
+use crate::store::{Repository, layout, outcomes, snapshots};
 
 use copy::ScratchCopy;
 
@@ -60,7 +60,7 @@ pub fn drill(
     let mut removed = Ok(());
     for stamp in stamps {
         let (drill, copy) = drill_one(repository, stamp, scratch, progress)?;
-        if let Err(cause) = records::append(repository, layout::DRILLS, &drill) {
+        if let Err(cause) = outcomes::append(repository, layout::DRILLS, &drill) {
             tracing::warn!(%cause, "the outcome of the drill could not be recorded");
         }
         drills.push(drill);

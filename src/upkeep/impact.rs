@@ -13,8 +13,8 @@ use crate::format::table::EntryKind;
 use crate::id::{BlobId, BlobPrefix};
 use crate::progress::{Phase, Progress};
 use crate::restore::verify::file_name;
-use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::TableReader;
+use crate::store::pieces::{Descent, Piece, Pieces};
 use crate::store::{BlobReader, Repository, packs, snapshots};
 
 /// Files named for each snapshot; the rest is counted.

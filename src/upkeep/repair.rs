@@ -241,7 +241,7 @@ fn move_aside(repository: &mut Repository, examined: &Examined, progress: &dyn P
         tracing::debug!(%cause, "rows of moved packs stay in the index and are passed over");
     }
     // What other packs build on them is not stored any more.
-    repository.distrust_unfounded()?;
+    repository.distrust_lost_bases()?;
     Ok(moved)
 }
 

@@ -23,7 +23,7 @@ use crate::id::Stamp;
 use crate::save::{LiveSources, report};
 use crate::store::damaged::{self, Aside};
 use crate::store::snapshots::{self, ManifestResult};
-use crate::store::{intents, layout, records, repository};
+use crate::store::{intents, layout, outcomes, repository};
 
 /// Clocks of two machines may differ by so much before a stamp counts as being in the future.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
@@ -121,8 +121,8 @@ pub fn status(root: &Path, live: Option<&LiveSources>, now: DateTime<Utc>) -> Re
         return Ok(status);
     }
     status.pending = intents::pending_in(&storage)?;
-    status.validation = records::last(&storage, layout::VALIDATIONS)?;
-    status.drill = records::last(&storage, layout::DRILLS)?;
+    status.validation = outcomes::last(&storage, layout::VALIDATIONS)?;
+    status.drill = outcomes::last(&storage, layout::DRILLS)?;
     status.damaged = damaged::aside(&storage)?;
     find_snapshots(&mut status, &storage, now)?;
     status.room = room(root, &status, live)?;

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::format::pack::BlobKind;
 use crate::progress::Progress;
 use crate::restore::awaited::{AwaitedChunks, LostPlace, Place};
-use crate::restore::content::{WantedSlot, cannot_be_read, read_slot};
 use crate::restore::plan::{FileRole, FileStep};
+use crate::restore::wanted::{WantedSlot, cannot_be_read, read_slot};
 use crate::store::{BlobReader, PlanCapacity, StagedBlobs};
 
 /// Slots of a file from which on their chunks are worth a read of their own in the order of packs.
@@ -148,10 +148,10 @@ mod tests {
     use crate::progress::Silent;
     use crate::restore::attributes::Attributes;
     use crate::restore::blocks::BlockWriter;
-    use crate::restore::content::Range;
     use crate::restore::difference::Difference;
     use crate::restore::plan::Change;
     use crate::restore::verify::fixture::{self, noise};
+    use crate::restore::wanted::Range;
     use crate::store::{BlobWriter, MetadataRecords, Repository, layout};
 
     /// More slots than are read one by one, two of them alike, and a short last one.

@@ -16,8 +16,8 @@ use crate::progress::Progress;
 use crate::restore::attributes::Attributes;
 use crate::restore::awaited::{AwaitedChunks, LostPlace, Place};
 use crate::restore::blocks::BLOCK;
-use crate::restore::content::{self, HiddenRun, Range, WantedSlot};
 use crate::restore::losses::{self, LostRange};
+use crate::restore::wanted::{self, HiddenRun, Range, WantedSlot};
 use crate::store::{BlobReader, PlanCapacity, Repository};
 
 /// Files open at one time.
@@ -56,7 +56,7 @@ impl UnfinishedFile {
     /// Why it cannot have all its bytes: what is in the way of the first one that is lost.
     pub(super) fn fault(&self) -> Option<String> {
         let Loss { blob, cause, .. } = self.lost.iter().min_by_key(|loss| loss.range.offset)?;
-        Some(content::cannot_be_read(blob, cause))
+        Some(wanted::cannot_be_read(blob, cause))
     }
 
     /// What of it cannot be read, ascending.

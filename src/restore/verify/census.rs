@@ -20,9 +20,9 @@ use crate::format::manifest::{Manifest, SourceRecord};
 use crate::format::table::EntryKind;
 use crate::id::{BlobId, BlobPrefix, PackId};
 use crate::progress::{Phase, Progress};
-use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::{TableFault, TableReader};
 use crate::store::packs::{self, PackFile};
+use crate::store::pieces::{Descent, Piece, Pieces};
 use crate::store::temporary::{self, failed, prepared};
 use crate::store::{BlobReader, Repository, WantedChunk};
 

@@ -19,9 +19,9 @@ use crate::format::manifest::{SourceKind, SourceRecord, Verdict};
 use crate::format::table::{Capture, Entry, EntryKind, FileEntry};
 use crate::progress::Progress;
 use crate::store::BlobReader;
-use crate::store::content::{Piece, Pieces};
 use crate::store::index::Index;
-use crate::store::json::{self, JsonVerdict};
+use crate::store::json_verdict::{self, JsonVerdict};
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::verdicts::{self, Recheck};
 
 /// Checks the SQLite images of a captured source, but for those that are checked already.
@@ -163,7 +163,7 @@ pub fn check_registry(source: &SourceRecord, reader: &mut BlobReader<'_>) -> Res
     walk(source, WalkDepth::Entries, reader, &mut |reader, visited| {
         if let Visited::Entry(Entry { kind: EntryKind::File(file), .. }) = visited {
             let mut bytes = ContentBytes::of(&file.content, reader);
-            let judged = json::judge(&mut bytes);
+            let judged = json_verdict::judge(&mut bytes);
             match (bytes.failure, bytes.lost, judged) {
                 (Some(error), ..) => return Err(error),
                 (None, false, Ok(JsonVerdict::Invalid(detail))) => {

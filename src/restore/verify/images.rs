@@ -20,8 +20,8 @@ use crate::format::content::Content;
 use crate::format::limits::CHUNK_SIZE;
 use crate::format::manifest::Verdict;
 use crate::id::BlobId;
-use crate::store::content::{Piece, Pieces};
 use crate::store::index::Index;
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::verdicts;
 use crate::store::{BlobReader, Repository, layout};
 

@@ -11,8 +11,8 @@ use crate::format::content::Content;
 use crate::format::manifest::SourceRecord;
 use crate::format::table::{Entry, EntryKind};
 use crate::id::BlobId;
-use crate::store::content::{self, NodePlace, Piece, Pieces};
 use crate::store::file_table::{TableFault, TableReader};
+use crate::store::pieces::{self, NodePlace, Piece, Pieces};
 use crate::store::{BlobFault, BlobReader};
 
 /// What a walk meets.
@@ -106,7 +106,7 @@ fn walk_content(
     let mut pieces = Pieces::of(content);
     let mut descend = |node: NodePlace| {
         let again = seen.as_mut().is_some_and(|seen| is_repeated(seen, &node));
-        Ok(if again { content::Descent::Past } else { content::Descent::Below })
+        Ok(if again { pieces::Descent::Past } else { pieces::Descent::Below })
     };
     while let Some(piece) = pieces.next_in(reader, &mut descend)? {
         match piece {

@@ -17,8 +17,8 @@ use crate::progress::{Phase, Progress, Silent};
 use crate::save::capturing::tests::with_capturing;
 use crate::save::database::CheckImage;
 use crate::save::{CreateOptions, CreateReport, Effort, LiveSources, ReadPolicy, WriterPolicy, create};
-use crate::store::content::{Piece, Pieces};
 use crate::store::file_table::TableReader;
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::{BlobReader, LockWait, Repository};
 
 const SEGMENT: &str = "vectors";

@@ -31,7 +31,7 @@ use crate::save::capturing::Patience;
 use crate::save::increment::is_probed;
 use crate::save::previous::{TABLE_CACHE, is_whole, unless_unreadable};
 use crate::save::reading::Steadiness;
-use crate::store::content::{Piece, Pieces};
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::{BlobReader, Repository};
 
 /// Databases of up to so many bytes are written in full: 256 MiB, which stay in memory.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::chunk::tree::TreeBuilder;
-use crate::store::content::{Piece, Pieces};
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::{Access, BlobFault, BlobReader, LockWait, TreeSink};
 
 const WAIT: LockWait = LockWait(Duration::from_secs(1));

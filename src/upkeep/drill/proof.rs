@@ -23,7 +23,7 @@ use crate::id::BlobId;
 use crate::progress::{Phase, Progress};
 use crate::restore::directory_of;
 use crate::restore::verify::{Visited, WalkDepth, walk};
-use crate::store::json::{self, JsonVerdict};
+use crate::store::json_verdict::{self, JsonVerdict};
 use crate::store::{BlobReader, Repository, verdicts};
 
 use super::shown;
@@ -186,7 +186,7 @@ fn check_files(
             faults.extend(fault_of(verdict, &shown(&path, directory)));
         }
         if source.name == REGISTRY {
-            let judged = File::open(&path).and_then(json::judge).map_err(Error::io("read", &path))?;
+            let judged = File::open(&path).and_then(json_verdict::judge).map_err(Error::io("read", &path))?;
             if let JsonVerdict::Invalid(cause) = judged {
                 faults.push(format!("registry_invalid_json: {}: {cause}", shown(&path, directory)));
             }

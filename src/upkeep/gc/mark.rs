@@ -12,8 +12,8 @@ use crate::format::table::EntryKind;
 use crate::id::BlobId;
 use crate::progress::Progress;
 use crate::store::BlobReader;
-use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::TableReader;
+use crate::store::pieces::{Descent, Piece, Pieces};
 
 /// Marks what `manifest` reaches; the text names what hides a part of it.
 pub(super) fn mark(

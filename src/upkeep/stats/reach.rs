@@ -9,8 +9,8 @@ use crate::format::manifest::SourceRecord;
 use crate::format::table::EntryKind;
 use crate::progress::Progress;
 use crate::store::BlobReader;
-use crate::store::content::{Descent, Piece, Pieces};
 use crate::store::file_table::TableReader;
+use crate::store::pieces::{Descent, Piece, Pieces};
 use crate::upkeep::ledger::{Direction, Ledger, Needer, Reached};
 
 /// A walk over many snapshots in one direction.

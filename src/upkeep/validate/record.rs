@@ -5,7 +5,7 @@ use std::time::Instant;
 use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::store::{Repository, layout, records};
+use crate::store::{Repository, layout, outcomes};
 
 /// Errors that a record keeps; there may be one for every chunk.
 const MOST_ERRORS: usize = 5;
@@ -62,8 +62,8 @@ impl Begun {
             errors: errors.iter().take(MOST_ERRORS).cloned().collect(),
             duration_s: (self.clock.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
         };
-        match records::append(repository, layout::VALIDATIONS, &record) {
-            Err(cause) if records::is_read_only(&cause) => tracing::debug!(%cause, "the outcome is not kept"),
+        match outcomes::append(repository, layout::VALIDATIONS, &record) {
+            Err(cause) if outcomes::is_read_only(&cause) => tracing::debug!(%cause, "the outcome is not kept"),
             Err(cause) => tracing::warn!(%cause, "the outcome of the validation could not be kept"),
             Ok(()) => {}
         }

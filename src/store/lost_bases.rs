@@ -45,7 +45,7 @@ pub(super) fn distrust(
                 Err(error) if error.is_of_one_file() => continue,
                 Err(error) => return Err(error),
             };
-            for number in unfounded(index, &footer)? {
+            for number in lacking_bases(index, &footer)? {
                 let Some(record) = footer.records.get(number as usize) else { continue };
                 if noted.note(&record.id, &pack.id, number)? {
                     let is_last = noted.count(&record.id)? >= index.places(&record.id)?.len() as i64;
@@ -61,7 +61,7 @@ pub(super) fn distrust(
 }
 
 /// The numbers of the records that lack bases.
-fn unfounded(index: &Index, footer: &Footer) -> Result<Vec<u32>> {
+fn lacking_bases(index: &Index, footer: &Footer) -> Result<Vec<u32>> {
     // Neighbours mostly have the same bases.
     let mut known: HashMap<BlobPrefix, bool> = HashMap::new();
     index.reading(|lookups| {

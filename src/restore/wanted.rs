@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::content::Content;
 use crate::id::BlobId;
-use crate::store::content::{Piece, Pieces};
+use crate::store::pieces::{Piece, Pieces};
 use crate::store::{BlobFault, BlobReader};
 
 /// A piece of a file, in order.
