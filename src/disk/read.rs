@@ -1,7 +1,7 @@
 //! Reading a stretch of a file into memory that nobody fills with zeros first.
 //!
-//! Invariant: what comes back has exactly the length that was asked for. Chunks and frames are read by the thousand, and
-//! each byte would otherwise be written twice.
+//! Invariant: what comes back has exactly the length that was asked for. Chunks and frames are read by the thousand,
+//! and each byte would otherwise be written twice.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -18,7 +18,7 @@ use crate::store::verdicts::Recheck;
 use crate::store::{Repository, StagedBlobs, layout};
 
 use super::job::{ChromaChoice, Direction, Job};
-use super::verify::{Depth, Finding, Verified, VerifyOptions, verify_keeping};
+use super::verify::{Depth, Finding, Verification, Verified, VerifyOptions, verify_keeping};
 
 /// What a missing snapshot is called.
 const DIRECTORY_MISSING: &str = "snapshot_directory_missing";
@@ -142,50 +142,93 @@ pub(super) fn check(
     for warning in verification.warnings() {
         tracing::warn!(stamp = %job.stamp, %warning, "the snapshot can be restored all the same");
     }
-    let mut errors = Vec::new();
+    let objections = objections(repository, job, accept.suspect, &verification)?;
+    match accept.invalid {
+        InvalidPolicy::Refuse if !objections.errors.is_empty() => Err(refusal(job.stamp, objections)),
+        InvalidPolicy::Refuse => Ok(Passed { staged, accepted: Vec::new() }),
+        InvalidPolicy::Accept => {
+            for error in &objections.errors {
+                tracing::warn!(
+                    stamp = %job.stamp, %error, "the snapshot is not valid; what can be read of it is restored"
+                );
+            }
+            Ok(Passed { staged, accepted: objections.errors })
+        }
+    }
+}
+
+/// What speaks against restoring a snapshot.
+#[derive(Default)]
+struct Objections {
+    errors: Vec<String>,
+    /// Among them is that the vector store had lost vectors.
+    vectors_lost: bool,
+}
+
+/// What an operator is told about a finding.
+enum Judgement {
+    Objection,
+    Doubt,
+    NotRestored,
+}
+
+/// Finds what speaks against a job; what does not is told.
+fn objections(
+    repository: &Repository,
+    job: &Job,
+    suspect: SuspectPolicy,
+    verification: &Verification,
+) -> Result<Objections> {
+    let mut objections = Objections::default();
     // What was begun, or is taken back, is judged by bytes alone.
     if job.direction == Direction::Forward && job.pending.is_none() {
         let listing = snapshots::find(repository.storage(), &job.stamp.to_string())?;
-        errors.extend(listing.and_then(|listing| listing.metadata.fault()));
+        objections.errors.extend(listing.and_then(|listing| listing.metadata.fault()));
     }
     for source in &verification.sources {
         let wrong = source.findings.iter().filter(|finding| !finding.is_warning());
         for finding in wrong.filter(|finding| job.direction == Direction::Forward || is_loss(finding)) {
-            if let Finding::Suspect { reason, .. } = finding
-                && !(is_loss_of_vectors(reason)
-                    && accept.suspect == SuspectPolicy::Refuse
-                    && job.restores(&source.name))
-            {
-                tracing::warn!(stamp = %job.stamp, doubt = %finding, "the snapshot is restored in spite of this doubt");
-            } else if source.name == CHROMA && job.chroma == ChromaChoice::Skip {
-                tracing::warn!(stamp = %job.stamp, error = %finding, "Chroma in the snapshot is damaged; it is not restored");
-            } else {
-                errors.push(finding.to_string());
+            match judge(finding, &source.name, job, suspect) {
+                Judgement::Objection => {
+                    objections.vectors_lost |= matches!(finding, Finding::Suspect { .. });
+                    objections.errors.push(finding.to_string());
+                }
+                Judgement::Doubt => {
+                    tracing::warn!(stamp = %job.stamp, doubt = %finding, "the snapshot is restored in spite of this doubt");
+                }
+                Judgement::NotRestored => {
+                    tracing::warn!(stamp = %job.stamp, error = %finding, "Chroma in the snapshot is damaged; it is not restored");
+                }
             }
         }
     }
-    if accept.invalid == InvalidPolicy::Accept {
-        for error in &errors {
-            tracing::warn!(stamp = %job.stamp, %error, "the snapshot is not valid; what can be read of it is restored");
+    Ok(objections)
+}
+
+fn judge(finding: &Finding, source: &str, job: &Job, suspect: SuspectPolicy) -> Judgement {
+    match finding {
+        Finding::Suspect { reason, .. }
+            if is_loss_of_vectors(reason) && suspect == SuspectPolicy::Refuse && job.restores(source) =>
+        {
+            Judgement::Objection
         }
-        return Ok(Passed { staged, accepted: errors });
+        Finding::Suspect { .. } => Judgement::Doubt,
+        _ if source == CHROMA && job.chroma == ChromaChoice::Skip => Judgement::NotRestored,
+        _ => Judgement::Objection,
     }
-    if errors.is_empty() {
-        return Ok(Passed { staged, accepted: errors });
-    }
-    if verification.sources.iter().flat_map(|source| &source.findings).any(|finding| {
-        matches!(finding, Finding::Suspect { reason, .. } if is_loss_of_vectors(reason))
-            && errors.contains(&finding.to_string())
-    }) {
+}
+
+fn refusal(stamp: Stamp, Objections { mut errors, vectors_lost }: Objections) -> Error {
+    if vectors_lost {
         errors.push(
             "restored, the vector store would lack these vectors; choose another snapshot, or give --accept-suspect"
                 .into(),
         );
     }
-    Err(Error::NotValid(format!(
+    Error::NotValid(format!(
         "{}; run `vecsnap repair`, choose another snapshot, or give --accept-invalid to restore what can be read of this one",
-        not_valid(&job.stamp.to_string(), &errors)
-    )))
+        not_valid(&stamp.to_string(), &errors)
+    ))
 }
 
 fn is_loss(finding: &Finding) -> bool {
