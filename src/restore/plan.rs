@@ -150,6 +150,20 @@ pub struct Totals {
     pub largest_database: u64,
 }
 
+impl Totals {
+    /// Counts a file that stays, of which so many bytes differ from a content of this length.
+    fn add_overwritten(&mut self, stat: &FileStat, differing: u64, length: u64) {
+        let (longer, shorter) = (length.saturating_sub(stat.size), stat.size.saturating_sub(length));
+        // What lies behind the wanted end is lost too.
+        let replaced = differing.min(stat.size).saturating_add(shorter);
+        self.overwritten += 1;
+        self.bytes_to_write_at_most = self.bytes_to_write_at_most.saturating_add(differing);
+        self.bytes_added = self.bytes_added.saturating_add(differing.min(longer));
+        self.bytes_cut = self.bytes_cut.saturating_add(shorter.min(stat.allocated));
+        self.bytes_replaced = self.bytes_replaced.saturating_add(replaced);
+    }
+}
+
 /// Where a file table ends because it cannot be read on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CutTable {
@@ -308,21 +322,9 @@ impl Planner {
             }
         };
         let differs = !difference.is_none();
-        let totals = &mut self.plan.totals;
-        if differs {
-            totals.overwritten += 1;
-            totals.bytes_to_write_at_most = totals.bytes_to_write_at_most.saturating_add(difference.bytes());
-            totals.bytes_added = totals
-                .bytes_added
-                .saturating_add(difference.bytes().min(file.content.length.saturating_sub(stat.size)));
-            let cut = stat.size.saturating_sub(file.content.length).min(stat.allocated);
-            totals.bytes_cut = totals.bytes_cut.saturating_add(cut);
-            // What lies behind the wanted end is lost too.
-            totals.bytes_replaced = totals
-                .bytes_replaced
-                .saturating_add(difference.bytes().min(stat.size) + stat.size.saturating_sub(file.content.length));
-        } else {
-            totals.unchanged += 1;
+        match differs {
+            true => self.plan.totals.add_overwritten(&stat, difference.bytes(), file.content.length),
+            false => self.plan.totals.unchanged += 1,
         }
         if differs || role == FileRole::Database || attributes.differ(&stat, self.owner) {
             let change = Change::Overwrite(difference);
