@@ -2,7 +2,7 @@
 //! format-spec.md §14.4.
 //!
 //! It is information and may be missing; then the newest pre-restore snapshot is taken for the state before the last
-//! restore.
+//! restore. Invariant: what came after a restore that was undone is not thrown away by undoing it once more.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,12 @@ struct FinishedRestore {
     finished_at: String,
 }
 
+impl FinishedRestore {
+    fn is_undo(&self) -> bool {
+        self.pre_restore_snapshot.as_deref() == Some(&self.stamp)
+    }
+}
+
 /// Keeps that a restore came to its end. That it could not be kept is no failure of the restore.
 pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp>) {
     let finished = FinishedRestore {
@@ -41,8 +47,11 @@ pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp
 /// # Errors
 /// [`Error::Refused`] if there is none, or only older ones; I/O errors.
 pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> Result<Stamp> {
-    let kept = || manifests.iter().filter(|manifest| manifest.kind == SnapshotKind::PreRestore);
-    let newest = kept().next_back().and_then(Manifest::stamp).ok_or_else(|| {
+    let of_restores = manifests.iter().filter(|manifest| manifest.kind == SnapshotKind::PreRestore);
+    let kept: Vec<Stamp> = of_restores.filter_map(Manifest::stamp).collect();
+    // A clock that ran ahead for a while names states that are newer than they were.
+    let now = Utc::now();
+    let newest = kept.iter().rev().find(|stamp| stamp.time() <= now).or(kept.last()).copied().ok_or_else(|| {
         Error::Refused(format!(
             "there is nothing to undo: {} holds no pre-restore snapshot",
             repository.root().display()
@@ -56,12 +65,19 @@ pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> R
     if DateTime::parse_from_rfc3339(&last.finished_at).is_ok_and(is_later) {
         return Ok(newest);
     }
+    if last.is_undo() {
+        return Err(Error::Refused(format!(
+            "the last restore was undone at {} already; what came after it would be lost; to get that state once more, run \
+             `vecsnap restore {} --confirm-service-stopped`",
+            last.finished_at, last.stamp
+        )));
+    }
     let lacks = match &last.pre_restore_snapshot {
         None => "took no pre-restore snapshot".into(),
-        Some(before) if kept().any(|manifest| manifest.stamp().is_some_and(|stamp| stamp.to_string() == *before)) => {
-            return Ok(newest);
-        }
-        Some(before) => format!("has lost its pre-restore snapshot {before}"),
+        Some(before) => match kept.iter().find(|stamp| stamp.to_string() == *before) {
+            Some(before) => return Ok(*before),
+            None => format!("has lost its pre-restore snapshot {before}"),
+        },
     };
     Err(Error::Refused(format!(
         "the last restore, of {}, {lacks}, and the newest one, {newest}, is of a restore before it; to get that state, run \

@@ -15,7 +15,7 @@ use crate::id::Stamp;
 use crate::save::LiveSources;
 use crate::store::{Repository, intents, snapshots};
 
-use super::target::{self, Target};
+use super::target::{self, Target, resolve};
 use super::{gate, history};
 
 /// What the operator wants.
@@ -120,6 +120,9 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
         {
             continue;
         }
+        if goal == Goal::Undo && pending.is_none() {
+            check_is_where_it_was(stamp, record, &target)?;
+        }
         tasks.push(Task { target, record: record.clone(), action });
     }
     let targets: Vec<Target> = tasks.iter().map(|task| task.target.clone()).collect();
@@ -191,6 +194,21 @@ fn is_target_of(intent: &Intent, target: &Target) -> Result<bool> {
         "the unfinished restore writes {} to {}, but this call names {}; give the same paths again",
         target.source,
         shown(named).display(),
+        target.path().display()
+    )))
+}
+
+/// Refuses to put the state before a restore anywhere but where that restore wrote: another place was never in it.
+fn check_is_where_it_was(stamp: Stamp, record: &SourceRecord, target: &Target) -> Result<()> {
+    let was = Path::new(OsStr::from_bytes(&record.path));
+    if was == target.path() || resolve(was).is_ok_and(|was| was == target.path()) {
+        return Ok(());
+    }
+    Err(Error::Refused(format!(
+        "the last restore wrote {} to {}, but this call names {}; give the same paths again, or run \
+         `vecsnap restore {stamp} --confirm-service-stopped` to put that state here",
+        target.source,
+        was.display(),
         target.path().display()
     )))
 }

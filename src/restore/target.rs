@@ -87,11 +87,25 @@ impl Target {
     }
 }
 
-/// Refuses files that lie inside the tree that is restored too: it would remove them.
+/// Refuses files that lie inside the tree that is restored too, which would remove them, and one place for two of them:
+/// the database and its sidecars, and another file.
 ///
 /// # Errors
 /// [`Error::Usage`] naming both.
 pub(super) fn check_apart(targets: &[Target]) -> Result<()> {
+    for database in targets.iter().filter(|target| target.kind == SourceKind::Sqlite) {
+        let taken: Vec<_> = Target::sidecars(&database.name).chain([database.name.clone()]).collect();
+        for other in targets.iter().filter(|target| target.kind == SourceKind::File) {
+            if other.directory == database.directory && taken.contains(&other.name) {
+                return Err(Error::Usage(format!(
+                    "{} is named for {} and belongs to the database {}; give each a path of its own",
+                    other.path().display(),
+                    other.source,
+                    database.path().display()
+                )));
+            }
+        }
+    }
     for tree in targets.iter().filter(|target| target.kind == SourceKind::Tree) {
         for file in targets.iter().filter(|target| target.kind != SourceKind::Tree) {
             if file.path().starts_with(&tree.directory) {
@@ -178,5 +192,17 @@ mod tests {
         let tree = locate(SourceKind::Tree, root.path()).unwrap();
         let file = locate(SourceKind::File, &root.path().join("file")).unwrap();
         assert!(check_apart(&[file, tree]).is_err());
+    }
+
+    #[test]
+    fn one_place_is_not_given_to_two() {
+        let root = tempfile::tempdir().unwrap();
+        let locate = |kind, name: &str| Target::locate(name, kind, &root.path().join(name)).unwrap();
+        let database = locate(SourceKind::Sqlite, "a.db");
+        for name in ["a.db", "a.db-wal", "a.db-journal"] {
+            let both = check_apart(&[database.clone(), locate(SourceKind::File, name)]);
+            assert!(matches!(both, Err(Error::Usage(_))), "{name}");
+        }
+        assert!(check_apart(&[database, locate(SourceKind::File, "a.json")]).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! Restores of a made-up runtime, through the library.
 
 mod runtime;
+mod way_back;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
@@ -40,50 +41,6 @@ fn everything_comes_back_in_place_and_can_be_undone() {
     assert_same(&runtime.picture(), &changed);
     let stamps = snapshots::manifests(&runtime.repository()).unwrap().len();
     assert_eq!(stamps, 2, "undoing took a snapshot of its own");
-}
-
-#[test]
-fn going_back_from_a_restore_without_a_way_back_is_refused_and_the_older_state_named() {
-    let runtime = Runtime::new();
-    let stamp = runtime.create();
-    runtime.change();
-    let changed = runtime.picture();
-    let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
-    let skip = RestoreOptions { pre_snapshot: PreSnapshot::Skip, ..runtime.options(Goal::Snapshot(stamp)) };
-    restore(&runtime.repository(), &skip, &Silent).unwrap();
-    let before = runtime.picture();
-    let refused = runtime.restore(Goal::Undo).unwrap_err();
-    let told = refused.to_string();
-    assert!(matches!(refused, Error::Refused(_)) && told.contains(&format!("`vecsnap restore {way_back} ")), "{told}");
-    assert!(rehearse(&runtime.repository(), &runtime.options(Goal::Undo), &Silent).is_err());
-    assert_same(&runtime.picture(), &before);
-    // Without the record nothing is known but that snapshot; and going back twice leads to the same state.
-    let record = runtime.at("backup").join(layout::RESTORES);
-    let lines = fs::read_to_string(&record).unwrap();
-    assert_eq!(lines.lines().count(), 2, "{lines}");
-    fs::remove_file(&record).unwrap();
-    for _ in 0..2 {
-        assert_eq!(runtime.restore(Goal::Undo).unwrap().stamp, way_back);
-        assert_same(&runtime.picture(), &changed);
-    }
-}
-
-#[test]
-fn going_back_is_refused_where_the_state_before_is_gone_and_only_older_ones_are_there() {
-    let runtime = Runtime::new();
-    let stamp = runtime.create();
-    runtime.change();
-    let older = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
-    let gone = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
-    let directory = layout::snapshot_directory(&runtime.at("backup"), &gone.to_string());
-    fs::rename(&directory, runtime.at("elsewhere")).unwrap();
-    let refused = runtime.restore(Goal::Undo).unwrap_err().to_string();
-    assert!(
-        refused.contains(&gone.to_string()) && refused.contains(&format!("`vecsnap restore {older} ")),
-        "{refused}"
-    );
-    fs::rename(runtime.at("elsewhere"), directory).unwrap();
-    assert_eq!(runtime.restore(Goal::Undo).unwrap().stamp, gone);
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! Which state going back leads to, and where it is refused.
+
+use super::*;
+use crate::format::manifest::Manifest;
+use crate::save::LiveSources;
+
+#[test]
+fn going_back_from_a_restore_without_a_way_back_is_refused_and_the_older_state_named() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    runtime.change();
+    let changed = runtime.picture();
+    let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    let skip = RestoreOptions { pre_snapshot: PreSnapshot::Skip, ..runtime.options(Goal::Snapshot(stamp)) };
+    restore(&runtime.repository(), &skip, &Silent).unwrap();
+    let before = runtime.picture();
+    let refused = runtime.restore(Goal::Undo).unwrap_err();
+    let told = refused.to_string();
+    assert!(matches!(refused, Error::Refused(_)) && told.contains(&format!("`vecsnap restore {way_back} ")), "{told}");
+    assert!(rehearse(&runtime.repository(), &runtime.options(Goal::Undo), &Silent).is_err());
+    assert_same(&runtime.picture(), &before);
+    // Without the record nothing is known but that snapshot.
+    let record = runtime.at("backup").join(layout::RESTORES);
+    let lines = fs::read_to_string(&record).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    fs::remove_file(&record).unwrap();
+    assert_eq!(runtime.restore(Goal::Undo).unwrap().stamp, way_back);
+    assert_same(&runtime.picture(), &changed);
+}
+
+#[test]
+fn going_back_is_refused_where_the_state_before_is_gone_and_only_older_ones_are_there() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    runtime.change();
+    let older = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    let gone = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    let directory = layout::snapshot_directory(&runtime.at("backup"), &gone.to_string());
+    fs::rename(&directory, runtime.at("elsewhere")).unwrap();
+    let refused = runtime.restore(Goal::Undo).unwrap_err().to_string();
+    assert!(
+        refused.contains(&gone.to_string()) && refused.contains(&format!("`vecsnap restore {older} ")),
+        "{refused}"
+    );
+    fs::rename(runtime.at("elsewhere"), directory).unwrap();
+    assert_eq!(runtime.restore(Goal::Undo).unwrap().stamp, gone);
+}
+
+#[test]
+fn what_came_after_a_restore_that_was_undone_is_not_thrown_away_by_undoing_it_again() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    runtime.change();
+    let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    runtime.restore(Goal::Undo).unwrap();
+    fs::write(runtime.at("registry.json"), b"{\"days\": \"of work\"}").unwrap();
+    let worked = runtime.picture();
+    let refused = runtime.restore(Goal::Undo).unwrap_err();
+    let told = refused.to_string();
+    assert!(matches!(refused, Error::Refused(_)) && told.contains(&format!("`vecsnap restore {way_back} ")), "{told}");
+    assert_same(&runtime.picture(), &worked);
+    // The next restore can be undone again.
+    let next = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    assert_eq!(runtime.restore(Goal::Undo).unwrap().stamp, next);
+    assert_same(&runtime.picture(), &worked);
+}
+
+#[test]
+fn the_state_before_is_put_back_nowhere_but_where_the_restore_wrote() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    let live = runtime.picture();
+    // A restore into another place, where nothing was: to undo it is to remove all that is there.
+    fs::create_dir(runtime.at("staging")).unwrap();
+    let staging = |path: &str| runtime.at("staging").join(path);
+    let elsewhere = LiveSources { db: staging("a.db"), registry: staging("r.json"), chroma: Some(staging("chroma")) };
+    let to_elsewhere = |goal| RestoreOptions { targets: elsewhere.clone(), ..runtime.options(goal) };
+    restore(&runtime.repository(), &to_elsewhere(Goal::Snapshot(stamp)), &Silent).unwrap();
+    let one_elsewhere = LiveSources { registry: runtime.at("registry.json"), ..elsewhere.clone() };
+    for targets in [runtime.live(), one_elsewhere] {
+        let undo = RestoreOptions { targets, ..runtime.options(Goal::Undo) };
+        let refused = restore(&runtime.repository(), &undo, &Silent).unwrap_err();
+        let told = refused.to_string();
+        assert!(matches!(refused, Error::Refused(_)) && told.contains("give the same paths again"), "{told}");
+        assert_same(&runtime.picture(), &live);
+        assert!(staging("a.db").exists());
+    }
+    // A link to the same place is the same place.
+    symlink("staging", runtime.at("link")).unwrap();
+    let linked = |path: &str| runtime.at("link").join(path);
+    let same = LiveSources { db: linked("a.db"), registry: linked("r.json"), chroma: Some(linked("chroma")) };
+    let undo = RestoreOptions { targets: same, ..runtime.options(Goal::Undo) };
+    restore(&runtime.repository(), &undo, &Silent).unwrap();
+    assert!(!staging("a.db").exists() && !staging("r.json").exists());
+    assert_same(&runtime.picture(), &live);
+}
+
+#[test]
+fn a_state_of_a_clock_that_ran_ahead_is_not_taken_for_the_last_one() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    let repository = runtime.repository();
+    let ahead: Stamp = "29990101T000000Z".parse().unwrap();
+    let manifest = |stamp| Manifest::new(repository.header().clone(), stamp, SnapshotKind::PreRestore, 0);
+    let state_before = |stamps: &[Stamp]| {
+        let manifests: Vec<_> = stamps.iter().copied().map(manifest).collect();
+        history::state_before(&repository, &manifests).unwrap()
+    };
+    assert_eq!(state_before(&[way_back, ahead]), way_back);
+    fs::remove_file(runtime.at("backup").join(layout::RESTORES)).unwrap();
+    assert_eq!(state_before(&[way_back, ahead]), way_back);
+    assert_eq!(state_before(&[ahead]), ahead, "with nothing else, it is the state before");
+}
