@@ -75,6 +75,13 @@ pub enum Error {
     /// The operator asked to stop.
     #[error("interrupted; nothing that was published before is affected")]
     Interrupted,
+
+    /// The operator asked to stop while a restore wrote: its targets are half written until somebody goes on.
+    #[error("interrupted; the restore is unfinished: {ways_on}")]
+    RestoreInterrupted {
+        /// How to go on.
+        ways_on: &'static str,
+    },
 }
 
 /// The error of the operating system alone, where a library (tempfile) put a path of its own behind it.

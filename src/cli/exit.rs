@@ -46,7 +46,7 @@ impl From<&Error> for Exit {
             Error::Refused(_) => Exit::Refused,
             Error::Busy(_) => Exit::Busy,
             Error::Damaged { .. } => Exit::Damaged,
-            Error::Interrupted => Exit::Interrupted,
+            Error::Interrupted | Error::RestoreInterrupted { .. } => Exit::Interrupted,
         }
     }
 }
@@ -77,6 +77,7 @@ mod tests {
             (Error::Busy(sentence()), 6),
             (Error::damaged("/x", "y"), 7),
             (Error::Interrupted, 130),
+            (Error::RestoreInterrupted { ways_on: "finish it" }, 130),
         ];
         for (error, code) in table {
             assert_eq!(Exit::from(&error).code(), code, "{error:?}");

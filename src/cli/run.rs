@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::arguments::{self, Command, Invocation};
 use super::exit::Exit;
@@ -44,6 +45,7 @@ fn print_answer(answer: &clap::Error) -> Result<()> {
 }
 
 fn start(invocation: &Invocation) -> Result<Exit> {
+    check_clock()?;
     let interrupted = interrupt::watch()?;
     let drawn = io::stderr().is_terminal() && !invocation.globals.quiet;
     let bars = Bars::new(if drawn { Visibility::Drawn } else { Visibility::Hidden }, interrupted);
@@ -52,6 +54,14 @@ fn start(invocation: &Invocation) -> Result<Exit> {
     let outcome = dispatch(&session, &invocation.command);
     bars.finish();
     outcome
+}
+
+/// Stamps begin in 1970, and chrono panics at a moment before.
+fn check_clock() -> Result<()> {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Failed("the clock of this machine shows a time before 1970; set it and try again".into())),
+    }
 }
 
 fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {

@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::StatusArguments;
 use super::exit::Exit;
+use super::output::Form;
 use super::session::Session;
 use super::show;
 use crate::error::Result;
 use crate::format::intent::Intent;
-use crate::id::Stamp;
 use crate::store::intents;
-use crate::upkeep::status::{KnownSnapshot, SpaceNeed, SpaceUse, Status, status};
+use crate::upkeep::status::{Absence, KnownSnapshot, LeftOut, SpaceNeed, SpaceUse, Status, status};
 
 /// Shows how things stand.
 ///
@@ -29,8 +29,11 @@ pub fn run(session: &Session<'_>, arguments: &StatusArguments) -> Result<Exit> {
     let overdue = arguments.max_age.and_then(|most| overdue(&root, &status, most, now));
     let exit = if overdue.is_some() { Exit::Failed } else { Exit::Done };
     session.print(&document(&root, &status, arguments.max_age, now), exit)?;
-    if let Some(overdue) = overdue {
+    if let Some(overdue) = &overdue {
         tracing::error!("{overdue}");
+    }
+    if session.form(exit) == Form::Nothing && status.exists {
+        attention(&root, &status, now).iter().for_each(|sentence| tracing::error!("{sentence}"));
     }
     Ok(exit)
 }
@@ -105,12 +108,10 @@ fn attention(root: &Path, status: &Status, now: DateTime<Utc>) -> Vec<String> {
     if let Some(last) = status.last.as_ref().filter(|last| !last.is_sound()) {
         sentences.push(format!("the last snapshot, {}, is not sound; see `vecsnap validate {0}`", last.stamp));
     }
-    if let Some(stamp) = status.chroma_left_out {
-        sentences.push(left_out(stamp, status.last_chroma.as_ref(), now));
-    }
-    if let Some(last) = status.validation.as_ref().filter(|last| !last.ok) {
-        let of = last.stamp.as_deref().unwrap_or("--all");
-        sentences.push(format!("the last validation found damage; see `vecsnap validate {of}`"));
+    sentences.extend(status.left_out.iter().map(|left_out| told_left_out(left_out, now)));
+    for damage in &status.damage {
+        let of = damage.stamp.as_deref().unwrap_or("--all");
+        sentences.push(format!("a validation found damage at {}; see `vecsnap validate {of}`", damage.at));
     }
     if let Some(last) = status.drill.as_ref().filter(|last| !last.ok) {
         sentences.push(format!("the last drill failed; see `vecsnap drill {}`", last.stamp));
@@ -132,16 +133,29 @@ fn attention(root: &Path, status: &Status, now: DateTime<Utc>) -> Vec<String> {
     sentences
 }
 
-/// That Chroma is missing from the last snapshots that asked for it, and since when.
-fn left_out(stamp: Stamp, holder: Option<&KnownSnapshot>, now: DateTime<Utc>) -> String {
+/// That the last snapshots that asked for a source lack it, and since when.
+fn told_left_out(LeftOut { source, stamp, absence, holder }: &LeftOut, now: DateTime<Utc>) -> String {
     let since = match holder {
-        Some(last) => {
-            let age = humantime::format_duration(Duration::from_secs(age(last, now)));
-            format!("the last one that holds it, {}, is {age} old", last.stamp)
+        Some(holder) => {
+            let age = humantime::format_duration(Duration::from_secs(seconds_since(holder.time(), now)));
+            format!("the last snapshot that holds it, {holder}, is {age} old")
         }
         None => "no snapshot holds it".into(),
     };
-    format!("Chroma kept changing and is not in the snapshot {stamp}; {since}; try `vecsnap create --chroma --freeze`")
+    match absence {
+        Absence::Changing => format!(
+            "{source} could not be captured in one piece for the snapshot {stamp}; {since}; \
+             try `vecsnap create --chroma --freeze`, or a higher --max-block"
+        ),
+        Absence::Missing => format!(
+            "{source} was not there when the snapshot {stamp} was taken; {since}; \
+             check its path and whether its disk is mounted"
+        ),
+        Absence::Empty => format!(
+            "{source} was empty when the snapshot {stamp} was taken; {since}; \
+             check its path and whether its disk is mounted"
+        ),
+    }
 }
 
 fn ways_on(intent: &Intent) -> &'static str {

@@ -4,6 +4,8 @@
 //! that it points to is durable and was read back before. Invariant: a create that fails or dies leaves at most packs
 //! that nothing points to, which the next cleanup removes.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,6 +84,7 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
         Capturing { repository, writer: &mut writer, progress, read_policy, effort, earlier, patience, frames };
     let sources = capture_sources(&mut capturing, options)?;
     manifest.sources = sources.records;
+    warn_of_emptiness(&manifest, earlier)?;
     drop(ingestion);
 
     progress.phase(Phase::Checking, None);
@@ -109,6 +112,24 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
     };
     tell(&report);
     Ok(report)
+}
+
+/// Tells of sources that had no bytes where they used to have some, as a directory has on which no disk is mounted.
+fn warn_of_emptiness(manifest: &Manifest, earlier: &EarlierSnapshots<'_>) -> Result<()> {
+    for source in manifest.sources.iter().filter(|source| source.is_captured() && source.bytes == 0) {
+        let Some(holder) = earlier.newest_with(&source.name)? else { continue };
+        if let (Some(stamp), Some(before)) = (holder.stamp(), holder.source(&source.name))
+            && before.bytes > 0
+        {
+            let path = Path::new(OsStr::from_bytes(&source.path)).display();
+            let (source, bytes) = (&source.name, before.bytes);
+            tracing::warn!(
+                %path, source, %stamp, bytes,
+                "it is empty, where the snapshot before holds bytes of it; check the path and whether its disk is mounted"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The sources of a snapshot.
@@ -177,7 +198,7 @@ pub(super) fn capture_db(capturing: &mut Capturing<'_>, options: &CreateOptions)
         SnapshotKind::PreRestore => DamagedSource::TakeRaw,
         SnapshotKind::Ordinary => DamagedSource::TakeDatabaseRaw,
     };
-    let name = std::os::unix::ffi::OsStrExt::as_bytes(sources::file_name(path)?);
+    let name = sources::file_name(path)?.as_bytes();
     let mut previous = capturing.previous(DB)?;
     let request = DatabaseRequest {
         source: path,

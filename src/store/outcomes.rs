@@ -16,7 +16,7 @@ use super::Repository;
 use crate::disk::{Storage, durable};
 use crate::error::{Error, Result};
 
-/// How much of a file's end is read to find its last record.
+/// How much of a file's end is read to find its last records.
 const TAIL: u64 = 256 * 1024;
 
 /// Appends a record to the file of this name.
@@ -58,10 +58,18 @@ pub fn is_read_only(error: &Error) -> bool {
 /// # Errors
 /// I/O errors.
 pub fn last<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Result<Option<T>> {
-    let Some(size) = storage.size(name)? else { return Ok(None) };
+    Ok(latest(storage, name)?.pop())
+}
+
+/// The records at the end of the file of this name, in their order, those that parse: as many as stand in 256 KiB.
+///
+/// # Errors
+/// I/O errors.
+pub fn latest<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Result<Vec<T>> {
+    let Some(size) = storage.size(name)? else { return Ok(Vec::new()) };
     let from = size.saturating_sub(TAIL);
     let tail = storage.read_range(name, from, usize::try_from(size - from).unwrap_or_default())?;
-    Ok(tail.split(|byte| *byte == b'\n').rev().find_map(|line| serde_json::from_slice(line).ok()))
+    Ok(tail.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
 }
 
 #[cfg(test)]

@@ -3,8 +3,11 @@
 //!
 //! It reads directories, manifests and records alone: no lock, no index, nothing written, so a cron job may ask at any
 //! time, also of a repository that cannot be written or does not exist. Invariant: a snapshot counts as sound only if
-//! its manifest and description can be read, its create found nothing wrong, and the last validation and the last drill
-//! of it, if any, were good.
+//! its manifest and description can be read, its create found nothing wrong, no validation found damage in it that
+//! stands, and the last drill of it, if any, was good.
+
+mod damage;
+mod left_out;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -18,12 +21,14 @@ use crate::disk::stat::{self, FileKind};
 use crate::disk::{LocalStorage, Storage, space};
 use crate::error::Result;
 use crate::format::intent::Intent;
-use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceRecord, SourceState, bytes_of};
+use crate::format::manifest::{CHROMA, DB, REGISTRY, SnapshotKind, SourceRecord, bytes_of};
 use crate::id::Stamp;
 use crate::save::{LiveSources, report};
 use crate::store::damaged::{self, Aside};
 use crate::store::snapshots::{self, ManifestResult};
 use crate::store::{intents, layout, outcomes, repository};
+use left_out::Trails;
+pub use left_out::{Absence, LeftOut};
 
 /// Clocks of two machines may differ by so much before a stamp counts as being in the future.
 const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
@@ -41,14 +46,16 @@ pub struct Status {
     pub last_sound: Option<KnownSnapshot>,
     /// The newest of them that holds Chroma.
     pub last_chroma: Option<KnownSnapshot>,
-    /// The newest of those after it from which Chroma was left out, since it kept changing.
-    pub chroma_left_out: Option<Stamp>,
+    /// The sources that the newest of them lack.
+    pub left_out: Vec<LeftOut>,
     /// Snapshots whose stamps are in the future.
     pub in_future: u64,
     /// The restore that was interrupted.
     pub pending: Option<Intent>,
     /// The last validation.
     pub validation: Option<ValidationRecord>,
+    /// The damage that validations found and that stands, for each snapshot and for all the newest.
+    pub damage: Vec<ValidationRecord>,
     /// The last drill.
     pub drill: Option<Drill>,
     /// Whether there is room for the next snapshot, and for a restore, a file system each.
@@ -72,12 +79,6 @@ impl KnownSnapshot {
     /// Whether nothing is known that is wrong with it.
     pub fn is_sound(&self) -> bool {
         self.errors.is_empty()
-    }
-
-    /// Whether Chroma was asked for and left out.
-    fn lost_chroma(&self) -> bool {
-        let chroma = self.manifest.as_ref().ok().and_then(|manifest| manifest.source(CHROMA));
-        chroma.is_some_and(|chroma| chroma.state == SourceState::Changing)
     }
 
     fn source(&self, name: &str) -> Option<&SourceRecord> {
@@ -121,38 +122,57 @@ pub fn status(root: &Path, live: Option<&LiveSources>, now: DateTime<Utc>) -> Re
         return Ok(status);
     }
     status.pending = intents::pending_in(&storage)?;
-    status.validation = outcomes::last(&storage, layout::VALIDATIONS)?;
-    status.drill = outcomes::last(&storage, layout::DRILLS)?;
+    let validations: Vec<ValidationRecord> = readable(outcomes::latest(&storage, layout::VALIDATIONS))?;
+    status.validation = validations.last().cloned();
+    status.damage = damage::standing(validations);
+    status.damage.retain(|damage| damage.stamp.as_ref().is_none_or(|name| exists_still(&storage, name)));
+    status.drill = readable(outcomes::last(&storage, layout::DRILLS))?;
     status.damaged = damaged::aside(&storage)?;
     find_snapshots(&mut status, &storage, now)?;
     status.room = room(root, &status, live)?;
     Ok(status)
 }
 
+/// Outcomes, as far as this user may read them: those that another user kept may be closed to others.
+fn readable<T: Default>(outcomes: Result<T>) -> Result<T> {
+    match outcomes {
+        Err(cause) if outcomes::is_read_only(&cause) => {
+            tracing::warn!(%cause, "what was kept of earlier outcomes cannot be read");
+            Ok(T::default())
+        }
+        other => other,
+    }
+}
+
+/// Whether a snapshot, or what somebody took for one, is still there; in doubt it is.
+fn exists_still(storage: &dyn Storage, name: &str) -> bool {
+    !snapshots::find(storage, name).is_ok_and(|found| found.is_none())
+}
+
 /// Goes back through the snapshots until the last ones are found.
 fn find_snapshots(status: &mut Status, storage: &dyn Storage, now: DateTime<Utc>) -> Result<()> {
+    let mut trails = Trails::new();
     for stamp in snapshots::stamps(storage)?.into_iter().rev() {
         if stamp.time() > now + CLOCK_SKEW {
             status.in_future += 1;
             continue;
         }
         let Some(snapshot) = look_at(status, storage, stamp)? else { continue };
+        trails.take(&snapshot);
         if status.last.is_none() {
             status.last = Some(snapshot.clone());
         }
         if status.last_chroma.is_none() && snapshot.source(CHROMA).is_some() {
             status.last_chroma = Some(snapshot.clone());
         }
-        if status.last_chroma.is_none() && status.chroma_left_out.is_none() && snapshot.lost_chroma() {
-            status.chroma_left_out = Some(stamp);
-        }
         if status.last_sound.is_none() && snapshot.is_sound() {
             status.last_sound = Some(snapshot);
         }
-        if status.last_sound.is_some() && status.last_chroma.is_some() {
+        if status.last_sound.is_some() && status.last_chroma.is_some() && trails.are_complete() {
             break;
         }
     }
+    status.left_out = trails.left_out();
     Ok(())
 }
 
@@ -170,8 +190,8 @@ fn look_at(status: &Status, storage: &dyn Storage, stamp: Stamp) -> Result<Optio
     errors.extend(metadata.fault());
     let told: Vec<_> = metadata.validation_errors().filter(|told| !errors.iter().any(|known| known == told)).collect();
     errors.extend(told.into_iter().map(str::to_owned));
-    if let Some(last) = status.validation.as_ref().filter(|last| last.stamp.as_ref() == Some(&name) && !last.ok) {
-        errors.push(format!("validate found at {}: {}", last.at, last.errors.join(", ")));
+    for found in status.damage.iter().filter(|found| damage::is_of(found, &name)) {
+        errors.push(format!("validate found at {}: {}", found.at, found.errors.join(", ")));
     }
     if let Some(last) = status.drill.as_ref().filter(|last| last.stamp == name && !last.ok) {
         errors.push(format!("drill found at {}: {}", last.at, last.errors.join(", ")));

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use serde_json::Value;
 
 use crate::support::command::keys;
-use crate::support::{Runtime, TreeState};
+use crate::support::{Runtime, TreeState, damage, noise};
 
 const FIELDS: [&str; 16] = [
     "repository",
@@ -172,6 +172,66 @@ fn an_unfinished_restore_is_told_with_the_ways_on() {
     assert_eq!((&pending["stamp"], &pending["undo"]), (&stamp.as_str().into(), &false.into()));
     assert!(pending["advice"].as_str().unwrap().contains("--resume --confirm-service-stopped"), "{told:#}");
     assert!(told["attention"][0].as_str().unwrap().contains("unfinished"), "{told:#}");
+    // Cron's check says so too, and nothing else.
+    let outcome = runtime.vecsnap(&["status", "--max-age", "26h", "--quiet"]).run().exits(0).says(&["unfinished"]);
+    assert_eq!((outcome.stderr.lines().count(), outcome.stdout.as_str()), (1, ""), "{outcome}");
+}
+
+#[test]
+fn a_source_that_vanished_or_became_empty_is_told_until_a_snapshot_holds_it_again() {
+    let runtime = Runtime::new();
+    let attention = || {
+        let told = runtime.vecsnap(&["status", "--json"]).json();
+        told["attention"].as_array().unwrap().iter().map(|said| said.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    fs::rename(runtime.registry(), runtime.path().join("aside")).unwrap();
+    runtime.create(&[]);
+    assert!(attention().is_empty(), "a registry that never was is not missed");
+    fs::rename(runtime.path().join("aside"), runtime.registry()).unwrap();
+    let holder = runtime.create(&["--chroma"]);
+    // As if both were on a disk that is not mounted.
+    fs::rename(runtime.registry(), runtime.path().join("aside")).unwrap();
+    fs::rename(runtime.chroma(), runtime.path().join("chroma aside")).unwrap();
+    fs::create_dir(runtime.chroma()).unwrap();
+    let created =
+        runtime.vecsnap(&["create", "--chroma", "--json"]).run().exits(0).says(&["it is empty", &holder]).json();
+    let without = created["stamp"].as_str().unwrap();
+    runtime.create(&[]);
+    let said = attention();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("registry was not there") && said[1].starts_with("chroma was empty"), "{said:?}");
+    assert!(said.iter().all(|said| said.contains(&holder) && said.contains(" old")), "{said:?}");
+    assert!(said[1].contains(without), "{said:?}");
+    fs::rename(runtime.path().join("aside"), runtime.registry()).unwrap();
+    fs::remove_dir(runtime.chroma()).unwrap();
+    runtime.create(&["--chroma"]);
+    let said = attention();
+    assert!(said.len() == 1 && said[0].starts_with("chroma was not there"), "{said:?}");
+    fs::rename(runtime.path().join("chroma aside"), runtime.chroma()).unwrap();
+    runtime.create(&["--chroma"]);
+    assert!(attention().is_empty());
+}
+
+#[test]
+fn damage_is_not_forgotten_because_something_else_was_found_sound() {
+    let runtime = Runtime::new();
+    let other = runtime.create(&[]);
+    fs::write(runtime.registry(), noise::bytes("long registry", 100_000)).unwrap();
+    let damaged = runtime.vecsnap(&["create", "--json"]).run().exits(3).json()["stamp"].as_str().unwrap().to_owned();
+    runtime.write_registry("p01");
+    let pack = damage::packs(&runtime.repo()).into_iter().max_by_key(|pack| fs::metadata(pack).unwrap().len()).unwrap();
+    fs::rename(&pack, runtime.path().join("pack")).unwrap();
+    runtime.vecsnap(&["validate", &damaged]).run().exits(3);
+    runtime.vecsnap(&["validate", &other, "--quick"]).run();
+    let told = runtime.vecsnap(&["status", "--json"]).json();
+    assert_eq!(told["last_snapshot"]["stamp"], damaged.as_str());
+    assert!(told["last_snapshot"]["errors"].to_string().contains("validate found at"), "{told:#}");
+    assert!(told["attention"].to_string().contains(&format!("vecsnap validate {damaged}")), "{told:#}");
+    fs::rename(runtime.path().join("pack"), &pack).unwrap();
+    runtime.vecsnap(&["validate", &damaged]).run();
+    runtime.vecsnap(&["validate", "--all"]).run();
+    let told = runtime.vecsnap(&["status", "--json"]).json();
+    assert!(!told["last_snapshot"]["errors"].to_string().contains("chunk_missing"), "{told:#}");
 }
 
 #[test]

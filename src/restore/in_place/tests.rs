@@ -95,7 +95,7 @@ fn an_interruption_at_any_point_is_noticed_and_can_be_resumed_or_undone() {
         let options = RestoreOptions { pre_snapshot: PreSnapshot::Skip, ..runtime.options(Goal::Snapshot(stamp)) };
         match restore(&repository, &options, &StopsWhileWriting::after(checks)) {
             Ok(_) => break,
-            Err(Error::Interrupted) => interruptions += 1,
+            Err(Error::RestoreInterrupted { .. }) => interruptions += 1,
             Err(error) => panic!("{error}"),
         }
         let again = restore(&repository, &options, &Silent);
@@ -126,7 +126,7 @@ fn an_interrupted_restore_and_an_interrupted_undo_are_undone() {
     let repository = runtime.repository();
     let stop = |goal, checks| {
         let outcome = restore(&repository, &runtime.options(goal), &StopsWhileWriting::after(checks));
-        assert!(matches!(outcome, Err(Error::Interrupted)), "{outcome:?}");
+        assert!(matches!(outcome, Err(Error::RestoreInterrupted { .. })), "{outcome:?}");
     };
     stop(Goal::Snapshot(stamp), 12);
     stop(Goal::Undo, 5);
@@ -147,7 +147,7 @@ fn while_a_restore_is_unfinished_no_database_can_be_read() {
     runtime.change();
     let repository = runtime.repository();
     let outcome = restore(&repository, &runtime.options(Goal::Snapshot(stamp)), &StopsWhileWriting::after(15));
-    assert!(matches!(outcome, Err(Error::Interrupted)));
+    assert!(matches!(outcome, Err(Error::RestoreInterrupted { .. })));
     for database in ["db/a.db", "chroma/chroma.sqlite3"] {
         let read =
             Connection::open(runtime.at(database)).unwrap().query_row("SELECT count(*) FROM t", [], |row| row.get(0));
@@ -356,7 +356,7 @@ fn a_resumed_restore_must_be_about_the_same_paths() {
     runtime.change();
     let repository = runtime.repository();
     let outcome = restore(&repository, &runtime.options(Goal::Snapshot(stamp)), &StopsWhileWriting::after(9));
-    assert!(matches!(outcome, Err(Error::Interrupted)));
+    assert!(matches!(outcome, Err(Error::RestoreInterrupted { .. })));
     let mut elsewhere = runtime.options(Goal::Resume);
     elsewhere.targets.db = runtime.at("db/other.db");
     let refused = restore(&repository, &elsewhere, &Silent);
@@ -422,7 +422,7 @@ fn an_unfinished_tree_cannot_be_left_out_when_the_restore_is_resumed() {
     runtime.change();
     let repository = runtime.repository();
     let outcome = restore(&repository, &runtime.options(Goal::Snapshot(stamp)), &StopsWhileWriting::after(9));
-    assert!(matches!(outcome, Err(Error::Interrupted)));
+    assert!(matches!(outcome, Err(Error::RestoreInterrupted { .. })));
     let without = RestoreOptions { chroma: ChromaChoice::Skip, ..runtime.options(Goal::Resume) };
     assert!(matches!(restore(&repository, &without, &Silent), Err(Error::Refused(_))));
     runtime.restore(Goal::Resume).unwrap();
