@@ -248,7 +248,7 @@ impl<'c, 'f, 'a, 'p> Increment<'c, 'f, 'a, 'p> {
             let search = |(searcher, buffer): &mut (Searcher<'_>, Vec<u8>), chunk: &mut Changed| {
                 let sought = chunk.sought();
                 let steadiness = source.runs_again(chunk.slot, sought.iter().copied(), buffer)?;
-                chunk.matches = searcher.search(buffer, sought.into_iter());
+                chunk.take(searcher.search(buffer, sought.into_iter()));
                 Ok(steadiness)
             };
             let searched: Vec<Steadiness> = changed

@@ -215,11 +215,11 @@ impl Ground<'_> {
     /// Where a chunk differs from its base; `None` if the file ends before it by now. What was replaced is kept.
     fn differences(&self, slot: u64, base: &[u8], replaced: Option<u32>) -> Result<Option<Differences>> {
         let Some(content) = self.source.chunk_again(slot)? else { return Ok(None) };
-        let runs = differences(base, &content);
+        let differences = Differences::of(&differences(base, &content));
         if let Some((haystack, replaced)) = self.haystack.zip(replaced) {
-            haystack.keep(replaced, base, &runs);
+            haystack.keep(replaced, base, &differences.sought().collect::<Vec<_>>());
         }
-        Ok(Some(Differences::of(&runs)))
+        Ok(Some(differences))
     }
 }
 

@@ -143,8 +143,7 @@ impl<'f> Unchanged<'f> {
             let found = found
                 .into_iter()
                 .filter_map(|found| numbers.get(&found.chunk).map(|number| Match { chunk: *number, ..found }));
-            chunk.matches.extend(found);
-            chunk.matches.sort_by_key(|found| found.run.start);
+            chunk.take(found.collect());
         }
         Ok(())
     }
