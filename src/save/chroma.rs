@@ -34,14 +34,15 @@ use super::tree::look::{Cut, Look, is_sidecar, look, look_at_directory};
 use super::tree::{PAUSE, RETRIES, StoredTree, TreeOptions, TreeOutcome, TreeTable, in_tree, kept_changing};
 use super::walk::{Fingerprint, Found, walk_below, walk_top};
 use super::writers::Freeze;
-use crate::disk::sqlite::{BlockLimit, DatabaseStats, WriteLock};
+use crate::disk::sqlite::{BlockLimit, DatabaseStats, WriteLock, is_sqlite};
 use crate::disk::stat::{self, FileKind, FileStat};
 use crate::error::{Error, Result};
-use crate::format::manifest::{CHROMA, Consistency};
+use crate::format::manifest::{CHROMA, Consistency, SourceRecord};
 use crate::format::table::{Entry, EntryKind, compare_paths};
 use records::{Records, Watermarks};
 use segment::SegmentFiles;
 use store_database::StoreDatabase;
+use suspicion::Suspicion;
 pub use suspicion::is_loss;
 
 /// The database of a store, in its root.
@@ -57,8 +58,7 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     if stat::lstat(&database)?.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
         return Ok(None);
     }
-    let judged = capturing.earlier.record(CHROMA)?.map(|record| record.consistency);
-    let judged = judged.filter(|consistency| *consistency != Consistency::Unproven);
+    let judged = earlier_store(capturing)?;
     let mut capture = StoreCapture {
         root,
         database: StoreDatabase::at(database),
@@ -93,6 +93,26 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     }
 }
 
+/// What the newest snapshot that holds the tree says of it, if it was a store then.
+fn earlier_store(capturing: &Capturing<'_>) -> Result<Option<SourceRecord>> {
+    Ok(capturing.earlier.record(CHROMA)?.filter(|record| record.consistency != Consistency::Unproven))
+}
+
+/// The doubt in a tree that is no store but was one, and still has files: its database went.
+///
+/// # Errors
+/// I/O errors; when a snapshot cannot be read.
+pub(super) fn doubt_in_tree(capturing: &Capturing<'_>, root: &Path) -> Result<Option<Consistency>> {
+    let database = root.join(OsStr::from_bytes(DATABASE));
+    let is_file = stat::lstat(&database)?.is_some_and(|stat| stat.kind == FileKind::File);
+    if earlier_store(capturing)?.is_none() || (is_file && is_sqlite(&database)?) {
+        return Ok(None);
+    }
+    let suspicion = Suspicion::NoDatabase;
+    tracing::warn!(path = %root.display(), "the vector store looks inconsistent: {suspicion}");
+    Ok(Some(suspicion::consistency(vec![suspicion])))
+}
+
 /// The outcome of one attempt.
 enum Attempt {
     Stored(StoredTree),
@@ -100,7 +120,7 @@ enum Attempt {
     Moved(String),
     /// What the image of this database lacks was lost from the repository.
     Lost(PathBuf),
-    /// Files changed although the database did not, so that the earlier verdict does not hold.
+    /// Files changed or went although the database did not, so that the earlier verdict does not hold.
     ToBeExamined,
     /// This is no Chroma store.
     NoStore,
@@ -124,8 +144,8 @@ struct StoreCapture<'a> {
     root: &'a Path,
     database: StoreDatabase,
     options: TreeOptions,
-    /// The verdict on the previous version.
-    judged: Option<Consistency>,
+    /// The previous version and the verdict on it.
+    judged: Option<SourceRecord>,
     /// Whether a verdict is reached even if the database is unchanged.
     examine: bool,
     /// What need not be read again unless it moves.
@@ -147,6 +167,14 @@ struct StoreParts {
     /// Those after the last segment that was read, and the states of the database they belong to.
     after: Option<(DatabaseStats, Watermarks)>,
     files: BTreeMap<String, SegmentFiles>,
+}
+
+impl StoreParts {
+    /// Whether these are all files of the previous version, none of them changed.
+    fn are_all_of(&self, previous: &SourceRecord) -> bool {
+        let files = self.entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File(_)));
+        !self.any_read && (files.count() + self.databases.len()) as u64 == previous.files
+    }
 }
 
 /// A captured database and its path in the table.
@@ -333,7 +361,7 @@ impl StoreCapture<'_> {
     fn finish(&mut self, capturing: &mut Capturing<'_>, parts: StoreParts) -> Result<Attempt> {
         let consistency = match (&parts.records, &self.judged) {
             (Some(records), _) => judgement::judge(self.root, records, &parts.files),
-            (None, Some(judged)) if !parts.any_read => judged.clone(),
+            (None, Some(judged)) if parts.are_all_of(judged) => judged.consistency.clone(),
             (None, _) => {
                 self.examine = true;
                 return Ok(Attempt::ToBeExamined);

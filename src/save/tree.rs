@@ -107,7 +107,12 @@ fn store_whole(capturing: &mut Capturing<'_>, root: &Path, options: TreeOptions)
             tracing::debug!(path = %root.display(), attempt, "the tree changed while it was read");
             std::thread::sleep(PAUSE);
         }
-        if let Some(stored) = attempt_once(capturing, root, options.check)? {
+        if let Some(mut stored) = attempt_once(capturing, root, options.check)? {
+            if stored.files > 0
+                && let Some(doubt) = chroma::doubt_in_tree(capturing, root)?
+            {
+                stored.consistency = doubt;
+            }
             return Ok(TreeOutcome::Stored(stored));
         }
     }

@@ -9,14 +9,17 @@ use crate::format::manifest::Consistency;
 
 /// Reasons recorded at most; a manifest stays small whatever is wrong.
 const RECORDED: usize = 8;
-/// How a reason begins that means a loss.
+/// How reasons begin that mean a loss.
 const BEHIND_QUEUE: &str = "behind_queue";
+const NO_DATABASE: &str = "no_database";
 
 /// Why a segment of a vector store may not be what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Suspicion {
     /// Its files lack vectors that the queue does not hold any more: restored, the store would have lost them.
     BehindQueue { segment: String, vectors: u64 },
+    /// The directory held a store before, and has files but no database now.
+    NoDatabase,
     /// A file does not have the size that the header says.
     WrongSize { segment: String, file: &'static str, bytes: u64, expected: u64 },
     /// A file that goes with the others is missing.
@@ -29,7 +32,7 @@ pub(super) enum Suspicion {
 
 impl Suspicion {
     fn is_loss(&self) -> bool {
-        matches!(self, Self::BehindQueue { .. })
+        matches!(self, Self::BehindQueue { .. } | Self::NoDatabase)
     }
 }
 
@@ -40,6 +43,9 @@ impl fmt::Display for Suspicion {
                 f,
                 "{BEHIND_QUEUE}: {segment}: its HNSW files lack {vectors} vectors that the queue does not hold any more"
             ),
+            Self::NoDatabase => {
+                write!(f, "{NO_DATABASE}: chroma.sqlite3 is missing, or no database, and an earlier snapshot holds it")
+            }
             Self::WrongSize { segment, file, bytes, expected } => {
                 write!(f, "wrong_size: {segment}/{file} has {bytes} bytes where its header says {expected}")
             }
@@ -69,7 +75,8 @@ pub(super) fn consistency(mut suspicions: Vec<Suspicion>) -> Consistency {
 
 /// Whether a recorded reason means that restoring the tree would lose what the live service still had.
 pub fn is_loss(reason: &str) -> bool {
-    reason.strip_prefix(BEHIND_QUEUE).is_some_and(|rest| rest.starts_with(':'))
+    let begins_with = |code| reason.strip_prefix(code).is_some_and(|rest| rest.starts_with(':'));
+    [BEHIND_QUEUE, NO_DATABASE].into_iter().any(begins_with)
 }
 
 #[cfg(test)]
@@ -85,5 +92,6 @@ mod tests {
         assert!(is_loss(&reasons[0]) && !is_loss(&reasons[1]), "{reasons:?}");
         assert!(reasons[RECORDED].contains("13"), "{reasons:?}");
         assert_eq!(consistency(Vec::new()), Consistency::Proven);
+        assert!(is_loss(&Suspicion::NoDatabase.to_string()));
     }
 }

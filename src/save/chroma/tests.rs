@@ -174,6 +174,50 @@ fn files_that_disagree_are_captured_and_suspected_until_they_agree_again() {
 }
 
 #[test]
+fn files_that_went_while_the_database_stayed_as_it_was_are_missed() {
+    let service = Service::new(40);
+    service.create();
+    thread::sleep(Duration::from_millis(3100));
+    assert_eq!(chroma(&service.create()).consistency, Consistency::Proven);
+    // Nothing is left to read that was not known before.
+    fs::remove_file(service.segment(SEGMENT).join("index_metadata.pickle")).unwrap();
+    let torn = service.create();
+    let reasons = vec!["missing: vectors/index_metadata.pickle does not exist".to_owned()];
+    assert_eq!(chroma(&torn).consistency, Consistency::Suspect(reasons));
+    fs::remove_dir_all(service.segment(SEGMENT)).unwrap();
+    assert_eq!(chroma(&service.create()).files, 1);
+}
+
+#[test]
+fn a_store_whose_database_went_is_suspected_until_it_is_back_and_a_tree_that_was_none_is_not() {
+    let service = Service::new(40);
+    let database = service.chroma().join("chroma.sqlite3");
+    let aside = service.directory.path().join("aside.sqlite3");
+    assert_eq!(chroma(&service.create()).consistency, Consistency::Proven);
+    fs::rename(&database, &aside).unwrap();
+    let lose: [&dyn Fn(); 4] =
+        [&|| (), &|| fs::write(&database, b"").unwrap(), &|| fs::write(&database, [7; 5000]).unwrap(), &|| {
+            std::os::unix::fs::symlink(&aside, &database).unwrap()
+        }];
+    for lose in lose {
+        let _ = fs::remove_file(&database);
+        lose();
+        let torn = service.create();
+        let Consistency::Suspect(reasons) = &chroma(&torn).consistency else { panic!("{torn:?}") };
+        assert!(reasons.len() == 1 && is_loss(&reasons[0]) && !torn.validated, "{reasons:?}");
+    }
+    fs::remove_file(&database).unwrap();
+    fs::rename(&aside, &database).unwrap();
+    assert_eq!(chroma(&service.create()).consistency, Consistency::Proven);
+
+    let plain = Service::new(40);
+    fs::remove_file(plain.chroma().join("chroma.sqlite3")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(chroma(&plain.create()).consistency, Consistency::Unproven, "it never was a store");
+    }
+}
+
+#[test]
 fn files_behind_a_purged_queue_are_a_loss() {
     let service = Service::new(40);
     let rows: String =
