@@ -30,6 +30,7 @@ pub fn run(session: &Session<'_>, arguments: &DrillArguments) -> Result<Exit> {
         }
     };
     let scratch = session.scratch_parent(arguments.scratch.as_deref())?;
+    session.locations().sources().map_or(Ok(()), |live| live.check_outside_tree(&scratch))?;
     let drills = drill(&repository, named, &scratch, session.progress)?;
     let passed = drills.iter().all(|drill| drill.ok);
     let exit = if passed { Exit::Done } else { Exit::NotValid };

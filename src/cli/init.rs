@@ -10,9 +10,10 @@ use crate::store::{Access, Repository, repository};
 /// Makes the repository unless there is one, and shows it.
 ///
 /// # Errors
-/// I/O errors; a damaged repository.
+/// I/O errors; a damaged repository; bad usage, as where it would lie in a source that is named.
 pub fn run(session: &Session<'_>) -> Result<Exit> {
     let root = session.repository()?;
+    session.locations().sources().map_or(Ok(()), |live| live.check_apart_from(&root))?;
     let existed = Repository::open(&root, Access::Read, session.lock_wait())?.is_some();
     repository::create(&root)?;
     let repository = Repository::open(&root, Access::Read, session.lock_wait())?

@@ -32,6 +32,7 @@ pub fn run(session: &Session<'_>, arguments: &RestoreArguments) -> Result<Exit> 
         None => Err(no_repository(&root, arguments)?),
     };
     if let Some(directory) = &arguments.to {
+        locations.sources().map_or(Ok(()), |live| live.check_outside_tree(directory))?;
         export(session, &open()?, arguments, directory)
     } else {
         in_place(session, &open()?, arguments, locations.sources()?)

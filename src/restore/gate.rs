@@ -163,6 +163,8 @@ struct Objections {
     errors: Vec<String>,
     /// Among them is that the vector store had lost vectors.
     vectors_lost: bool,
+    /// Among them is that blobs are lost.
+    blobs_lost: bool,
 }
 
 /// What an operator is told about a finding.
@@ -191,6 +193,7 @@ fn objections(
             match judge(finding, &source.name, job, suspect) {
                 Judgement::Objection => {
                     objections.vectors_lost |= matches!(finding, Finding::Suspect { .. });
+                    objections.blobs_lost |= is_loss(finding);
                     objections.errors.push(finding.to_string());
                 }
                 Judgement::Doubt => {
@@ -218,7 +221,8 @@ fn judge(finding: &Finding, source: &str, job: &Job, suspect: SuspectPolicy) -> 
     }
 }
 
-fn refusal(stamp: Stamp, Objections { mut errors, vectors_lost }: Objections) -> Error {
+fn refusal(stamp: Stamp, Objections { mut errors, vectors_lost, blobs_lost }: Objections) -> Error {
+    let repair = if blobs_lost { "run `vecsnap repair`, " } else { "" };
     if vectors_lost {
         errors.push(
             "restored, the vector store would lack these vectors; choose another snapshot, or give --accept-suspect"
@@ -226,7 +230,7 @@ fn refusal(stamp: Stamp, Objections { mut errors, vectors_lost }: Objections) ->
         );
     }
     Error::NotValid(format!(
-        "{}; run `vecsnap repair`, choose another snapshot, or give --accept-invalid to restore what can be read of this one",
+        "{}; {repair}choose another snapshot, or give --accept-invalid to restore what can be read of this one",
         not_valid(&stamp.to_string(), &errors)
     ))
 }

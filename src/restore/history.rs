@@ -42,6 +42,18 @@ pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp
     }
 }
 
+/// What going back would put back, if it is known; `manifests` are all there are, oldest first.
+///
+/// # Errors
+/// I/O errors.
+pub fn way_back(repository: &Repository, manifests: &[Manifest]) -> Result<Option<Stamp>> {
+    match state_before(repository, manifests) {
+        Ok(stamp) => Ok(Some(stamp)),
+        Err(Error::Refused(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The pre-restore snapshot that holds the state before the last restore; `manifests` are all there are, oldest first.
 ///
 /// # Errors

@@ -81,8 +81,8 @@ impl RestoreOptions {
 /// # Errors
 /// Before the first write: [`Error::Refused`] while another restore is unfinished, while other processes have a target
 /// open, for hard links and for mount points in a tree; [`Error::NotValid`] for an invalid snapshot; [`Error::Failed`]
-/// for lack of room or of permission; [`Error::Busy`]. After it: [`Error::Failed`] or [`Error::RestoreInterrupted`], with
-/// the intent standing, so that the restore can be resumed or undone.
+/// for lack of room or of permission; [`Error::Busy`]. After it: [`Error::Failed`] or [`Error::RestoreInterrupted`],
+/// with the intent standing, so that the restore can be resumed or undone.
 /// A restored database that is not sound is no error: the report says so.
 pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn Progress) -> Result<RestoreReport> {
     let began = Instant::now();

@@ -66,6 +66,27 @@ impl LiveSources {
     }
 }
 
+impl LiveSources {
+    /// Refuses a directory for other things in the Chroma directory: the next snapshot would hold them.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming both.
+    pub fn check_outside_tree(&self, directory: &Path) -> Result<()> {
+        let absolute = std::path::absolute(directory).map_err(Error::io("resolve", directory))?;
+        // It need not exist yet.
+        let real = absolute.ancestors().find_map(|path| std::fs::canonicalize(path).ok()).unwrap_or(absolute);
+        let tree = self.chroma.as_deref().and_then(|tree| std::fs::canonicalize(tree).ok());
+        match tree.filter(|tree| real.starts_with(tree)) {
+            None => Ok(()),
+            Some(tree) => Err(Error::Usage(format!(
+                "{} lies in the live Chroma directory {}; name a directory outside",
+                directory.display(),
+                tree.display()
+            ))),
+        }
+    }
+}
+
 /// The name under which a single file stands in its source's table: the last component of its path.
 ///
 /// # Errors
@@ -126,7 +147,10 @@ mod tests {
         assert!(sources.check_apart_from(&at("data/chroma/repo")).is_err());
         assert!(sources.check_apart_from(&at("data")).is_err());
         assert!(sources.check_apart_from(&at("data/chroma2")).is_ok());
+        assert!(sources.check_outside_tree(&at("data/chroma/new/deep")).is_err());
+        assert!(sources.check_outside_tree(&at("data/chroma2/new")).is_ok());
         let without = LiveSources { chroma: None, ..sources };
+        assert!(without.check_outside_tree(&at("data/chroma/new")).is_ok());
         assert!(without.check_apart_from(&at("data/chroma/repo")).is_ok());
         assert!(matches!(without.chroma(), Err(Error::Usage(_))));
     }

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -289,7 +290,7 @@ impl Repository {
 /// Makes a repository at `root` unless there is one. What lies there already is left alone, and told of.
 ///
 /// # Errors
-/// I/O errors; [`Error::Usage`] for the root directory; [`Error::Damaged`] if what is there cannot be read.
+/// I/O errors; [`Error::Usage`] for the root directory, and for a directory in another repository; [`Error::Damaged`] if what is there cannot be read.
 pub fn create(root: &Path) -> Result<()> {
     let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
     if read_header(&LocalStorage::new(&root, None))?.is_some() {
@@ -299,6 +300,17 @@ pub fn create(root: &Path) -> Result<()> {
         return Err(Error::Usage(
             "a repository needs a directory of its own, not the root directory; name one with --repo".into(),
         ));
+    }
+    let is_repository = |path: &&Path| path.join(layout::REPOSITORY).is_file() && path.join(layout::PACKS).is_dir();
+    if let Some(outer) = root.ancestors().skip(1).find(is_repository) {
+        return Err(Error::Usage(format!(
+            "{} lies in the repository {}, whose cleanup may remove it; name a directory of its own with --repo",
+            root.display(),
+            outer.display()
+        )));
+    }
+    if is_unmounted(&root) {
+        tracing::warn!(path = %root.display(), "the directory was there and empty, so a new repository is made in it; if the disk with the old one is not mounted there, mount it and remove this one");
     }
     if let Some(other) = something_else(&root) {
         tracing::warn!(path = %root.display(), other = %other.display(), "the directory of the new repository holds other things already; they are left alone, but one of its own is easier to copy and to keep");
@@ -324,6 +336,13 @@ pub fn create(root: &Path) -> Result<()> {
     // Whoever came first has made it; both are then the same repository.
     let (Published::New | Published::AlreadyThere) = object.publish(layout::REPOSITORY)?;
     Ok(())
+}
+
+/// Whether this directory looks like one on which no disk is mounted: empty, and on the file system of its parent.
+fn is_unmounted(root: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.dev());
+    let is_empty = std::fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
+    is_empty && root.parent().is_some_and(|parent| device(parent) == device(root))
 }
 
 fn random_id() -> Result<RepositoryId> {

@@ -7,6 +7,7 @@
 //! that nobody needs, which the next cleanup finds. Full copies of the earlier tool and directories of other names are
 //! not touched.
 
+mod decision;
 #[cfg(test)]
 mod tests;
 
@@ -16,15 +17,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::gc::{Collection, Rewriting, StoredAnew, Swept};
-use super::retention::{self, Rules};
+use super::retention::Rules;
 use crate::disk::durable;
 use crate::disk::stat::FileKind;
 use crate::disk::target::{TargetEntry, TargetRoot};
 use crate::error::{Error, Result};
-use crate::format::manifest::{CHROMA, DB, Manifest, SourceRecord};
+use crate::format::manifest::Manifest;
 use crate::id::Stamp;
 use crate::progress::Progress;
 use crate::store::{Access, BlobReader, LockWait, Repository, SnapshotFormat, intents, layout, snapshots};
+pub use decision::CleanupWarning;
+use decision::{Decision, decide, unknowable};
 
 /// Whether anything is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,28 +59,6 @@ pub struct CleanupReport {
     pub rewritten_bytes: u64,
     /// Bytes of these that are records on other bases than before, or whole, because a base goes.
     pub rebased_bytes: u64,
-}
-
-/// What an operator should know of what goes and what stays.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CleanupWarning {
-    /// No rule keeps this snapshot, but it is the newest with a sound database and none that the rules keep has one.
-    KeptForItsDatabase(Stamp),
-    /// This snapshot goes, and none that stays holds Chroma.
-    LastWithChroma(Stamp),
-}
-
-impl CleanupWarning {
-    fn tell(&self) {
-        match self {
-            Self::KeptForItsDatabase(stamp) => {
-                tracing::warn!(snapshot = %stamp, "this snapshot stays although no rule keeps it: it is the newest with a sound database, and none that the rules keep has one");
-            }
-            Self::LastWithChroma(stamp) => {
-                tracing::warn!(snapshot = %stamp, "this is the last snapshot that holds Chroma, and the rules do not keep it; take another with `vecsnap create --chroma`");
-            }
-        }
-    }
 }
 
 impl CleanupReport {
@@ -250,70 +231,6 @@ fn delete(
     report.errors.extend(removal.errors);
     report.errors.extend(swept.errors);
     Ok(())
-}
-
-/// Which snapshots stay and which go.
-#[derive(Default)]
-struct Decision {
-    /// The manifests that stay, those in directories of other names included.
-    keep: Vec<Manifest>,
-    drop: Vec<Stamp>,
-    /// Names that are no stamps.
-    unparseable: Vec<String>,
-    /// Snapshots of which it cannot be known what they need, each with the cause. They stay, and shadow no other one.
-    unreadable: Vec<String>,
-    warnings: Vec<CleanupWarning>,
-}
-
-fn decide(repository: &Repository, rules: &Rules) -> Result<Decision> {
-    let mut readable = Vec::new();
-    let mut decision = Decision::default();
-    for listing in snapshots::list(repository.storage())? {
-        match (listing.stamp(), listing.format) {
-            (None, _) => decision.unparseable.push(listing.name),
-            (Some(_), SnapshotFormat::FullCopy | SnapshotFormat::Unknown) => {}
-            (Some(stamp), SnapshotFormat::Vecsnap) => match snapshots::read_manifest(repository, stamp)? {
-                Ok(manifest) => readable.push(manifest),
-                Err(fault) => decision.unreadable.push(unknowable(&stamp.to_string(), &fault.to_string())),
-            },
-        }
-    }
-    let stamps = readable.iter().filter_map(Manifest::stamp);
-    decision.drop = retention::decide(stamps, rules).drop;
-    if let Some(last) = last_sound_that_would_go(&readable, &decision.drop) {
-        decision.warnings.push(CleanupWarning::KeptForItsDatabase(last));
-        decision.drop.retain(|stamp| *stamp != last);
-    }
-    let (drop, keep): (Vec<_>, Vec<_>) =
-        readable.into_iter().partition(|manifest| manifest.stamp().is_some_and(|stamp| decision.drop.contains(&stamp)));
-    decision.warnings.extend(last_chroma_that_goes(&keep, &drop).map(CleanupWarning::LastWithChroma));
-    decision.keep = keep;
-    Ok(decision)
-}
-
-/// The newest snapshot with a sound database, if it and all others that have one would go: what a restore kept of a
-/// damaged or wiped machine is newer than what it restored, and must not be all that is left.
-fn last_sound_that_would_go(manifests: &[Manifest], drop: &[Stamp]) -> Option<Stamp> {
-    let is_sound = |manifest: &&Manifest| manifest.source(DB).is_some_and(SourceRecord::is_sound);
-    let last = manifests.iter().filter(is_sound).filter_map(Manifest::stamp).max()?;
-    let goes = |manifest: &Manifest| manifest.stamp().is_some_and(|stamp| drop.contains(&stamp));
-    manifests.iter().filter(is_sound).all(goes).then_some(last)
-}
-
-fn unknowable(name: &str, cause: &str) -> String {
-    format!(
-        "{name}: {cause}; as long as it is not known what this snapshot needs, nothing is deleted: \
-         put it back from a copy of the repository, or remove its directory if it is beyond repair"
-    )
-}
-
-/// The newest snapshot that holds Chroma, if it goes and none that holds it stays.
-fn last_chroma_that_goes(keep: &[Manifest], drop: &[Manifest]) -> Option<Stamp> {
-    let holds = |manifest: &&Manifest| manifest.source(CHROMA).is_some_and(SourceRecord::is_captured);
-    if keep.iter().any(|manifest| holds(&manifest)) {
-        return None;
-    }
-    drop.iter().rev().find(holds).and_then(Manifest::stamp)
 }
 
 /// Marks what these snapshots need, and what those need whose directories were given other names.

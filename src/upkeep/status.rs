@@ -31,7 +31,7 @@ use left_out::Trails;
 pub use left_out::{Absence, LeftOut};
 
 /// Clocks of two machines may differ by so much before a stamp counts as being in the future.
-const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
+pub(super) const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
 /// The database of a Chroma directory.
 const CHROMA_DATABASE: &str = "chroma.sqlite3";
 

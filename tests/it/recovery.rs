@@ -85,6 +85,26 @@ fn a_full_copy_of_the_old_layout_can_be_taken_from_a_snapshot_without_the_tool_l
 }
 
 #[test]
+fn the_cleanup_of_the_night_after_a_restore_leaves_the_way_back() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    runtime.remember("second");
+    let before = runtime.memories();
+    let way_back = runtime.restore(&stamp, &[])["pre_restore_snapshot"].as_str().unwrap().to_owned();
+    runtime.create(&[]);
+    let newest = runtime.create(&["--chroma"]);
+    let cleanup = || runtime.vecsnap(&["cleanup", "--keep-last", "1", "--confirm", "--json"]).run().exits(0).json();
+    assert_eq!(cleanup()["kept"], 2);
+    assert_eq!(runtime.snapshots(), [way_back.clone(), newest.clone()]);
+    let undo = ["restore", "--undo", "--confirm-service-stopped", "--json"];
+    assert_eq!(runtime.vecsnap(&undo).run().exits(0).json()["stamp"], way_back.as_str());
+    assert_eq!(runtime.memories(), before);
+    // Once it has been put back, it is a snapshot as any other.
+    assert_eq!(cleanup()["kept"], 1);
+    assert_eq!(runtime.snapshots(), [newest]);
+}
+
+#[test]
 fn a_cleanup_never_leaves_only_what_a_restore_kept_of_a_damaged_or_wiped_machine() {
     for (what, stays) in [("wiped", true), ("garbage", true), ("sound", false)] {
         let runtime = Runtime::new();

@@ -105,3 +105,46 @@ fn a_full_copy_is_told_from_nothing_also_where_no_repository_is_yet() {
     runtime.create(&[]);
     runtime.vecsnap(&call).run().exits(3).prints_nothing().says(&["full copy", "`import`"]);
 }
+
+#[test]
+fn one_path_is_not_restored_to_twice() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&[]);
+    let before = runtime.live_state();
+    for name in ["", "-wal"] {
+        let call = runtime
+            .vecsnap(&["restore", &stamp, CONFIRMED, "--registry"])
+            .arg(format!("{}{name}", runtime.db().display()));
+        call.run().exits(2).prints_nothing().says(&["give each a path of its own"]);
+    }
+    runtime.live_state().assert_same(&before, "one path for two sources");
+}
+
+#[test]
+fn neither_a_repository_nor_plain_files_go_into_the_live_store_or_another_repository() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create(&["--chroma"]);
+    let in_store = runtime.chroma().join("x");
+    for arguments in [&["restore", &stamp, "--to"][..], &["init", "--repo"], &["create", "--repo"]] {
+        let call = runtime.vecsnap(arguments).arg(&in_store);
+        call.run().exits(2).prints_nothing();
+        assert!(!in_store.exists(), "{arguments:?}");
+    }
+    let drill = runtime.vecsnap(&["drill", "--scratch"]).arg(runtime.chroma());
+    drill.run().exits(2).says(&["live Chroma directory"]);
+    let inner = runtime.snapshot(&stamp).join("inner");
+    for command in ["init", "create"] {
+        let call = runtime.vecsnap(&[command, "--repo"]).arg(&inner);
+        call.run().exits(2).prints_nothing().says(&["lies in the repository"]);
+        assert!(!inner.exists());
+    }
+}
+
+#[test]
+fn a_new_repository_in_an_empty_directory_tells_of_disks_that_are_not_mounted() {
+    let runtime = Runtime::new();
+    fs::create_dir(runtime.repo()).unwrap();
+    runtime.vecsnap(&["create", "--json"]).run().exits(0).says(&["not mounted"]);
+    let quiet = runtime.vecsnap(&["create", "--json"]).run().exits(0);
+    assert_eq!(quiet.stderr, "", "it is told once");
+}
