@@ -48,7 +48,7 @@ impl LiveSources {
             && (repository.starts_with(&tree) || tree.starts_with(&repository))
         {
             return Err(Error::Usage(format!(
-                "the repository {} and the Chroma directory {} lie in one another; keep them apart",
+                "the repository {} and the Chroma directory {} lie in one another; keep them apart, with another --repo",
                 repository.display(),
                 tree.display()
             )));

@@ -290,7 +290,8 @@ impl Repository {
 /// Makes a repository at `root` unless there is one. What lies there already is left alone, and told of.
 ///
 /// # Errors
-/// I/O errors; [`Error::Usage`] for the root directory, and for a directory in another repository; [`Error::Damaged`] if what is there cannot be read.
+/// I/O errors; [`Error::Usage`] for the root directory, and for a directory in another repository;
+/// [`Error::Damaged`] if what is there cannot be read.
 pub fn create(root: &Path) -> Result<()> {
     let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
     if read_header(&LocalStorage::new(&root, None))?.is_some() {
