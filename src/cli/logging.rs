@@ -20,11 +20,7 @@ use crate::error::{Error, Result};
 /// [`Error::Failed`] when logging was started before.
 pub fn start(globals: &GlobalArguments, screen: MultiProgress) -> Result<()> {
     let stderr = BetweenBars { screen, out: io::stderr };
-    let colours = match globals.color {
-        ColorChoice::Always => Colours::On,
-        ColorChoice::Auto if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() => Colours::On,
-        ColorChoice::Auto | ColorChoice::Never => Colours::Off,
-    };
+    let colours = Colours::of(globals.color);
     let started = match Detail::of(globals) {
         Detail::Plain(level) => tracing::subscriber::set_global_default(plain(level, colours, stderr)),
         Detail::Timed(level) => tracing::subscriber::set_global_default(timed(level, colours, stderr)),
@@ -51,10 +47,24 @@ impl Detail {
     }
 }
 
+/// Whether lines on stderr are coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Colours {
+pub enum Colours {
+    /// They are.
     On,
+    /// They are not.
     Off,
+}
+
+impl Colours {
+    /// As the operator chose, or as stderr is.
+    pub fn of(choice: ColorChoice) -> Self {
+        match choice {
+            ColorChoice::Always => Colours::On,
+            ColorChoice::Auto if io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none() => Colours::On,
+            ColorChoice::Auto | ColorChoice::Never => Colours::Off,
+        }
+    }
 }
 
 fn plain<W>(level: LevelFilter, colours: Colours, writer: W) -> impl Subscriber

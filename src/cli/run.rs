@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::arguments::{self, Command, Invocation};
 use super::exit::Exit;
+use super::logging::Colours;
 use super::progress::{Bars, Visibility};
 use super::session::Session;
 use super::{
@@ -21,17 +22,34 @@ pub fn run(line: impl IntoIterator<Item = OsString>) -> Exit {
         Ok(invocation) => invocation,
         Err(answer) => {
             let exit = if answer.exit_code() == 0 { Exit::Done } else { Exit::Usage };
-            return print_answer(&answer).map_or_else(fail, |()| exit);
+            return print_answer(&answer).map_or_else(|error| fail(&error, Colours::Off), |()| exit);
         }
     };
     let outcome = start(&invocation);
-    outcome.unwrap_or_else(fail)
+    outcome.unwrap_or_else(|error| fail(&error, Colours::of(invocation.globals.color)))
 }
 
-fn fail(error: Error) -> Exit {
+fn fail(error: &Error, colours: Colours) -> Exit {
     // Nothing is left to do where stderr is gone.
-    let _ = writeln!(io::stderr(), "error: {error}");
-    Exit::from(&error)
+    let _ = writeln!(io::stderr(), "{}", told(error, colours));
+    Exit::from(error)
+}
+
+/// The sentence on stderr. Names of files may hold what a terminal would obey.
+fn told(error: &Error, colours: Colours) -> String {
+    let begin = match colours {
+        Colours::On => "\u{1b}[31merror:\u{1b}[0m ",
+        Colours::Off => "error: ",
+    };
+    let mut told = begin.to_owned();
+    for character in error.to_string().chars() {
+        match character {
+            '\n' => told.push(character),
+            _ if character.is_control() => told.extend(character.escape_default()),
+            _ => told.push(character),
+        }
+    }
+    told
 }
 
 /// Prints help to stdout, or what is wrong with the call to stderr; a reader that went away early is no error.
@@ -80,5 +98,17 @@ fn dispatch(session: &Session<'_>, command: &Command) -> Result<Exit> {
         Command::Demo(arguments) => demo::run(session, arguments),
         Command::Completions(arguments) => output::print_bytes(&completions::script(arguments)).map(|()| Exit::Done),
         Command::Man(arguments) => output::print_bytes(&man::page(arguments)?).map(|()| Exit::Done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_coloured_word_and_a_sentence_that_no_terminal_obeys() {
+        let error = Error::Failed("cannot open /a\u{1b}[31mb\tc: größer\nsecond".into());
+        assert_eq!(told(&error, Colours::Off), "error: cannot open /a\\u{1b}[31mb\\tc: größer\nsecond");
+        assert!(told(&error, Colours::On).starts_with("\u{1b}[31merror:\u{1b}[0m cannot open /a\\u{1b}[31mb"));
     }
 }

@@ -88,7 +88,7 @@ fn warn_of_link_outside(root: &Path, found: &Found, link: &Path) {
     let from = found.absolute.parent().unwrap_or(root);
     let target = normalise(&from.join(link));
     if !target.starts_with(root) {
-        tracing::warn!(path = %found.absolute.display(), target = %target.display(), "a link leads outside the tree; it is captured as a link");
+        tracing::warn!(path = %found.absolute.display(), target = %target.to_string_lossy().escape_debug(), "a link leads outside the tree; it is captured as a link");
     }
 }
 
