@@ -9,8 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use lru::LruCache;
-
+use super::byte_cache::ByteCache;
 use super::packs;
 use super::spill::Spill;
 use crate::disk::Storage;
@@ -48,9 +47,7 @@ impl Stretch {
 /// The frames of one reader.
 pub(super) struct Frames {
     storage: Arc<dyn Storage>,
-    kept: LruCache<FramePlace, Vec<u8>>,
-    bytes: usize,
-    limit: usize,
+    kept: ByteCache<FramePlace, Vec<u8>>,
     spilled: Spill<FramePlace>,
     ahead: VecDeque<Ahead>,
     /// Frames in `ahead` at most; none for a reader of small memory, which has other readers at its side.
@@ -67,7 +64,7 @@ impl Frames {
     /// Keeps at most `limit` bytes in memory, one frame at least.
     pub(super) fn new(storage: Arc<dyn Storage>, limit: usize, spilled: Spill<FramePlace>) -> Self {
         let most_ahead = (limit / FRAME_BYTES).saturating_sub(1).min(AHEAD);
-        Self { storage, kept: LruCache::unbounded(), bytes: 0, limit, spilled, ahead: VecDeque::new(), most_ahead }
+        Self { storage, kept: ByteCache::new(limit), spilled, ahead: VecDeque::new(), most_ahead }
     }
 
     /// Bytes of a frame of the pack with this footer; fewer where the frame ends too early.
@@ -118,11 +115,8 @@ impl Frames {
     }
 
     fn keep(&mut self, place: FramePlace, frame: Vec<u8>) {
-        self.bytes += frame.len();
-        self.kept.put(place, frame);
-        while self.bytes > self.limit && self.kept.len() > 1 {
-            let Some((old, frame)) = self.kept.pop_lru() else { break };
-            self.bytes -= frame.len();
+        let bytes = frame.len();
+        for (old, frame) in self.kept.put(place, frame, bytes) {
             self.spilled.leave(old, &frame);
         }
     }

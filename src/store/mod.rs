@@ -8,6 +8,7 @@ pub mod base;
 pub mod blob_reader;
 pub mod blob_writer;
 pub mod bulk_reader;
+mod byte_cache;
 pub mod chain;
 mod compressing;
 pub mod damaged;
