@@ -2,15 +2,23 @@
 //! format-spec.md §14.4.
 //!
 //! It is information and may be missing; then the newest pre-restore snapshot is taken for the state before the last
-//! restore. Invariant: what came after a restore that was undone is not thrown away by undoing it once more.
+//! restore. Invariants: what came after a restore that was undone is not thrown away by undoing it once more; a state
+//! is put back only where that restore wrote; what a restore kept that never wrote anything is no way back.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::format::intent::IntentTarget;
 use crate::format::manifest::{Manifest, SnapshotKind};
 use crate::id::Stamp;
 use crate::store::{Repository, layout, outcomes};
+
+use super::target::Target;
 
 /// A restore that came to its end, as `restores.jsonl` keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +29,9 @@ struct FinishedRestore {
     pre_restore_snapshot: Option<String>,
     /// RFC 3339, UTC.
     finished_at: String,
+    /// What it wrote; nothing in a record that does not tell.
+    #[serde(default)]
+    targets: Vec<IntentTarget>,
 }
 
 impl FinishedRestore {
@@ -29,12 +40,51 @@ impl FinishedRestore {
     }
 }
 
+/// Where going back leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WayBack {
+    /// The snapshot of the state before.
+    pub(super) stamp: Stamp,
+    /// What was written since, as far as that is known and it was not put back.
+    written: Option<Vec<IntentTarget>>,
+}
+
+impl WayBack {
+    /// Whether a source is to be put back.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it was written somewhere else: the state of one place was never in another one.
+    pub(super) fn covers(&self, target: &Target) -> Result<bool> {
+        let Some(written) = &self.written else { return Ok(true) };
+        let Some(named) = written.iter().find(|named| named.source == target.source) else { return Ok(false) };
+        let was = shown(named);
+        if was == target.path() {
+            return Ok(true);
+        }
+        Err(Error::Refused(format!(
+            "the last restore wrote {} to {}, but this call names {}; give the same paths again, or run \
+             `vecsnap restore {} --confirm-service-stopped` to restore what that snapshot holds here",
+            target.source,
+            was.display(),
+            target.path().display(),
+            self.stamp
+        )))
+    }
+}
+
+/// The path of a target that was recorded.
+pub(super) fn shown(named: &IntentTarget) -> PathBuf {
+    hex::decode(&named.path_hex)
+        .map_or_else(|_| named.path.clone().into(), |bytes| Path::new(OsStr::from_bytes(&bytes)).into())
+}
+
 /// Keeps that a restore came to its end. That it could not be kept is no failure of the restore.
-pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp>) {
+pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp>, targets: Vec<IntentTarget>) {
     let finished = FinishedRestore {
         stamp: stamp.to_string(),
         pre_restore_snapshot: way_back.map(|stamp| stamp.to_string()),
         finished_at: Utc::now().to_rfc3339_opts(SecondsFormat::Micros, false),
+        targets,
     };
     if let Err(cause) = outcomes::append(repository, layout::RESTORES, &finished) {
         let file = layout::RESTORES;
@@ -48,7 +98,7 @@ pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp
 /// I/O errors.
 pub fn way_back(repository: &Repository, manifests: &[Manifest]) -> Result<Option<Stamp>> {
     match state_before(repository, manifests) {
-        Ok(stamp) => Ok(Some(stamp)),
+        Ok(way_back) => Ok(Some(way_back.stamp)),
         Err(Error::Refused(_)) => Ok(None),
         Err(error) => Err(error),
     }
@@ -57,8 +107,8 @@ pub fn way_back(repository: &Repository, manifests: &[Manifest]) -> Result<Optio
 /// The pre-restore snapshot that holds the state before the last restore; `manifests` are all there are, oldest first.
 ///
 /// # Errors
-/// [`Error::Refused`] if there is none, or only older ones; I/O errors.
-pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> Result<Stamp> {
+/// [`Error::Refused`] if there is none, or only others, or it was put back already; I/O errors.
+pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> Result<WayBack> {
     let of_restores = manifests.iter().filter(|manifest| manifest.kind == SnapshotKind::PreRestore);
     let kept: Vec<Stamp> = of_restores.filter_map(Manifest::stamp).collect();
     // A clock that ran ahead for a while names states that are newer than they were.
@@ -69,31 +119,41 @@ pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> R
             repository.root().display()
         ))
     })?;
-    let Some(last) = outcomes::last::<FinishedRestore>(repository.storage(), layout::RESTORES)? else {
-        return Ok(newest);
-    };
-    // One that was taken later belongs to a restore that was not recorded, or that was refused.
-    let is_later = |finished: DateTime<_>| newest.time() > finished;
-    if DateTime::parse_from_rfc3339(&last.finished_at).is_ok_and(is_later) {
-        return Ok(newest);
-    }
-    if last.is_undo() {
-        return Err(Error::Refused(format!(
-            "the last restore was undone at {} already; what came after it would be lost; to get that state once more, run \
-             `vecsnap restore {} --confirm-service-stopped`",
-            last.finished_at, last.stamp
-        )));
-    }
+    let records: Vec<FinishedRestore> = outcomes::latest(repository.storage(), layout::RESTORES)?;
+    let Some(last) = records.last() else { return Ok(WayBack { stamp: newest, written: None }) };
     let lacks = match &last.pre_restore_snapshot {
         None => "took no pre-restore snapshot".into(),
         Some(before) => match kept.iter().find(|stamp| stamp.to_string() == *before) {
-            Some(before) => return Ok(*before),
+            Some(stamp) => return left_to_undo(*stamp, &records),
             None => format!("has lost its pre-restore snapshot {before}"),
         },
     };
     Err(Error::Refused(format!(
-        "the last restore, of {}, {lacks}, and the newest one, {newest}, is of a restore before it; to get that state, run \
+        "the last restore, of {}, {lacks}, and the newest one, {newest}, is of another one; to restore what it holds, run \
          `vecsnap restore {newest} --confirm-service-stopped`",
         last.stamp
     )))
+}
+
+/// What the restore that kept this state wrote and no undoing after it has put back.
+fn left_to_undo(stamp: Stamp, records: &[FinishedRestore]) -> Result<WayBack> {
+    let of_it = |record: &&FinishedRestore| record.pre_restore_snapshot.as_deref() == Some(&stamp.to_string());
+    let (undone, restores): (Vec<_>, Vec<_>) = records.iter().filter(of_it).partition(|record| record.is_undo());
+    let Some(undoing) = undone.last() else {
+        let written = restores.last().map(|restore| restore.targets.clone()).filter(|targets| !targets.is_empty());
+        return Ok(WayBack { stamp, written });
+    };
+    let is_undone = |target: &IntentTarget| {
+        undone.iter().flat_map(|record| &record.targets).any(|undone| undone.source == target.source)
+    };
+    let written = restores.last().map(|restore| restore.targets.clone()).unwrap_or_default();
+    let left: Vec<_> = written.into_iter().filter(|target| !is_undone(target)).collect();
+    if left.is_empty() {
+        return Err(Error::Refused(format!(
+            "the last restore was undone at {} already; what came after it would be lost; to restore what was put back \
+             then once more, run `vecsnap restore {stamp} --confirm-service-stopped`",
+            undoing.finished_at
+        )));
+    }
+    Ok(WayBack { stamp, written: Some(left) })
 }

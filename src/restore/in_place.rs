@@ -104,7 +104,7 @@ pub fn restore(repository: &Repository, options: &RestoreOptions, progress: &dyn
     let applied = overwrite(repository, &job, options, &plans, staged, &mut settled, progress)
         .and_then(|applied| {
             // Before the intent goes, so that no restore is finished without its record.
-            history::keep(repository, job.stamp, way_back);
+            history::keep(repository, job.stamp, way_back, job.intent_targets());
             intents::clear(repository).map(|()| applied)
         })
         .map_err(|error| unfinished(error, way_back))?;

@@ -4,9 +4,7 @@
 //! Invariant: while a restore is unfinished, only finishing it or going back is decided upon, and only for the targets
 //! that it was about.
 
-use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::format::intent::{Intent, IntentTarget};
@@ -15,8 +13,9 @@ use crate::id::Stamp;
 use crate::save::LiveSources;
 use crate::store::{Repository, intents, snapshots};
 
-use super::target::{self, Target, resolve};
-use super::{gate, history};
+use super::gate;
+use super::history::{self, WayBack, shown};
+use super::target::{self, Target};
 
 /// What the operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +103,8 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
         }
         Goal::Resume | Goal::Undo => intents::pending(repository)?,
     };
-    let (stamp, direction) = aim(repository, goal, pending.as_ref())?;
+    let aim = aim(repository, goal, pending.as_ref())?;
+    let (stamp, direction) = (aim.stamp, aim.direction);
     let manifest = gate::read_manifest(repository, stamp)?;
     let mut tasks = Vec::new();
     for (source, kind, path) in [
@@ -120,8 +120,10 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
         {
             continue;
         }
-        if goal == Goal::Undo && pending.is_none() {
-            check_is_where_it_was(stamp, record, &target)?;
+        if let Some(way_back) = &aim.way_back
+            && !way_back.covers(&target)?
+        {
+            continue;
         }
         tasks.push(Task { target, record: record.clone(), action });
     }
@@ -141,22 +143,36 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
     Ok(Job { stamp, manifest, direction, chroma, tasks, pending })
 }
 
-fn aim(repository: &Repository, goal: Goal, pending: Option<&Intent>) -> Result<(Stamp, Direction)> {
+/// What a goal comes to.
+struct Aim {
+    stamp: Stamp,
+    direction: Direction,
+    /// What is known of the restore that is undone.
+    way_back: Option<WayBack>,
+}
+
+impl Aim {
+    fn at(stamp: Stamp, direction: Direction) -> Self {
+        Self { stamp, direction, way_back: None }
+    }
+}
+
+fn aim(repository: &Repository, goal: Goal, pending: Option<&Intent>) -> Result<Aim> {
     let parse = |text: &str| {
         text.parse::<Stamp>()
             .map_err(|_| Error::Failed(format!("the intent of the unfinished restore names no stamp: '{text}'")))
     };
     match (goal, pending) {
-        (Goal::Snapshot(stamp), _) => Ok((stamp, Direction::Forward)),
+        (Goal::Snapshot(stamp), _) => Ok(Aim::at(stamp, Direction::Forward)),
         (Goal::Resume, None) => Err(Error::Refused(
             "there is no unfinished restore to resume; name a snapshot to restore (`vecsnap list` shows them)".into(),
         )),
         (Goal::Resume, Some(intent)) => {
             let direction = if intent.is_undo() { Direction::Back } else { Direction::Forward };
-            Ok((parse(&intent.stamp)?, direction))
+            Ok(Aim::at(parse(&intent.stamp)?, direction))
         }
         (Goal::Undo, Some(intent)) => match &intent.pre_restore_snapshot {
-            Some(before) => Ok((parse(before)?, Direction::Back)),
+            Some(before) => Ok(Aim::at(parse(before)?, Direction::Back)),
             None => Err(Error::Refused(format!(
                 "the unfinished restore of {} took no pre-restore snapshot, so there is no way back; finish it with --resume --confirm-service-stopped",
                 intent.stamp
@@ -164,7 +180,8 @@ fn aim(repository: &Repository, goal: Goal, pending: Option<&Intent>) -> Result<
         },
         (Goal::Undo, None) => {
             let manifests = snapshots::manifests(repository)?;
-            Ok((history::state_before(repository, &manifests)?, Direction::Back))
+            let way_back = history::state_before(repository, &manifests)?;
+            Ok(Aim { stamp: way_back.stamp, direction: Direction::Back, way_back: Some(way_back) })
         }
     }
 }
@@ -196,26 +213,6 @@ fn is_target_of(intent: &Intent, target: &Target) -> Result<bool> {
         shown(named).display(),
         target.path().display()
     )))
-}
-
-/// Refuses to put the state before a restore anywhere but where that restore wrote: another place was never in it.
-fn check_is_where_it_was(stamp: Stamp, record: &SourceRecord, target: &Target) -> Result<()> {
-    let was = Path::new(OsStr::from_bytes(&record.path));
-    if was == target.path() || resolve(was).is_ok_and(|was| was == target.path()) {
-        return Ok(());
-    }
-    Err(Error::Refused(format!(
-        "the last restore wrote {} to {}, but this call names {}; give the same paths again, or run \
-         `vecsnap restore {stamp} --confirm-service-stopped` to put that state here",
-        target.source,
-        was.display(),
-        target.path().display()
-    )))
-}
-
-fn shown(named: &IntentTarget) -> PathBuf {
-    hex::decode(&named.path_hex)
-        .map_or_else(|_| named.path.clone().into(), |bytes| Path::new(OsStr::from_bytes(&bytes)).into())
 }
 
 fn intent_target(target: &Target) -> IntentTarget {

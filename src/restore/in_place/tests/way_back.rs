@@ -1,6 +1,8 @@
 //! Which state going back leads to, and where it is refused.
 
 use super::*;
+use chrono::Utc;
+
 use crate::format::manifest::Manifest;
 use crate::save::LiveSources;
 
@@ -96,7 +98,41 @@ fn the_state_before_is_put_back_nowhere_but_where_the_restore_wrote() {
 }
 
 #[test]
-fn a_state_of_a_clock_that_ran_ahead_is_not_taken_for_the_last_one() {
+fn a_link_that_leads_elsewhere_by_now_is_another_place() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    fs::rename(runtime.at("db"), runtime.at("v1")).unwrap();
+    symlink("v1", runtime.at("db")).unwrap();
+    runtime.restore(Goal::Snapshot(stamp)).unwrap();
+    fs::create_dir(runtime.at("v2")).unwrap();
+    fs::copy(runtime.at("v1/a.db"), runtime.at("v2/a.db")).unwrap();
+    fs::remove_file(runtime.at("db")).unwrap();
+    symlink("v2", runtime.at("db")).unwrap();
+    let refused = runtime.restore(Goal::Undo).unwrap_err().to_string();
+    assert!(refused.contains("v1/a.db") && refused.contains("v2/a.db"), "{refused}");
+}
+
+#[test]
+fn what_was_left_out_of_an_undoing_can_be_undone_later_and_nothing_else() {
+    let runtime = Runtime::new();
+    let stamp = runtime.create();
+    runtime.change();
+    let changed = runtime.picture();
+    let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
+    let without = RestoreOptions { chroma: ChromaChoice::Skip, ..runtime.options(Goal::Undo) };
+    restore(&runtime.repository(), &without, &Silent).unwrap();
+    fs::write(runtime.at("registry.json"), b"{\"after\": 1}").unwrap();
+    let rest = runtime.restore(Goal::Undo).unwrap();
+    assert_eq!((rest.stamp, rest.db_restored, rest.chroma_restored), (way_back, false, true));
+    assert_eq!(fs::read(runtime.at("registry.json")).unwrap(), b"{\"after\": 1}");
+    let of_chroma = |(path, _): &(&std::path::PathBuf, _)| path.starts_with(runtime.at("chroma"));
+    let now = runtime.picture();
+    assert!(now.iter().filter(of_chroma).all(|(path, seen)| seen.bytes == changed[path].bytes));
+    assert!(matches!(runtime.restore(Goal::Undo), Err(Error::Refused(_))));
+}
+
+#[test]
+fn only_what_a_finished_restore_kept_is_the_state_before() {
     let runtime = Runtime::new();
     let stamp = runtime.create();
     let way_back = runtime.restore(Goal::Snapshot(stamp)).unwrap().pre_restore_snapshot.unwrap();
@@ -105,9 +141,11 @@ fn a_state_of_a_clock_that_ran_ahead_is_not_taken_for_the_last_one() {
     let manifest = |stamp| Manifest::new(repository.header().clone(), stamp, SnapshotKind::PreRestore, 0);
     let state_before = |stamps: &[Stamp]| {
         let manifests: Vec<_> = stamps.iter().copied().map(manifest).collect();
-        history::state_before(&repository, &manifests).unwrap()
+        history::state_before(&repository, &manifests).unwrap().stamp
     };
     assert_eq!(state_before(&[way_back, ahead]), way_back);
+    // Nor is what a restore kept that was stopped before it wrote anything.
+    assert_eq!(state_before(&[way_back, Stamp::of(Utc::now())]), way_back);
     fs::remove_file(runtime.at("backup").join(layout::RESTORES)).unwrap();
     assert_eq!(state_before(&[way_back, ahead]), way_back);
     assert_eq!(state_before(&[ahead]), ahead, "with nothing else, it is the state before");
