@@ -1,5 +1,6 @@
 //! `vecsnap status`: how things stand, and the dead-man check for cron.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,13 +9,12 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::StatusArguments;
 use super::exit::Exit;
-use super::output::Form;
 use super::session::Session;
 use super::show;
 use crate::error::Result;
 use crate::format::intent::Intent;
 use crate::store::intents;
-use crate::upkeep::status::{Absence, KnownSnapshot, LeftOut, SpaceNeed, SpaceUse, Status, status};
+use crate::upkeep::status::{Absence, KnownSnapshot, LeftOut, SpaceNeed, SpaceUse, StandingDamage, Status, status};
 
 /// Shows how things stand.
 ///
@@ -32,7 +32,8 @@ pub fn run(session: &Session<'_>, arguments: &StatusArguments) -> Result<Exit> {
     if let Some(overdue) = &overdue {
         tracing::error!("{overdue}");
     }
-    if session.form(exit) == Form::Nothing && status.exists {
+    // Where the document is not shown to anybody.
+    if session.globals.quiet && !session.globals.json && (status.exists || overdue.is_none()) {
         attention(&root, &status, now).iter().for_each(|sentence| tracing::error!("{sentence}"));
     }
     Ok(exit)
@@ -109,10 +110,7 @@ fn attention(root: &Path, status: &Status, now: DateTime<Utc>) -> Vec<String> {
         sentences.push(format!("the last snapshot, {}, is not sound; see `vecsnap validate {0}`", last.stamp));
     }
     sentences.extend(status.left_out.iter().map(|left_out| told_left_out(left_out, now)));
-    for damage in &status.damage {
-        let of = damage.stamp.as_deref().unwrap_or("--all");
-        sentences.push(format!("a validation found damage at {}; see `vecsnap validate {of}`", damage.at));
-    }
+    sentences.extend(told_damage(&status.damage));
     if let Some(last) = status.drill.as_ref().filter(|last| !last.ok) {
         sentences.push(format!("the last drill failed; see `vecsnap drill {}`", last.stamp));
     }
@@ -131,6 +129,24 @@ fn attention(root: &Path, status: &Status, now: DateTime<Utc>) -> Vec<String> {
         sentences.push(format!("{purpose} may not fit on the file system of {}; make room", room.path.display()));
     }
     sentences
+}
+
+/// That damage stands, a sentence for each validation that found some.
+fn told_damage(damage: &[StandingDamage]) -> Vec<String> {
+    let mut found: BTreeMap<&str, Vec<&StandingDamage>> = BTreeMap::new();
+    for damage in damage {
+        found.entry(&damage.at).or_default().push(damage);
+    }
+    let tell = |(at, damage): (&str, Vec<&StandingDamage>)| match damage.as_slice() {
+        [StandingDamage { stamp: Some(stamp), .. }] => {
+            format!("a validation found damage in {stamp} at {at}; see `vecsnap validate {stamp}`")
+        }
+        damage => {
+            let number = damage.iter().filter(|damage| damage.stamp.is_some()).count();
+            format!("a validation found damage at {at}, in {number} snapshots; see `vecsnap validate --all`")
+        }
+    };
+    found.into_iter().map(tell).collect()
 }
 
 /// That the last snapshots that asked for a source lack it, and since when.

@@ -12,7 +12,7 @@ use crate::restore::verify::{Depth, VerifyOptions};
 use crate::store::verdicts::Recheck;
 use crate::store::{Access, Repository};
 use crate::upkeep::impact::HurtSnapshot;
-use crate::upkeep::validate::record::{Begun, ValidationExtent};
+use crate::upkeep::validate::record::{Begun, Validated, ValidationExtent};
 use crate::upkeep::validate::{Validation, validate};
 
 /// Validates a snapshot and shows its document.
@@ -34,7 +34,7 @@ pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit>
     let validation = validate(&root, repository.as_ref(), &name, options(arguments), session.progress)?;
     if let Some(repository) = repository.as_ref().filter(|_| validation.exists) {
         let extent = if arguments.quick { ValidationExtent::Quick } else { ValidationExtent::Full };
-        begun.keep(repository, Some(&name), extent, &validation.errors);
+        begun.keep(repository, Validated::One(&name), extent, &validation.errors);
     }
     let exit = if validation.is_valid() { Exit::Done } else { Exit::NotValid };
     session.print(&document(&validation), exit)?;

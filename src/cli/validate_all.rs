@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::restore::verify::census::Sample;
 use crate::store::{Access, Repository};
 use crate::upkeep::validate::all::{AllValidation, validate_all};
-use crate::upkeep::validate::record::{Begun, ValidationExtent};
+use crate::upkeep::validate::record::{Begun, Validated, ValidationExtent};
 
 /// Validates all snapshots and shows the document.
 ///
@@ -34,7 +34,8 @@ pub fn run(session: &Session<'_>, arguments: &ValidateArguments) -> Result<Exit>
     };
     let begun = Begun::now();
     let found = validate_all(&repository, validate::options(arguments), sample, session.progress)?;
-    begun.keep(&repository, None, extent(arguments, sample), &found.errors());
+    let subject = Validated::All { invalid: found.invalid() };
+    begun.keep(&repository, subject, extent(arguments, sample), &found.errors());
     let exit = exit_of(&found);
     session.print(&document(&found, sample), exit)?;
     Ok(exit)

@@ -225,8 +225,7 @@ fn refusal(stamp: Stamp, Objections { mut errors, vectors_lost, blobs_lost }: Ob
     let repair = if blobs_lost { "run `vecsnap repair`, " } else { "" };
     if vectors_lost {
         errors.push(
-            "restored, the vector store would lack these vectors; choose another snapshot, or give --accept-suspect"
-                .into(),
+            "restored, the vector store would lack what was lost; --accept-suspect restores it all the same".into(),
         );
     }
     Error::NotValid(format!(

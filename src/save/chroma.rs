@@ -58,7 +58,7 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     if stat::lstat(&database)?.is_none_or(|stat| stat.kind != FileKind::File || stat.size == 0) {
         return Ok(None);
     }
-    let judged = earlier_store(capturing)?;
+    let judged = capturing.earlier.record(CHROMA)?.filter(|record| record.consistency != Consistency::Unproven);
     let mut capture = StoreCapture {
         root,
         database: StoreDatabase::at(database),
@@ -93,11 +93,6 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
     }
 }
 
-/// What the newest snapshot that holds the tree says of it, if it was a store then.
-fn earlier_store(capturing: &Capturing<'_>) -> Result<Option<SourceRecord>> {
-    Ok(capturing.earlier.record(CHROMA)?.filter(|record| record.consistency != Consistency::Unproven))
-}
-
 /// The doubt in a tree that is no store but was one, and still has files: its database went.
 ///
 /// # Errors
@@ -105,7 +100,8 @@ fn earlier_store(capturing: &Capturing<'_>) -> Result<Option<SourceRecord>> {
 pub(super) fn doubt_in_tree(capturing: &Capturing<'_>, root: &Path) -> Result<Option<Consistency>> {
     let database = root.join(OsStr::from_bytes(DATABASE));
     let is_file = stat::lstat(&database)?.is_some_and(|stat| stat.kind == FileKind::File);
-    if earlier_store(capturing)?.is_none() || (is_file && is_sqlite(&database)?) {
+    let was_proven = |record: &SourceRecord| record.consistency == Consistency::Proven;
+    if (is_file && is_sqlite(&database)?) || capturing.earlier.newest_where(CHROMA, was_proven)?.is_none() {
         return Ok(None);
     }
     let suspicion = Suspicion::NoDatabase;
@@ -170,10 +166,13 @@ struct StoreParts {
 }
 
 impl StoreParts {
-    /// Whether these are all files of the previous version, none of them changed.
+    /// Whether these are all files of the previous version, none of them changed, and no others.
     fn are_all_of(&self, previous: &SourceRecord) -> bool {
         let files = self.entries.iter().filter(|entry| matches!(entry.kind, EntryKind::File(_)));
-        !self.any_read && (files.count() + self.databases.len()) as u64 == previous.files
+        let is_known = |database: &PendingPath| matches!(database.held, PendingDatabase::TakenOver(_));
+        let are_known = !self.any_read && self.databases.iter().all(is_known);
+        // All of these were there, so if they are as many, they are the same.
+        are_known && (files.count() + self.databases.len()) as u64 == previous.files
     }
 }
 

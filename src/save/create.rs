@@ -84,7 +84,9 @@ pub fn create(repository: &Repository, options: &CreateOptions, progress: &dyn P
         Capturing { repository, writer: &mut writer, progress, read_policy, effort, earlier, patience, frames };
     let sources = capture_sources(&mut capturing, options)?;
     manifest.sources = sources.records;
-    warn_of_emptiness(&manifest, earlier)?;
+    if options.kind == SnapshotKind::Ordinary {
+        warn_of_emptiness(&manifest, earlier)?;
+    }
     drop(ingestion);
 
     progress.phase(Phase::Checking, None);

@@ -83,7 +83,15 @@ impl<'a> EarlierSnapshots<'a> {
     /// # Errors
     /// When a snapshot cannot be read.
     pub(super) fn newest_with(&self, name: &str) -> Result<Option<Manifest>> {
-        let holds = |manifest: &Manifest| manifest.source(name).is_some_and(SourceRecord::is_captured);
+        self.newest_where(name, SourceRecord::is_captured)
+    }
+
+    /// The newest whose record of a source is like this.
+    ///
+    /// # Errors
+    /// When a snapshot cannot be read.
+    pub(super) fn newest_where(&self, name: &str, is_so: impl Fn(&SourceRecord) -> bool) -> Result<Option<Manifest>> {
+        let holds = |manifest: &Manifest| manifest.source(name).is_some_and(&is_so);
         if let Some(newest) = self.newest.as_ref().filter(|manifest| holds(manifest)) {
             return Ok(Some(newest.clone()));
         }

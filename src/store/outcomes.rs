@@ -17,7 +17,7 @@ use crate::disk::{Storage, durable};
 use crate::error::{Error, Result};
 
 /// How much of a file's end is read to find its last records.
-const TAIL: u64 = 256 * 1024;
+const TAIL: u64 = 4 * 1024 * 1024;
 
 /// Appends a record to the file of this name.
 ///
@@ -61,7 +61,7 @@ pub fn last<T: DeserializeOwned>(storage: &dyn Storage, name: &str) -> Result<Op
     Ok(latest(storage, name)?.pop())
 }
 
-/// The records at the end of the file of this name, in their order, those that parse: as many as stand in 256 KiB.
+/// The records at the end of the file of this name, in their order, those that parse: as many as stand in 4 MiB.
 ///
 /// # Errors
 /// I/O errors.

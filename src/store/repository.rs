@@ -303,7 +303,7 @@ pub fn create(root: &Path) -> Result<()> {
         ));
     }
     let is_repository = |path: &&Path| path.join(layout::REPOSITORY).is_file() && path.join(layout::PACKS).is_dir();
-    if let Some(outer) = root.ancestors().skip(1).find(is_repository) {
+    if let Some(outer) = directories_above(&root).ancestors().find(is_repository) {
         return Err(Error::Usage(format!(
             "{} lies in the repository {}, whose cleanup may remove it; name a directory of its own with --repo",
             root.display(),
@@ -337,6 +337,13 @@ pub fn create(root: &Path) -> Result<()> {
     // Whoever came first has made it; both are then the same repository.
     let (Published::New | Published::AlreadyThere) = object.publish(layout::REPOSITORY)?;
     Ok(())
+}
+
+/// The directory that holds this one, or would, without symlinks as far as it exists.
+fn directories_above(root: &Path) -> PathBuf {
+    let real = std::fs::canonicalize(root).unwrap_or_else(|_| root.to_path_buf());
+    let above = real.ancestors().skip(1).find_map(|path| std::fs::canonicalize(path).ok());
+    above.unwrap_or_default()
 }
 
 /// Whether this directory looks like one on which no disk is mounted: empty, and on the file system of its parent.

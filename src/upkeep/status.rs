@@ -27,6 +27,7 @@ use crate::save::{LiveSources, report};
 use crate::store::damaged::{self, Aside};
 use crate::store::snapshots::{self, ManifestResult};
 use crate::store::{intents, layout, outcomes, repository};
+pub use damage::StandingDamage;
 use left_out::Trails;
 pub use left_out::{Absence, LeftOut};
 
@@ -54,8 +55,8 @@ pub struct Status {
     pub pending: Option<Intent>,
     /// The last validation.
     pub validation: Option<ValidationRecord>,
-    /// The damage that validations found and that stands, for each snapshot and for all the newest.
-    pub damage: Vec<ValidationRecord>,
+    /// The damage that validations found and that stands, by snapshot.
+    pub damage: Vec<StandingDamage>,
     /// The last drill.
     pub drill: Option<Drill>,
     /// Whether there is room for the next snapshot, and for a restore, a file system each.
@@ -190,7 +191,7 @@ fn look_at(status: &Status, storage: &dyn Storage, stamp: Stamp) -> Result<Optio
     errors.extend(metadata.fault());
     let told: Vec<_> = metadata.validation_errors().filter(|told| !errors.iter().any(|known| known == told)).collect();
     errors.extend(told.into_iter().map(str::to_owned));
-    for found in status.damage.iter().filter(|found| damage::is_of(found, &name)) {
+    for found in status.damage.iter().filter(|found| found.stamp.as_ref() == Some(&name)) {
         errors.push(format!("validate found at {}: {}", found.at, found.errors.join(", ")));
     }
     if let Some(last) = status.drill.as_ref().filter(|last| last.stamp == name && !last.ok) {

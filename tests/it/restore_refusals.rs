@@ -132,11 +132,15 @@ fn neither_a_repository_nor_plain_files_go_into_the_live_store_or_another_reposi
     }
     let drill = runtime.vecsnap(&["drill", "--scratch"]).arg(runtime.chroma());
     drill.run().exits(2).says(&["live Chroma directory"]);
-    let inner = runtime.snapshot(&stamp).join("inner");
-    for command in ["init", "create"] {
-        let call = runtime.vecsnap(&[command, "--repo"]).arg(&inner);
-        call.run().exits(2).prints_nothing().says(&["lies in the repository"]);
-        assert!(!inner.exists());
+    // Also by way of a link.
+    let link = runtime.path().join("link");
+    std::os::unix::fs::symlink(runtime.snapshot(&stamp), &link).unwrap();
+    for inner in [runtime.snapshot(&stamp).join("inner"), link.join("deep/inner")] {
+        for command in ["init", "create"] {
+            let call = runtime.vecsnap(&[command, "--repo"]).arg(&inner);
+            call.run().exits(2).prints_nothing().says(&["lies in the repository"]);
+            assert!(!inner.exists());
+        }
     }
 }
 

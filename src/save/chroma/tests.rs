@@ -176,6 +176,8 @@ fn files_that_disagree_are_captured_and_suspected_until_they_agree_again() {
 #[test]
 fn files_that_went_while_the_database_stayed_as_it_was_are_missed() {
     let service = Service::new(40);
+    let rows = (1..=40).map(|n| format!("INSERT INTO embeddings VALUES({n}, 'metadata', 'd{n}', {n});"));
+    service.connect().execute_batch(&rows.collect::<String>()).unwrap();
     service.create();
     thread::sleep(Duration::from_millis(3100));
     assert_eq!(chroma(&service.create()).consistency, Consistency::Proven);
@@ -185,7 +187,22 @@ fn files_that_went_while_the_database_stayed_as_it_was_are_missed() {
     let reasons = vec!["missing: vectors/index_metadata.pickle does not exist".to_owned()];
     assert_eq!(chroma(&torn).consistency, Consistency::Suspect(reasons));
     fs::remove_dir_all(service.segment(SEGMENT)).unwrap();
-    assert_eq!(chroma(&service.create()).files, 1);
+    let hollow = service.create();
+    let Consistency::Suspect(reasons) = &chroma(&hollow).consistency else { panic!("{hollow:?}") };
+    assert!(is_loss(&reasons[0]) && reasons[0].contains(" 40 vectors"), "{reasons:?}");
+}
+
+#[test]
+fn a_database_that_came_does_not_stand_for_a_file_that_went() {
+    let service = Service::new(40);
+    service.create();
+    thread::sleep(Duration::from_millis(3100));
+    service.create();
+    fs::remove_file(service.segment(SEGMENT).join("index_metadata.pickle")).unwrap();
+    Connection::open(service.chroma().join("other.db")).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    let torn = service.create();
+    assert_eq!(chroma(&torn).files, 6);
+    assert!(matches!(chroma(&torn).consistency, Consistency::Suspect(_)), "{torn:?}");
 }
 
 #[test]
@@ -206,6 +223,12 @@ fn a_store_whose_database_went_is_suspected_until_it_is_back_and_a_tree_that_was
         let Consistency::Suspect(reasons) = &chroma(&torn).consistency else { panic!("{torn:?}") };
         assert!(reasons.len() == 1 && is_loss(&reasons[0]) && !torn.validated, "{reasons:?}");
     }
+    // Also after a snapshot of a tree that was no store.
+    fs::remove_file(&database).unwrap();
+    Connection::open(&database).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    assert_eq!(chroma(&service.create()).consistency, Consistency::Unproven);
+    fs::write(&database, b"").unwrap();
+    assert!(matches!(chroma(&service.create()).consistency, Consistency::Suspect(_)));
     fs::remove_file(&database).unwrap();
     fs::rename(&aside, &database).unwrap();
     assert_eq!(chroma(&service.create()).consistency, Consistency::Proven);

@@ -13,7 +13,7 @@ use crate::store::{Repository, SnapshotFormat, snapshots};
 use crate::upkeep::retention::{self, Rules};
 use crate::upkeep::status::CLOCK_SKEW;
 
-/// For so long the way back of the last restore stays, counted up to the newest snapshot.
+/// For so long the way back of the last restore stays, counted up to the newest snapshot that is not in the future.
 const WAY_BACK_STAYS: TimeDelta = TimeDelta::days(7);
 
 /// What an operator should know of what goes and what stays.
@@ -121,8 +121,9 @@ pub(super) fn unknowable(name: &str, cause: &str) -> String {
 
 /// Whether the way back of a restore is young enough to be wanted.
 fn is_recent(way_back: Stamp, manifests: &[Manifest]) -> bool {
-    let newest = manifests.iter().filter_map(Manifest::stamp).max();
-    newest.is_some_and(|newest| newest.time().signed_duration_since(way_back.time()) <= WAY_BACK_STAYS)
+    let now = Utc::now() + CLOCK_SKEW;
+    let newest = manifests.iter().filter_map(Manifest::stamp).filter(|stamp| stamp.time() <= now).max();
+    newest.is_none_or(|newest| newest.time().signed_duration_since(way_back.time()) <= WAY_BACK_STAYS)
 }
 
 /// The newest snapshot that holds a source, if it goes and none that holds it stays.

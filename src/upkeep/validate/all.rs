@@ -5,6 +5,8 @@
 //! packs' footers. Packs whose footers cannot be read are named even if no snapshot needs them. Old full copies are
 //! counted.
 
+use std::collections::BTreeSet;
+
 use super::{Validation, look_at, manifest_of};
 use crate::error::Result;
 use crate::id::BlobPrefix;
@@ -37,6 +39,13 @@ impl AllValidation {
     /// How many snapshots are valid.
     pub fn valid(&self) -> usize {
         self.snapshots.iter().filter(|snapshot| snapshot.is_valid()).count()
+    }
+
+    /// The names of those that are not valid, or need what is lost.
+    pub fn invalid(&self) -> Vec<String> {
+        let invalid = self.snapshots.iter().filter(|snapshot| !snapshot.is_valid()).map(|snapshot| &snapshot.name);
+        let names: BTreeSet<&String> = invalid.chain(self.also_hurt.iter().map(|hurt| &hurt.name)).collect();
+        names.into_iter().cloned().collect()
     }
 
     /// Everything that is wrong, snapshots first.

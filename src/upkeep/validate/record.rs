@@ -35,8 +35,23 @@ pub struct ValidationRecord {
     pub ok: bool,
     /// The first errors.
     pub errors: Vec<String>,
+    /// Of a validation of all snapshots, those that were found not valid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub invalid: Vec<String>,
     /// How long it took, in seconds.
     pub duration_s: f64,
+}
+
+/// What was validated.
+#[derive(Debug, Clone)]
+pub enum Validated<'v> {
+    /// The snapshot of this name.
+    One(&'v str),
+    /// All of them.
+    All {
+        /// Those that were found not valid.
+        invalid: Vec<String>,
+    },
 }
 
 /// A validation that has begun.
@@ -53,13 +68,18 @@ impl Begun {
     }
 
     /// Keeps its outcome, if the repository can be written; that it could not be kept is no failure of the validation.
-    pub fn keep(self, repository: &Repository, stamp: Option<&str>, extent: ValidationExtent, errors: &[String]) {
+    pub fn keep(self, repository: &Repository, subject: Validated<'_>, extent: ValidationExtent, errors: &[String]) {
+        let (stamp, invalid) = match subject {
+            Validated::One(name) => (Some(name.to_owned()), Vec::new()),
+            Validated::All { invalid } => (None, invalid),
+        };
         let record = ValidationRecord {
             at: self.at,
-            stamp: stamp.map(str::to_owned),
+            stamp,
             extent,
             ok: errors.is_empty(),
             errors: errors.iter().take(MOST_ERRORS).cloned().collect(),
+            invalid,
             duration_s: (self.clock.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
         };
         match outcomes::append(repository, layout::VALIDATIONS, &record) {

@@ -1,8 +1,8 @@
 //! Which state going back leads to, and where it is refused.
 
-use super::*;
 use chrono::Utc;
 
+use super::*;
 use crate::format::manifest::Manifest;
 use crate::save::LiveSources;
 
