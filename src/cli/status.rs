@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::arguments::StatusArguments;
 use super::exit::Exit;
+use super::output::Form;
 use super::session::Session;
 use super::show;
 use crate::error::Result;
@@ -32,8 +33,7 @@ pub fn run(session: &Session<'_>, arguments: &StatusArguments) -> Result<Exit> {
     if let Some(overdue) = &overdue {
         tracing::error!("{overdue}");
     }
-    // Where the document is not shown to anybody.
-    if session.globals.quiet && !session.globals.json && (status.exists || overdue.is_none()) {
+    if session.form(exit) == Form::Nothing {
         attention(&root, &status, now).iter().for_each(|sentence| tracing::error!("{sentence}"));
     }
     Ok(exit)
@@ -140,6 +140,9 @@ fn told_damage(damage: &[StandingDamage]) -> Vec<String> {
     let tell = |(at, damage): (&str, Vec<&StandingDamage>)| match damage.as_slice() {
         [StandingDamage { stamp: Some(stamp), .. }] => {
             format!("a validation found damage in {stamp} at {at}; see `vecsnap validate {stamp}`")
+        }
+        [StandingDamage { stamp: None, .. }] => {
+            format!("a validation found damage in the repository at {at}; see `vecsnap validate --all`")
         }
         damage => {
             let number = damage.iter().filter(|damage| damage.stamp.is_some()).count();

@@ -3,22 +3,22 @@
 //!
 //! It is information and may be missing; then the newest pre-restore snapshot is taken for the state before the last
 //! restore. Invariants: what came after a restore that was undone is not thrown away by undoing it once more; a state
-//! is put back only where that restore wrote; what a restore kept that never wrote anything is no way back.
+//! is put back only where it was; where it is not known which restore was the last to write, none is undone.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use chrono::{SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::format::intent::IntentTarget;
-use crate::format::manifest::{Manifest, SnapshotKind};
+use crate::format::manifest::{Manifest, SnapshotKind, SourceRecord};
 use crate::id::Stamp;
 use crate::store::{Repository, layout, outcomes};
 
-use super::target::Target;
+use super::target::{Target, resolve};
 
 /// A restore that came to its end, as `restores.jsonl` keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,11 @@ impl FinishedRestore {
     fn is_undo(&self) -> bool {
         self.pre_restore_snapshot.as_deref() == Some(&self.stamp)
     }
+
+    /// Whether it had ended when a snapshot was taken.
+    fn is_before(&self, stamp: Stamp) -> bool {
+        DateTime::parse_from_rfc3339(&self.finished_at).is_ok_and(|finished| stamp.time() > finished)
+    }
 }
 
 /// Where going back leads.
@@ -50,14 +55,19 @@ pub(super) struct WayBack {
 }
 
 impl WayBack {
-    /// Whether a source is to be put back.
+    /// Whether a source, which the snapshot records so, is to be put back.
     ///
     /// # Errors
     /// [`Error::Refused`] if it was written somewhere else: the state of one place was never in another one.
-    pub(super) fn covers(&self, target: &Target) -> Result<bool> {
-        let Some(written) = &self.written else { return Ok(true) };
-        let Some(named) = written.iter().find(|named| named.source == target.source) else { return Ok(false) };
-        let was = shown(named);
+    pub(super) fn covers(&self, target: &Target, record: &SourceRecord) -> Result<bool> {
+        let was = match &self.written {
+            Some(written) => match written.iter().find(|named| named.source == target.source) {
+                Some(named) => shown(named),
+                None => return Ok(false),
+            },
+            // Links may lead elsewhere by now, which no record tells.
+            None => resolve(Path::new(OsStr::from_bytes(&record.path)))?,
+        };
         if was == target.path() {
             return Ok(true);
         }
@@ -92,16 +102,24 @@ pub(super) fn keep(repository: &Repository, stamp: Stamp, way_back: Option<Stamp
     }
 }
 
-/// What going back would put back, if it is known; `manifests` are all there are, oldest first.
+/// What going back may be wanted to put back: the state before the last restore that was recorded, unless that was
+/// undone, and what was kept since; `manifests` are all there are, oldest first.
 ///
 /// # Errors
 /// I/O errors.
-pub fn way_back(repository: &Repository, manifests: &[Manifest]) -> Result<Option<Stamp>> {
-    match state_before(repository, manifests) {
-        Ok(way_back) => Ok(Some(way_back.stamp)),
-        Err(Error::Refused(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
+pub fn ways_back(repository: &Repository, manifests: &[Manifest]) -> Result<Vec<Stamp>> {
+    let records: Vec<FinishedRestore> = outcomes::latest(repository.storage(), layout::RESTORES)?;
+    let kept = states_before(manifests);
+    let Some(last) = records.last() else { return Ok(kept.last().copied().into_iter().collect()) };
+    let before = last.pre_restore_snapshot.as_deref();
+    let is_left = |stamp: &Stamp| Some(stamp.to_string().as_str()) == before && left_to_undo(*stamp, &records).is_ok();
+    Ok(kept.into_iter().filter(|stamp| is_left(stamp) || last.is_before(*stamp)).collect())
+}
+
+/// The snapshots that restores kept, oldest first.
+fn states_before(manifests: &[Manifest]) -> Vec<Stamp> {
+    let of_restores = manifests.iter().filter(|manifest| manifest.kind == SnapshotKind::PreRestore);
+    of_restores.filter_map(Manifest::stamp).collect()
 }
 
 /// The pre-restore snapshot that holds the state before the last restore; `manifests` are all there are, oldest first.
@@ -109,8 +127,7 @@ pub fn way_back(repository: &Repository, manifests: &[Manifest]) -> Result<Optio
 /// # Errors
 /// [`Error::Refused`] if there is none, or only others, or it was put back already; I/O errors.
 pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> Result<WayBack> {
-    let of_restores = manifests.iter().filter(|manifest| manifest.kind == SnapshotKind::PreRestore);
-    let kept: Vec<Stamp> = of_restores.filter_map(Manifest::stamp).collect();
+    let kept = states_before(manifests);
     // A clock that ran ahead for a while names states that are newer than they were.
     let now = Utc::now();
     let newest = kept.iter().rev().find(|stamp| stamp.time() <= now).or(kept.last()).copied().ok_or_else(|| {
@@ -121,6 +138,13 @@ pub(super) fn state_before(repository: &Repository, manifests: &[Manifest]) -> R
     })?;
     let records: Vec<FinishedRestore> = outcomes::latest(repository.storage(), layout::RESTORES)?;
     let Some(last) = records.last() else { return Ok(WayBack { stamp: newest, written: None }) };
+    if last.is_before(newest) {
+        let before = last.pre_restore_snapshot.as_deref().filter(|before| *before != last.stamp).unwrap_or("none");
+        return Err(Error::Refused(format!(
+            "the last restore that came to its end kept {before}, and a later one kept {newest}, of which it is not known \
+             whether it wrote anything; look which one is wanted, and run `vecsnap restore STAMP --confirm-service-stopped`"
+        )));
+    }
     let lacks = match &last.pre_restore_snapshot {
         None => "took no pre-restore snapshot".into(),
         Some(before) => match kept.iter().find(|stamp| stamp.to_string() == *before) {
@@ -144,7 +168,11 @@ fn left_to_undo(stamp: Stamp, records: &[FinishedRestore]) -> Result<WayBack> {
         return Ok(WayBack { stamp, written });
     };
     let is_undone = |target: &IntentTarget| {
-        undone.iter().flat_map(|record| &record.targets).any(|undone| undone.source == target.source)
+        // A record that does not tell tells of all.
+        let puts_back = |record: &&&FinishedRestore| {
+            record.targets.is_empty() || record.targets.iter().any(|undone| undone.source == target.source)
+        };
+        undone.iter().any(|record| puts_back(&record))
     };
     let written = restores.last().map(|restore| restore.targets.clone()).unwrap_or_default();
     let left: Vec<_> = written.into_iter().filter(|target| !is_undone(target)).collect();

@@ -121,11 +121,16 @@ pub(super) fn decide(repository: &Repository, goal: Goal, live: &LiveSources, ch
             continue;
         }
         if let Some(way_back) = &aim.way_back
-            && !way_back.covers(&target)?
+            && !way_back.covers(&target, record)?
         {
             continue;
         }
         tasks.push(Task { target, record: record.clone(), action });
+    }
+    if aim.way_back.is_some() && tasks.is_empty() {
+        return Err(Error::Refused(format!(
+            "nothing of what is asked for is left to undo; `vecsnap show {stamp}` shows the state before the last restore"
+        )));
     }
     let targets: Vec<Target> = tasks.iter().map(|task| task.target.clone()).collect();
     target::check_apart(&targets)?;

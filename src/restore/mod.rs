@@ -33,7 +33,7 @@ pub use attributes::OwnerPolicy;
 pub use export::{ExportReport, directory_of, export};
 pub use gate::{InvalidPolicy, SuspectPolicy};
 pub use guard::OthersPolicy;
-pub use history::way_back;
+pub use history::ways_back;
 pub use in_place::{PreSnapshot, RestoreOptions, rehearse, restore};
 pub use job::{ChromaChoice, Goal};
 pub use losses::{Unreadable, UnreadableBytes};

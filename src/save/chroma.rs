@@ -100,8 +100,8 @@ pub(super) fn store(capturing: &mut Capturing<'_>, root: &Path, options: TreeOpt
 pub(super) fn doubt_in_tree(capturing: &Capturing<'_>, root: &Path) -> Result<Option<Consistency>> {
     let database = root.join(OsStr::from_bytes(DATABASE));
     let is_file = stat::lstat(&database)?.is_some_and(|stat| stat.kind == FileKind::File);
-    let was_proven = |record: &SourceRecord| record.consistency == Consistency::Proven;
-    if (is_file && is_sqlite(&database)?) || capturing.earlier.newest_where(CHROMA, was_proven)?.is_none() {
+    let was_store = |record: &SourceRecord| record.is_captured() && suspicion::is_of_store(&record.consistency);
+    if (is_file && is_sqlite(&database)?) || capturing.earlier.newest_where(CHROMA, was_store)?.is_none() {
         return Ok(None);
     }
     let suspicion = Suspicion::NoDatabase;

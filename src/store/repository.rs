@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -301,6 +301,9 @@ pub fn create(root: &Path) -> Result<()> {
         return Err(Error::Usage(
             "a repository needs a directory of its own, not the root directory; name one with --repo".into(),
         ));
+    }
+    if !root.exists() && root.components().any(|component| component == Component::ParentDir) {
+        return Err(Error::Usage(format!("{} leads through '..'; give a plain path with --repo", root.display())));
     }
     let is_repository = |path: &&Path| path.join(layout::REPOSITORY).is_file() && path.join(layout::PACKS).is_dir();
     if let Some(outer) = directories_above(&root).ancestors().find(is_repository) {

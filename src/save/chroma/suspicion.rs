@@ -73,6 +73,15 @@ pub(super) fn consistency(mut suspicions: Vec<Suspicion>) -> Consistency {
     Consistency::Suspect(reasons)
 }
 
+/// Whether a tree was a store with a database when it was judged so.
+pub(super) fn is_of_store(consistency: &Consistency) -> bool {
+    match consistency {
+        Consistency::Proven => true,
+        Consistency::Suspect(reasons) => !reasons.iter().any(|reason| reason.starts_with(NO_DATABASE)),
+        Consistency::Unproven => false,
+    }
+}
+
 /// Whether a recorded reason means that restoring the tree would lose what the live service still had.
 pub fn is_loss(reason: &str) -> bool {
     let begins_with = |code| reason.strip_prefix(code).is_some_and(|rest| rest.starts_with(':'));

@@ -233,6 +233,14 @@ fn a_store_whose_database_went_is_suspected_until_it_is_back_and_a_tree_that_was
     fs::rename(&aside, &database).unwrap();
     assert_eq!(chroma(&service.create()).consistency, Consistency::Proven);
 
+    // Nor need it ever have been sound.
+    let torn = Service::new(40);
+    fs::write(torn.segment(SEGMENT).join("length.bin"), b"torn").unwrap();
+    torn.create();
+    fs::remove_file(torn.chroma().join("chroma.sqlite3")).unwrap();
+    let Consistency::Suspect(reasons) = chroma(&torn.create()).consistency.clone() else { panic!() };
+    assert!(is_loss(&reasons[0]), "{reasons:?}");
+
     let plain = Service::new(40);
     fs::remove_file(plain.chroma().join("chroma.sqlite3")).unwrap();
     for _ in 0..2 {

@@ -84,12 +84,11 @@ pub(super) fn decide(repository: &Repository, rules: &Rules) -> Result<Decision>
         decision.warnings.push(CleanupWarning::KeptForItsDatabase(last));
         decision.drop.retain(|stamp| *stamp != last);
     }
-    if let Some(way_back) = restore::way_back(repository, &readable)?
-        && decision.drop.contains(&way_back)
-        && is_recent(way_back, &readable)
-    {
-        tracing::info!(snapshot = %way_back, "this snapshot stays although no rule keeps it: `restore --undo` would put it back");
-        decision.drop.retain(|stamp| *stamp != way_back);
+    for way_back in restore::ways_back(repository, &readable)? {
+        if decision.drop.contains(&way_back) && is_recent(way_back, &readable) {
+            tracing::info!(snapshot = %way_back, "this snapshot stays although no rule keeps it: it is the way back of a restore");
+            decision.drop.retain(|stamp| *stamp != way_back);
+        }
     }
     let (drop, keep): (Vec<_>, Vec<_>) =
         readable.into_iter().partition(|manifest| manifest.stamp().is_some_and(|stamp| decision.drop.contains(&stamp)));

@@ -3,9 +3,10 @@
 //! Invariant: damage of a snapshot is forgotten only when a validation that read all of it found none, whether it was
 //! of that snapshot or of all. One of another snapshot, of a sample or of no content says nothing of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::validate::record::{ValidationExtent, ValidationRecord};
+use crate::id::Stamp;
 
 /// Damage that stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,15 +25,21 @@ pub(super) fn standing(records: Vec<ValidationRecord>) -> Vec<StandingDamage> {
     for record in records {
         let is_full = record.extent == ValidationExtent::Full;
         if record.stamp.is_none() && is_full {
-            // What is not named now was found valid.
-            standing.clear();
+            // What is not named now was found valid; of packs, only what found nothing at all speaks.
+            standing.retain(|stamp, _| stamp.is_none() && !record.ok);
         }
+        let invalid = invalid(&record);
         match (&record.stamp, record.ok) {
             (Some(_), true) if is_full => drop(standing.remove(&record.stamp)),
             (_, true) => {}
-            (None, false) if !record.invalid.is_empty() => {
-                for name in &record.invalid {
+            (None, false) if !invalid.is_empty() => {
+                for name in &invalid {
                     standing.insert(Some(name.clone()), of_one(&record, name));
+                }
+                let is_of_one = |error: &String| invalid.iter().any(|name| of_snapshot(error, name).is_some());
+                let errors: Vec<String> = record.errors.iter().filter(|error| !is_of_one(error)).cloned().collect();
+                if !errors.is_empty() {
+                    standing.insert(None, StandingDamage { stamp: None, at: record.at.clone(), errors });
                 }
             }
             (stamp, false) => {
@@ -45,9 +52,30 @@ pub(super) fn standing(records: Vec<ValidationRecord>) -> Vec<StandingDamage> {
     standing.into_values().collect()
 }
 
+/// The snapshots that a validation of all found not valid; of a record that does not name them, those of its errors.
+fn invalid(record: &ValidationRecord) -> Vec<String> {
+    match record.invalid.as_slice() {
+        [] => {
+            record.errors.iter().filter_map(|error| snapshot_of(error)).collect::<BTreeSet<_>>().into_iter().collect()
+        }
+        named => named.to_vec(),
+    }
+}
+
+/// The snapshot that an error of a validation of all begins with.
+fn snapshot_of(error: &str) -> Option<String> {
+    let (name, _) = error.split_once(": ")?;
+    name.parse::<Stamp>().ok().map(|_| name.to_owned())
+}
+
+/// What an error of a validation of all says of this snapshot.
+fn of_snapshot<'e>(error: &'e str, name: &str) -> Option<&'e str> {
+    error.strip_prefix(name)?.strip_prefix(": ")
+}
+
 /// What a validation of all snapshots found wrong with one.
 fn of_one(record: &ValidationRecord, name: &str) -> StandingDamage {
-    let of_it = |error: &String| Some(error.strip_prefix(name)?.strip_prefix(": ")?.to_owned());
+    let of_it = |error: &String| of_snapshot(error, name).map(str::to_owned);
     let mut errors: Vec<String> = record.errors.iter().filter_map(of_it).collect();
     if errors.is_empty() {
         errors.push("it is not valid".into());
@@ -86,6 +114,14 @@ mod tests {
         let of_a_pack = ValidationRecord { ok: false, ..record(None, Full, &[]) };
         assert_eq!(after(std::slice::from_ref(&of_a_pack)), ["all"]);
         assert_eq!(after(&[of_a_pack, record(None, Full, &[])]).len(), 0);
+    }
+
+    #[test]
+    fn damage_of_packs_stands_beside_that_of_snapshots_and_old_records_name_these_in_their_errors() {
+        let errors = ["20260101T000000Z: chunk_missing", "packs/ab/x: the pack is damaged"].map(str::to_owned).to_vec();
+        let record = ValidationRecord { errors, ok: false, ..record(None, ValidationExtent::Full, &[]) };
+        let stamps: Vec<_> = standing(vec![record]).into_iter().map(|damage| damage.stamp).collect();
+        assert_eq!(stamps, [None, Some("20260101T000000Z".to_owned())]);
     }
 
     #[test]

@@ -87,6 +87,12 @@ fn the_state_before_is_put_back_nowhere_but_where_the_restore_wrote() {
         assert_same(&runtime.picture(), &live);
         assert!(staging("a.db").exists());
     }
+    // Neither without the record of it.
+    let record = runtime.at("backup").join(layout::RESTORES);
+    fs::rename(&record, runtime.at("aside")).unwrap();
+    assert!(matches!(runtime.restore(Goal::Undo), Err(Error::Refused(_))));
+    assert_same(&runtime.picture(), &live);
+    fs::rename(runtime.at("aside"), &record).unwrap();
     // A link to the same place is the same place.
     symlink("staging", runtime.at("link")).unwrap();
     let linked = |path: &str| runtime.at("link").join(path);
@@ -144,8 +150,13 @@ fn only_what_a_finished_restore_kept_is_the_state_before() {
         history::state_before(&repository, &manifests).unwrap().stamp
     };
     assert_eq!(state_before(&[way_back, ahead]), way_back);
-    // Nor is what a restore kept that was stopped before it wrote anything.
-    assert_eq!(state_before(&[way_back, Stamp::of(Utc::now())]), way_back);
+    // Of what was kept since, nobody knows whether that restore wrote anything.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let since = Stamp::of(Utc::now());
+    let both: Vec<_> = [way_back, since].map(manifest).to_vec();
+    let refused = history::state_before(&repository, &both).unwrap_err().to_string();
+    assert!(refused.contains(&way_back.to_string()) && refused.contains(&since.to_string()), "{refused}");
+    assert_eq!(history::ways_back(&repository, &both).unwrap(), [way_back, since]);
     fs::remove_file(runtime.at("backup").join(layout::RESTORES)).unwrap();
     assert_eq!(state_before(&[way_back, ahead]), way_back);
     assert_eq!(state_before(&[ahead]), ahead, "with nothing else, it is the state before");
