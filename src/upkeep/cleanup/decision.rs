@@ -1,7 +1,7 @@
 //! Which snapshots stay and which go: what the rules say, and what they must not say.
 //!
-//! Invariants: one snapshot with a sound database stays, and for some days what `restore --undo` would put back; what
-//! nobody can know the needs of stays, and shadows no other one.
+//! Invariants: one snapshot with a sound database stays, and under the default rules, for some days, what `restore
+//! --undo` would put back; what nobody can know the needs of stays, and shadows no other one.
 
 use chrono::{TimeDelta, Utc};
 
@@ -84,7 +84,9 @@ pub(super) fn decide(repository: &Repository, rules: &Rules) -> Result<Decision>
         decision.warnings.push(CleanupWarning::KeptForItsDatabase(last));
         decision.drop.retain(|stamp| *stamp != last);
     }
-    for way_back in restore::ways_back(repository, &readable)? {
+    // Rules that an operator gave mean what they say.
+    let ways_back = if *rules == Rules::default() { restore::ways_back(repository, &readable)? } else { Vec::new() };
+    for way_back in ways_back {
         if decision.drop.contains(&way_back) && is_recent(way_back, &readable) {
             tracing::info!(snapshot = %way_back, "this snapshot stays although no rule keeps it: it is the way back of a restore");
             decision.drop.retain(|stamp| *stamp != way_back);
